@@ -1,0 +1,238 @@
+//! The checked configuration: what the rest of the program reads.
+//!
+//! It is apart from the raw form, which mirrors the file, because here every value is of the type
+//! that its user needs, every default is filled in, and what contradicts itself cannot be said.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use deltajoin_workers::schema::Schema;
+
+/// A job, completely described.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names state, topics and transactional ids.
+    pub job: String,
+    /// Dataset A.
+    pub events: Events,
+    /// How duplicates are found.
+    pub distinct: Distinct,
+    /// Dataset B.
+    pub reference: Reference,
+    /// How events meet the reference.
+    pub join: Join,
+    /// Where results go; at least one.
+    pub sinks: Vec<Sink>,
+    /// Where records go that cannot become results.
+    pub dead_letters: Target,
+    /// Processes and threads.
+    pub cluster: Cluster,
+    /// Bounds.
+    pub limits: Limits,
+    /// What the job tells of itself.
+    pub telemetry: Telemetry,
+}
+
+/// A Kafka topic and how to reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaTopic {
+    /// `bootstrap.servers`.
+    pub brokers: String,
+    /// The topic's name.
+    pub topic: String,
+    /// Settings passed through to librdkafka as they are.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Dataset A.
+#[derive(Clone, Debug)]
+pub struct Events {
+    /// Where events come from.
+    pub source: EventSource,
+    /// The events' columns and key.
+    pub schema: Schema,
+    /// The event time, if events have one.
+    pub time: Option<EventTime>,
+}
+
+/// Where events come from.
+#[derive(Clone, Debug)]
+pub enum EventSource {
+    /// A Kafka topic of JSON objects.
+    Kafka {
+        /// The topic.
+        topic: KafkaTopic,
+        /// Where reading starts.
+        start: Start,
+    },
+    /// A file of JSON lines.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Where reading of a topic starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The first record that the topic still has.
+    Earliest,
+    /// The end of the topic when the job starts.
+    Latest,
+    /// The first record published at this time or later, in milliseconds since 1970.
+    Timestamp(i64),
+}
+
+/// The column that holds the event time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTime {
+    /// Its index in the events' columns.
+    pub column: usize,
+    /// The unit of its integers.
+    pub unit: TimeUnit,
+}
+
+/// The unit of integers that are times since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+}
+
+/// How duplicates are found. Only `keep = "first"` without a horizon is built yet; any other value
+/// written in a file is refused.
+#[derive(Clone, Debug, Default)]
+pub struct Distinct {}
+
+/// Dataset B.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// Where it comes from.
+    pub source: ReferenceSource,
+    /// Its columns and key.
+    pub schema: Schema,
+}
+
+/// Where the reference table comes from.
+#[derive(Clone, Debug)]
+pub enum ReferenceSource {
+    /// A CSV file with a header, or JSON lines, by the name's ending.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A compacted Kafka topic: its keys are JSON objects of the key columns.
+    Kafka {
+        /// The topic.
+        topic: KafkaTopic,
+    },
+}
+
+/// How events meet the reference.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// For each key column of the reference, in its order, the index of the events' column that
+    /// must equal it.
+    pub event_columns: Vec<usize>,
+    /// What becomes of an event without a reference row.
+    pub unmatched: Unmatched,
+}
+
+/// What becomes of an event without a reference row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// It is a result whose reference columns are null.
+    Keep,
+    /// It is no result.
+    Drop,
+    /// It goes to the dead letters.
+    DeadLetter,
+}
+
+/// A named place for results.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    /// Its name in progress, logs and metrics; unique.
+    pub name: String,
+    /// Where rows go.
+    pub target: Target,
+}
+
+/// Where rows go.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A Kafka topic of JSON objects.
+    Kafka {
+        /// The topic.
+        topic: KafkaTopic,
+        /// How a row finds its partition.
+        partitioner: Partitioner,
+    },
+    /// A file of JSON lines.
+    JsonLines {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// How a row finds its output partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partitioner {
+    /// By key group, so that a worker touches few partitions.
+    KeyGroup,
+    /// Kafka's default for keyed records.
+    Murmur2,
+}
+
+/// Processes and threads.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// How many processes run the job.
+    pub processes: usize,
+    /// Workers in each of them.
+    pub threads: usize,
+    /// `host:port` of each process; empty for one process.
+    pub addresses: Vec<String>,
+    /// Holds the secret that proves membership; there must be one from two processes on.
+    pub secret_file: Option<PathBuf>,
+    /// How long a peer may be silent.
+    pub peer_timeout: Duration,
+    /// Restarts within ten minutes before `deltajoin cluster` gives up.
+    pub restarts: usize,
+}
+
+impl Cluster {
+    /// All workers of the job.
+    pub fn workers(&self) -> usize {
+        self.processes * self.threads
+    }
+}
+
+/// Bounds.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Epochs are minted at most this often.
+    pub tick: Duration,
+    /// Bytes that are read and not yet written, in a process.
+    pub max_in_flight_bytes: usize,
+    /// The largest record that is decoded.
+    pub max_record_bytes: usize,
+    /// Units of ownership and of sink progress.
+    pub shards: usize,
+    /// Replication of the topics that the job makes; 0 is the broker's default.
+    pub topic_replication: i32,
+}
+
+/// What the job tells of itself.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// A filter of log levels, as `info` or `deltajoin=debug`.
+    pub log: String,
+    /// Where the state is written every second.
+    pub status_file: Option<PathBuf>,
+}

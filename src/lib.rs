@@ -1,0 +1,4 @@
+//! The shell of deltajoin: everything that touches the world, around the core in
+//! `deltajoin-workers`.
+
+pub mod config;

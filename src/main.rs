@@ -1,0 +1,2 @@
+//! The binary of deltajoin.
+fn main(){}

@@ -1,0 +1,1 @@
+//! What tests and benchmarks share: a real Kafka broker, independent readers, recomputation.

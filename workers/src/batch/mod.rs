@@ -1,0 +1,336 @@
+//! Batches: rows as Arrow columns, with key, origin and diff beside them; what flows between
+//! operators.
+//!
+//! A row's columns are known only once the configuration is read, so there is no Rust type for
+//! a row. A batch holds Arrow's memory format, which Parquet, DataFusion and pandas read without
+//! conversion; why not rows or structs is told in `docs/decisions/0002-batch-container.md`.
+//!
+//! | file | what it adds |
+//! |---|---|
+//! | `builder` | whole rows in, a batch out |
+//! | `gather` | the rows of some batches, in a given order, as one new batch |
+//! | `wire` | a batch between processes |
+//! | `distribute` | a batch to the workers that own its keys |
+//!
+//! # Invariants
+//! * All columns of a batch have the same length, and the types of its schema.
+//! * A batch between operators is never empty: timely refuses empty containers.
+//! * A batch is immutable and cheap to clone: its columns are shared.
+
+mod builder;
+mod distribute;
+mod gather;
+mod wire;
+
+use std::borrow::Cow;
+use std::sync::{Arc, RwLock};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, ArrayRef};
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::DataType;
+use timely::container::Accountable;
+
+use crate::key;
+use crate::schema::{ColumnType, Schema};
+
+pub use builder::BatchBuilder;
+pub use distribute::{ByOwner, ToEach, ToWorker};
+pub use gather::{Gather, RowIndex};
+
+/// One value of one row, on its way into or out of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Slot<'a> {
+    /// No value; only in nullable columns.
+    Null,
+    /// An `int64`.
+    Int64(i64),
+    /// A `float64`; finite.
+    Float64(f64),
+    /// A `string`.
+    String(Cow<'a, str>),
+    /// A `bool`.
+    Bool(bool),
+    /// A `timestamp`, in microseconds since 1970.
+    Timestamp(i64),
+    /// A `decimal`, as its unscaled digits.
+    Decimal(i128),
+    /// Raw bytes.
+    Bytes(Cow<'a, [u8]>),
+}
+
+/// Where a record stands in its source: the partition and the offset in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The partition of the topic; 0 for a file.
+    pub partition: i32,
+    /// The offset in the partition; the line, counted from 1, for a file.
+    pub offset: i64,
+}
+
+/// A schema that batches can refer to, known by the same number in every process.
+#[derive(Debug)]
+pub struct BatchSchema {
+    /// Its number on the wire: schemas are registered in the order of the plan, which is the
+    /// same in every process of a job.
+    pub(crate) id: u32,
+    /// Its columns and key.
+    pub schema: Schema,
+    /// The Arrow types of its columns, in order.
+    pub(crate) types: Vec<DataType>,
+}
+
+/// Every schema of this process. It is global because timely decodes a container without any
+/// context but its bytes.
+static SCHEMAS: RwLock<Vec<Arc<BatchSchema>>> = RwLock::new(Vec::new());
+
+impl BatchSchema {
+    /// Registers a schema, or finds it if it is registered already.
+    pub fn register(schema: Schema) -> Arc<Self> {
+        let mut schemas = SCHEMAS
+            .write()
+            .expect("no panic while registering a schema");
+        if let Some(known) = schemas.iter().find(|known| known.schema == schema) {
+            return Arc::clone(known);
+        }
+        let types = schema
+            .columns
+            .iter()
+            .map(|column| column.column_type.arrow())
+            .collect();
+        let id = u32::try_from(schemas.len()).expect("a job has few schemas");
+        let registered = Arc::new(Self { id, schema, types });
+        schemas.push(Arc::clone(&registered));
+        registered
+    }
+
+    fn by_id(id: u32) -> Option<Arc<Self>> {
+        let schemas = SCHEMAS.read().expect("no panic while registering a schema");
+        schemas.get(id as usize).map(Arc::clone)
+    }
+}
+
+/// The keys of a batch's rows: one number or two a row.
+#[derive(Clone, Debug)]
+pub enum Keys {
+    /// Exact 64-bit keys, mixed.
+    Narrow(ScalarBuffer<u64>),
+    /// 128-bit hashes: their high and their low halves.
+    Wide(ScalarBuffer<u64>, ScalarBuffer<u64>),
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::Narrow(ScalarBuffer::from(Vec::new()))
+    }
+}
+
+impl Keys {
+    /// The high 64 bits of each key: what key groups go by.
+    #[inline]
+    pub fn high(&self) -> &[u64] {
+        match self {
+            Self::Narrow(keys) | Self::Wide(keys, _) => keys,
+        }
+    }
+
+    /// The key of one row, as 128 bits.
+    #[inline]
+    pub fn get(&self, row: usize) -> u128 {
+        match self {
+            Self::Narrow(keys) => u128::from(keys[row]) << 64,
+            Self::Wide(high, low) => u128::from(high[row]) << 64 | u128::from(low[row]),
+        }
+    }
+}
+
+/// Rows of one schema, by column.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    schema: Option<Arc<BatchSchema>>,
+    keys: Keys,
+    partitions: ScalarBuffer<i32>,
+    offsets: ScalarBuffer<i64>,
+    diffs: ScalarBuffer<i8>,
+    columns: Vec<ArrayRef>,
+}
+
+impl Accountable for Batch {
+    fn record_count(&self) -> i64 {
+        i64::try_from(self.len()).expect("a batch has far fewer rows")
+    }
+}
+
+impl Batch {
+    /// How many rows it has.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.diffs.len()
+    }
+
+    /// Whether it has no row.
+    pub fn is_empty(&self) -> bool {
+        self.diffs.is_empty()
+    }
+
+    /// Its schema.
+    ///
+    /// # Panics
+    /// If the batch is empty by default: such a batch has no schema.
+    pub fn schema(&self) -> &Arc<BatchSchema> {
+        self.schema
+            .as_ref()
+            .expect("a batch with rows has a schema")
+    }
+
+    /// The keys of its rows.
+    #[inline]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The partition of each row's origin.
+    #[inline]
+    pub fn partitions(&self) -> &[i32] {
+        &self.partitions
+    }
+
+    /// The offset of each row's origin.
+    #[inline]
+    pub fn offsets(&self) -> &[i64] {
+        &self.offsets
+    }
+
+    /// The origin of one row.
+    #[inline]
+    pub fn origin(&self, row: usize) -> Origin {
+        Origin {
+            partition: self.partitions[row],
+            offset: self.offsets[row],
+        }
+    }
+
+    /// The diff of each row: `+1` or `-1`.
+    #[inline]
+    pub fn diffs(&self) -> &[i8] {
+        &self.diffs
+    }
+
+    /// Its data columns.
+    #[inline]
+    pub fn columns(&self) -> &[ArrayRef] {
+        &self.columns
+    }
+
+    /// The same rows under another schema: `columns` are appended to those it has.
+    ///
+    /// # Panics
+    /// If the columns do not fit the schema.
+    pub fn extended(mut self, schema: Arc<BatchSchema>, columns: Vec<ArrayRef>) -> Self {
+        self.columns.extend(columns);
+        assert_eq!(
+            self.columns.len(),
+            schema.types.len(),
+            "a batch has the columns of its schema"
+        );
+        for (column, data_type) in self.columns.iter().zip(&schema.types) {
+            assert_eq!(
+                column.len(),
+                self.diffs.len(),
+                "columns are as long as their batch"
+            );
+            assert_eq!(
+                column.data_type(),
+                data_type,
+                "columns have the types of their schema"
+            );
+        }
+        self.schema = Some(schema);
+        self
+    }
+
+    /// The value at one column and row.
+    pub fn slot(&self, column: usize, row: usize) -> Slot<'_> {
+        let column_type = self.schema().schema.columns[column].column_type;
+        slot_of(&self.columns[column], column_type, row)
+    }
+
+    /// The bytes of memory that its rows take.
+    pub fn bytes(&self) -> usize {
+        let keys = if matches!(self.keys, Keys::Narrow(_)) {
+            8
+        } else {
+            16
+        };
+        let beside = self.len() * (keys + 4 + 8 + 1);
+        beside
+            + self
+                .columns
+                .iter()
+                .map(|column| column_bytes(column))
+                .sum::<usize>()
+    }
+
+    /// The join key of one row: the mixed key of some columns, or `None` if one of them is null,
+    /// since null equals nothing.
+    pub fn key_of(&self, columns: &[usize], row: usize, scratch: &mut Vec<u8>) -> Option<u128> {
+        if let [column] = columns
+            && let Some(integers) = self.columns[*column].as_primitive_opt::<Int64Type>()
+        {
+            let mixed = || key::mix64(integers.value(row).cast_unsigned());
+            return integers.is_valid(row).then(|| u128::from(mixed()) << 64);
+        }
+        let slots: Vec<_> = columns
+            .iter()
+            .map(|column| self.slot(*column, row))
+            .collect();
+        if slots.contains(&Slot::Null) {
+            return None;
+        }
+        Some(key::hash_slots(slots.iter(), scratch))
+    }
+}
+
+/// The value of `row` in a column of the given type.
+fn slot_of(column: &ArrayRef, column_type: ColumnType, row: usize) -> Slot<'_> {
+    if column.is_null(row) {
+        return Slot::Null;
+    }
+    match column_type {
+        ColumnType::Int64 => Slot::Int64(column.as_primitive::<Int64Type>().value(row)),
+        ColumnType::Float64 => Slot::Float64(column.as_primitive::<Float64Type>().value(row)),
+        ColumnType::String => Slot::String(Cow::Borrowed(column.as_string::<i32>().value(row))),
+        ColumnType::Bool => Slot::Bool(column.as_boolean().value(row)),
+        ColumnType::Timestamp => {
+            Slot::Timestamp(column.as_primitive::<TimestampMicrosecondType>().value(row))
+        }
+        ColumnType::Decimal { .. } => {
+            Slot::Decimal(column.as_primitive::<Decimal128Type>().value(row))
+        }
+        ColumnType::Bytes => Slot::Bytes(Cow::Borrowed(column.as_binary::<i32>().value(row))),
+    }
+}
+
+/// The bytes that the rows of a column take, which is less than its buffers when it is a slice
+/// or came in one message with others.
+fn column_bytes(column: &ArrayRef) -> usize {
+    let rows = column.len();
+    let values = match column.data_type() {
+        DataType::Utf8 => {
+            let offsets = column.as_string::<i32>().value_offsets();
+            (offsets[rows] - offsets[0]) as usize + rows * 4
+        }
+        DataType::Binary => {
+            let offsets = column.as_binary::<i32>().value_offsets();
+            (offsets[rows] - offsets[0]) as usize + rows * 4
+        }
+        DataType::Boolean => rows.div_ceil(8),
+        other => {
+            rows * other
+                .primitive_width()
+                .expect("other columns are primitive")
+        }
+    };
+    values + column.nulls().map_or(0, |_| rows.div_ceil(8))
+}
