@@ -4,12 +4,28 @@
 //! shell (the `deltajoin` package) feeds it by queues and takes rows from it by sinks; `ports`
 //! says how.
 //!
-//! # Layout, in the order of the data
+//! # Layout
+//! * `worker`: the step loop. `dataflow`: the picture. `operators`, `state`: its parts.
+//! * `textbook`: the same job in Differential's own operators, which is the definition.
+//! * `epoch`, `control`: who mints epochs, and how worker 0 is told what it must know.
 //! * `schema`, `key`, `batch`: what a row is, how it is routed, how rows travel.
 //! * `queue`, `ports`: how the outside world gets in and out.
 
+pub mod worker;
+
+pub mod control;
+pub mod dataflow;
+pub mod epoch;
+pub mod operators;
+pub mod state;
+pub mod textbook;
+
 pub mod batch;
 pub mod key;
+pub mod schema;
+
 pub mod ports;
 pub mod queue;
-pub mod schema;
+
+/// A stream of batches, with epochs as times.
+pub(crate) type Rows<'scope> = timely::dataflow::Stream<'scope, u64, batch::Batch>;

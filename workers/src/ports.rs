@@ -37,6 +37,8 @@ pub type Events = Receiver<Block>;
 /// Changes of the reference table, on worker 0: a row with diff `+1` replaces the row of its key,
 /// one with diff `-1` removes it. The queue's `finished` means that the table will not change any
 /// more; `complete` of the last block of the initial content must be set.
+///
+/// The queue must have a budget of its own: events that wait for the table must not keep it out.
 #[derive(Debug, Default)]
 pub struct ReferenceBlock {
     /// The changes, in order.
@@ -68,8 +70,8 @@ pub trait Sink {
 
 /// The time of day. Only worker 0 asks it, to name epochs; and every worker, to tell latencies.
 pub trait Clock: Send + Sync {
-    /// Milliseconds since 1970.
-    fn now_ms(&self) -> u64;
+    /// Microseconds since 1970. It follows the time of day at the start and never goes back.
+    fn now_us(&self) -> u64;
 }
 
 /// Told what a worker has done; calls come from workers' threads and must be cheap.

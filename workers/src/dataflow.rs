@@ -1,0 +1,153 @@
+//! The picture: every operator of the job, and how they hang together.
+//!
+//! ```text
+//!                    mints (worker 0 -> all)
+//!                      |             |
+//!   reader threads --> Source     Reference <-- reference table (worker 0)
+//!                      |    \        |
+//!          by key group|     \       | a copy to every worker
+//!                      v      \      v
+//!                   Distinct --------> Join
+//!                               \    /    \
+//!                    undecodable \  /      \ joined rows
+//!                     records     \/        \
+//!                            Sink:dead   Sink:<name> ...
+//!                                  \        /
+//!                                   written (probe): what all sinks of all workers have written
+//! ```
+//!
+//! The exchange between `Source` and `Distinct` is the only one in the path of the events.
+//! `docs/dataflow.md` says what the result is; `textbook` says it in Differential's own operators.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Concat, Concatenate, Input, Probe};
+use timely::dataflow::{InputHandle, ProbeHandle, Scope};
+
+use crate::batch::ToWorker;
+use crate::key::Ownership;
+use crate::operators::{
+    Join, Mint, SharedCounts, Unwritten, distinct, join, reference, sink, source,
+};
+use crate::ports::{Events, ReferenceBlock, Sink};
+use crate::queue::Receiver;
+use crate::textbook::textbook;
+
+/// Which operators compute the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Those of this crate.
+    #[default]
+    Production,
+    /// Differential's own: slow, and the definition.
+    Textbook,
+}
+
+/// What the job is; the same on every worker.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which operators compute the result.
+    pub engine: Engine,
+    /// Units of ownership; at least as many as workers.
+    pub shards: usize,
+    /// Whether the events' key is one integer.
+    pub narrow_key: bool,
+    /// How events meet the reference.
+    pub join: Join,
+}
+
+/// A sink as one worker sees it.
+pub struct SinkPort {
+    /// Its name, in the operator's name.
+    pub name: String,
+    /// Whether worker 0 writes for all.
+    pub single_writer: bool,
+    /// Where rows go; none on a worker that does not write.
+    pub sink: Option<Box<dyn Sink>>,
+}
+
+/// What one worker has of the outside world.
+pub struct Ports {
+    /// Events that this worker reads.
+    pub events: Rc<Events>,
+    /// Changes of the reference table, on worker 0.
+    pub reference: Option<Rc<Receiver<ReferenceBlock>>>,
+    /// Where results go.
+    pub sinks: Vec<SinkPort>,
+    /// Where records go that cannot become results.
+    pub dead_letters: SinkPort,
+}
+
+/// What the step loop holds of a built dataflow.
+pub struct Dataflow {
+    /// Closes epochs; only worker 0 uses it.
+    pub mints: InputHandle<u64, CapacityContainerBuilder<Vec<Mint>>>,
+    /// Epochs that all workers have closed.
+    pub closed: ProbeHandle<u64>,
+    /// Epochs that all sinks of all workers have written.
+    pub written: ProbeHandle<u64>,
+    /// What this worker has stamped and not all sinks have written.
+    pub unwritten: Rc<RefCell<Unwritten>>,
+    /// Whether the reference table is complete; true on worker 0 alone.
+    pub complete: Rc<Cell<bool>>,
+}
+
+/// Builds the job on one worker. All workers build the same operators in the same order; who owns
+/// what is decided inside them.
+pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCounts) -> Dataflow {
+    let counts = || SharedCounts::clone(counts);
+    let ownership = Ownership::new(plan.shards, scope.peers());
+    let (closed, written) = (ProbeHandle::new(), ProbeHandle::new());
+    let unwritten = Rc::new(RefCell::new(Unwritten::default()));
+    let complete = Rc::new(Cell::new(false));
+
+    let (mints, minted) = scope.new_input_with_builder();
+    let minted = minted.broadcast();
+    let (events, undecoded) = source(
+        minted.clone(),
+        ports.events,
+        Rc::clone(&unwritten),
+        counts(),
+    );
+    let events = events.probe_with(&closed);
+    let reference = reference(minted, ports.reference, Rc::clone(&complete));
+
+    let (joined, unmatched) = match plan.engine {
+        Engine::Production => {
+            let distinct = distinct(events, ownership, plan.narrow_key, counts());
+            join(distinct, reference, plan.join, counts())
+        }
+        Engine::Textbook => textbook(events, reference, plan.join, counts()),
+    };
+
+    let mut writing = Vec::new();
+    for port in ports.sinks {
+        writing.push(write(joined.clone(), port));
+    }
+    writing.push(write(undecoded.concat(unmatched), ports.dead_letters));
+    scope.concatenate(writing).probe_with(&written);
+    Dataflow {
+        mints,
+        closed,
+        written,
+        unwritten,
+        complete,
+    }
+}
+
+fn write<'scope>(rows: crate::Rows<'scope>, port: SinkPort) -> crate::Rows<'scope> {
+    if port.single_writer {
+        sink(
+            rows,
+            DistributorPact(|_| ToWorker(0)),
+            &port.name,
+            port.sink,
+        )
+    } else {
+        sink(rows, Pipeline, &port.name, port.sink)
+    }
+}

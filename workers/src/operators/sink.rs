@@ -1,0 +1,88 @@
+//! Hands the rows of closed epochs to a sink, in order, and tells when they are written.
+//!
+//! # Semantics
+//! The sink is given every epoch whole, one after the other, and only once it is closed on all
+//! workers. The output is empty; its frontier says which epochs are written.
+//!
+//! # Routing
+//! A sink that every worker writes to takes the rows where they are. One with a single writer,
+//! such as a file, takes them on worker 0.
+//!
+//! # Capabilities
+//! One for each epoch that has rows, held until the sink says that the epoch is written. So the
+//! frontier behind all sinks is what is written everywhere, on all processes, by timely's own
+//! progress tracking.
+//!
+//! # State
+//! Rows of epochs that are still open, bounded by `max_in_flight_bytes`; a capability for each
+//! epoch that is being written.
+//!
+//! # Recovery
+//! At least once: a restart writes again what it computes again.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::Operator;
+
+use crate::batch::Batch;
+use crate::operators::Whole;
+use crate::ports::Sink;
+
+/// Writes `rows` to `sink`, which is there on the workers that write.
+pub fn sink<'scope, P>(
+    rows: Stream<'scope, u64, Batch>,
+    route: P,
+    name: &str,
+    mut sink: Option<Box<dyn Sink>>,
+) -> Stream<'scope, u64, Batch>
+where
+    P: ParallelizationContract<u64, Batch>,
+{
+    let worker = rows.scope().worker();
+    rows.unary_frontier::<Whole, _, _, _>(route, &format!("Sink:{name}"), move |_, operator| {
+        let activator = worker.sync_activator_for(operator.address.to_vec());
+        if let Some(sink) = &mut sink {
+            sink.wake_by(std::sync::Arc::new(move || {
+                // It fails only when the worker has ended, and then nobody waits.
+                activator.activate().unwrap_or_default();
+            }));
+        }
+        let mut open: BTreeMap<u64, (Capability<u64>, Vec<Batch>)> = BTreeMap::new();
+        let mut writing: VecDeque<Capability<u64>> = VecDeque::new();
+        move |(input, frontier), _output| {
+            input.for_each(|capability, batch| {
+                let Some(capability) = capability.retain_least(0) else {
+                    return;
+                };
+                let epoch = *capability.time();
+                let entry = open.entry(epoch).or_insert((capability, Vec::new()));
+                entry.1.push(std::mem::take(batch));
+            });
+            let Some(sink) = &mut sink else {
+                assert!(open.is_empty(), "rows are routed to workers that write");
+                return;
+            };
+            while let Some(entry) = open.first_entry()
+                && !frontier.less_equal(entry.key())
+            {
+                let (capability, batches) = entry.remove();
+                let epoch = *capability.time();
+                for batch in batches {
+                    sink.write(epoch, batch);
+                }
+                sink.close(epoch);
+                writing.push_back(capability);
+            }
+            let written = sink.written();
+            while writing
+                .front()
+                .is_some_and(|capability| *capability.time() < written)
+            {
+                writing.pop_front();
+            }
+        }
+    })
+}

@@ -1,0 +1,195 @@
+//! The reference table as of one epoch, on every worker.
+//!
+//! Rows stay in the batches in which they came; an index by key says where each live row is. The
+//! index holds the same mixed keys as everything else, so a look-up hashes nothing.
+//!
+//! # Invariants
+//! * At most one live row a key: a later row replaces an earlier one, a removal takes it away.
+//! * Rows that are no longer live are swept out once they outnumber the live ones, and batches
+//!   are merged once there are many, so memory and gathering follow the live rows.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use arrow_array::{Array, ArrayRef, new_null_array};
+use arrow_select::interleave::interleave;
+
+use crate::batch::{Batch, BatchSchema, Gather, RowIndex};
+
+/// Batches are merged beyond this number: gathering goes over all of them.
+const BATCHES_MAX: usize = 32;
+
+/// Passes mixed keys through: they are hashes already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MixedKeyHasher(u64);
+
+impl Hasher for MixedKeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only mixed keys are hashed");
+    }
+
+    fn write_u128(&mut self, key: u128) {
+        self.0 = (key >> 64) as u64 ^ key as u64;
+    }
+}
+
+/// The live rows of the reference table.
+#[derive(Debug)]
+pub struct ReferenceTable {
+    live: HashMap<u128, RowIndex, BuildHasherDefault<MixedKeyHasher>>,
+    rows: Gather,
+    rows_held: usize,
+    /// Columns that a look-up gives: those that are not the key.
+    value_columns: Vec<usize>,
+    /// One null of each value column, for events without a reference row.
+    nulls: Vec<ArrayRef>,
+}
+
+impl ReferenceTable {
+    /// An empty table of rows of `schema`.
+    pub fn new(schema: &BatchSchema) -> Self {
+        let value_columns: Vec<usize> = (0..schema.schema.columns.len())
+            .filter(|column| !schema.schema.key.contains(column))
+            .collect();
+        let null =
+            |column: &usize| new_null_array(&schema.schema.columns[*column].column_type.arrow(), 1);
+        Self {
+            live: HashMap::default(),
+            rows: Gather::default(),
+            rows_held: 0,
+            nulls: value_columns.iter().map(null).collect(),
+            value_columns,
+        }
+    }
+
+    /// Applies changes in order: `+1` replaces the row of its key, `-1` removes it.
+    pub fn apply(&mut self, updates: Batch) {
+        let rows = updates.len();
+        self.rows_held += rows;
+        // Batch 0 is the one of nulls.
+        let batch = self.rows.batches().len() + 1;
+        for row in 0..rows {
+            let key = updates.keys().get(row);
+            if updates.diffs()[row] > 0 {
+                self.live.insert(key, (batch, row));
+            } else {
+                self.live.remove(&key);
+            }
+        }
+        self.rows.push(updates);
+        if self.rows.batches().len() > BATCHES_MAX || self.rows_held > 2 * self.live.len() + 1024 {
+            self.merge();
+        }
+    }
+
+    /// Copies the live rows into one batch.
+    fn merge(&mut self) {
+        let mut live: Vec<(&mut RowIndex, RowIndex)> = Vec::with_capacity(self.live.len());
+        live.extend(self.live.values_mut().map(|place| {
+            let from = (place.0 - 1, place.1);
+            (place, from)
+        }));
+        live.sort_unstable_by_key(|(_, from)| *from);
+        let rows: Vec<RowIndex> = live.iter().map(|(_, from)| *from).collect();
+        let merged = self.rows.rows(&rows);
+        for (row, (place, _)) in live.into_iter().enumerate() {
+            *place = (1, row);
+        }
+        self.rows.clear();
+        self.rows_held = merged.len();
+        if !merged.is_empty() {
+            self.rows.push(merged);
+        }
+    }
+
+    /// The row of a key, for `columns`; none if the key has no row.
+    #[inline]
+    pub fn get(&self, key: u128) -> Option<RowIndex> {
+        self.live.get(&key).copied()
+    }
+
+    /// How many live rows there are.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether there is no live row.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// The value columns of the given rows; `None` gives nulls.
+    pub fn columns(&self, rows: &[Option<RowIndex>]) -> Vec<ArrayRef> {
+        let rows: Vec<RowIndex> = rows.iter().map(|row| row.unwrap_or((0, 0))).collect();
+        let gathered = self
+            .value_columns
+            .iter()
+            .zip(&self.nulls)
+            .map(|(column, null)| {
+                let mut arrays: Vec<&dyn Array> = vec![null];
+                arrays.extend(
+                    self.rows
+                        .batches()
+                        .iter()
+                        .map(|batch| &batch.columns()[*column] as &dyn Array),
+                );
+                interleave(&arrays, &rows).expect("the rows exist and have one type")
+            });
+        gathered.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use arrow_array::cast::AsArray;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::batch::{BatchBuilder, Origin, Slot};
+    use crate::schema::{Column, ColumnType, Schema};
+
+    proptest! {
+        #[test]
+        fn it_holds_the_last_row_of_each_key(
+            batches in prop::collection::vec(
+                prop::collection::vec((0i64..20, any::<bool>()), 1..60), 1..80),
+        ) {
+            let schema = BatchSchema::register(Schema::new(
+                vec![
+                    Column::new("id", ColumnType::Int64),
+                    Column::new("name", ColumnType::String).nullable(),
+                ],
+                vec![0],
+            ));
+            let mut table = ReferenceTable::new(&schema);
+            let mut model = BTreeMap::new();
+            let mut builder = BatchBuilder::new(Arc::clone(&schema));
+            for (number, batch) in batches.iter().enumerate() {
+                for (row, (id, insert)) in batch.iter().enumerate() {
+                    let name = format!("{number}.{row}");
+                    let slots = [Slot::Int64(*id), Slot::String(name.clone().into())];
+                    builder.push(&slots, Origin::default(), if *insert { 1 } else { -1 });
+                    if *insert { model.insert(*id, name); } else { model.remove(id); }
+                }
+                table.apply(builder.finish());
+                prop_assert_eq!(table.len(), model.len());
+                let keys: Vec<_> = (0..20i64)
+                    .map(|id| table.get(u128::from(crate::key::mix64(id.cast_unsigned())) << 64))
+                    .collect();
+                let columns = table.columns(&keys);
+                let names = columns[0].as_string::<i32>();
+                for id in 0..20 {
+                    let name = names.is_valid(id).then(|| names.value(id));
+                    prop_assert_eq!(name, model.get(&(id as i64)).map(String::as_str));
+                }
+            }
+        }
+    }
+}

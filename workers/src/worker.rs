@@ -1,0 +1,255 @@
+//! The step loop: what a timely worker does from start to end.
+//!
+//! Each turn steps the dataflow, gives back the bytes of epochs that are written, and tells worker
+//! 0 what it must know. Worker 0 also mints epochs, adds up counts, and ends the job.
+//!
+//! # How a job ends
+//! When all readers have come to their ends, or a stop is asked for, worker 0 mints a last epoch
+//! and closes the input. Every worker then sees the end in the same way: the frontier behind all
+//! sinks is empty, because everything is written everywhere. Only then does it leave, so a peer
+//! that closes its connection after that is no loss.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use timely::worker::Worker;
+
+use crate::control::{Control, Message};
+use crate::dataflow::{self, Dataflow, Plan, Ports};
+use crate::epoch::Minter;
+use crate::operators::{Mint, SharedCounts};
+use crate::ports::{Clock, Counts, Events, Observer, Progress, Stop};
+use crate::queue::Waker;
+
+/// How often counts are told to worker 0, and progress to the shell.
+const REPORT_EVERY_US: u64 = 1_000_000;
+/// How long a worker that is not woken sleeps at most: it bounds how late a stop is seen.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+
+/// What a worker is given, beside its ports.
+#[derive(Clone)]
+pub struct Settings {
+    /// The job.
+    pub plan: Plan,
+    /// Epochs are minted at most this often.
+    pub tick: Duration,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Who is told what has been done.
+    pub observer: Arc<dyn Observer>,
+    /// Set when the job must stop.
+    pub stop: Arc<Stop>,
+}
+
+/// Runs a worker until everything is written or, after a stop, everything that was read.
+pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
+    let counts = SharedCounts::default();
+    let control = Control::build(worker);
+    let events = Rc::clone(&ports.events);
+    let thread = std::thread::current();
+    let waker: Waker = Arc::new(move || thread.unpark());
+    events.wake_by(Arc::clone(&waker));
+    if let Some(reference) = &ports.reference {
+        reference.wake_by(waker);
+    }
+    let plan = settings.plan.clone();
+    let dataflow = worker.dataflow(|scope| dataflow::build(scope, plan, ports, &counts));
+    let first = (worker.index() == 0).then(|| First::new(&settings, worker.peers()));
+    let mut this = This {
+        settings,
+        control,
+        dataflow: RefCell::new(dataflow),
+        events,
+        counts,
+        asked_at: None,
+        said_exhausted: false,
+        said_stop: false,
+        reported_us: 0,
+    };
+    match first {
+        Some(first) => this.run_first(worker, first),
+        None => this.run_other(worker),
+    }
+}
+
+/// What a worker holds while it runs.
+struct This {
+    settings: Settings,
+    control: Control,
+    dataflow: RefCell<Dataflow>,
+    events: Rc<Events>,
+    counts: SharedCounts,
+    /// The frontier of closed epochs when worker 0 was last asked for one: while it stands there,
+    /// the answer is still to come.
+    asked_at: Option<u64>,
+    said_exhausted: bool,
+    said_stop: bool,
+    reported_us: u64,
+}
+
+impl This {
+    fn run_first(&mut self, worker: &mut Worker, mut first: First) {
+        while !self.dataflow.borrow().written.done() {
+            worker.step_or_park(Some(first.wait(&self.dataflow.borrow())));
+            self.turn();
+            first.receive(&self.control);
+            first.mint(&mut self.dataflow.borrow_mut(), &self.settings);
+        }
+        self.leave();
+        while !self.control.all_left() {
+            worker.step_or_park(Some(SLEEP_MAX));
+        }
+        first.receive(&self.control);
+        first.report(&self.settings);
+    }
+
+    fn run_other(&mut self, worker: &mut Worker) {
+        std::mem::take(&mut self.dataflow.get_mut().mints).close();
+        while !self.dataflow.borrow().written.done() {
+            worker.step_or_park(Some(SLEEP_MAX));
+            self.turn();
+        }
+        self.leave();
+        while !self.control.all_left() {
+            worker.step_or_park(Some(SLEEP_MAX));
+        }
+    }
+
+    /// What every worker does in every turn.
+    fn turn(&mut self) {
+        self.release();
+        let closed = self
+            .dataflow
+            .borrow()
+            .closed
+            .with_frontier(|f| f.first().copied());
+        if closed.is_some() && closed != self.asked_at && self.events.ready() {
+            self.asked_at = closed;
+            self.control.send(Message::Ask);
+        }
+        if self.events.finished() && !self.said_exhausted {
+            self.said_exhausted = true;
+            self.control.send(Message::Exhausted);
+        }
+        if self.settings.stop.asked() && !self.said_stop {
+            self.said_stop = true;
+            self.events.close();
+            self.control.send(Message::Stop);
+        }
+        let now_us = self.settings.clock.now_us();
+        if now_us >= self.reported_us + REPORT_EVERY_US {
+            self.reported_us = now_us;
+            self.control.send(Message::Counts(*self.counts.borrow()));
+        }
+    }
+
+    /// Gives back the bytes of epochs that are written everywhere.
+    fn release(&self) {
+        let dataflow = self.dataflow.borrow();
+        let frontier = dataflow
+            .written
+            .with_frontier(|frontier| frontier.first().copied());
+        let mut unwritten = dataflow.unwritten.borrow_mut();
+        while let Some(stamped) = unwritten.pop_before(frontier) {
+            self.events.release(stamped.bytes);
+            self.settings
+                .observer
+                .written(stamped.records, stamped.published_ms);
+        }
+    }
+
+    fn leave(&mut self) {
+        self.release();
+        self.control.send(Message::Counts(*self.counts.borrow()));
+        self.control.leave();
+    }
+}
+
+/// What only worker 0 does.
+struct First {
+    minter: Minter,
+    counts: Vec<Counts>,
+    running: BTreeSet<usize>,
+    stopping: bool,
+    live: bool,
+    reported_us: u64,
+}
+
+impl First {
+    fn new(settings: &Settings, peers: usize) -> Self {
+        Self {
+            minter: Minter::new(Arc::clone(&settings.clock), settings.tick, 0),
+            counts: vec![Counts::default(); peers],
+            running: (0..peers).collect(),
+            stopping: false,
+            live: false,
+            reported_us: 0,
+        }
+    }
+
+    /// Whether every worker has closed the newest epoch.
+    fn all_closed(&self, dataflow: &Dataflow) -> bool {
+        let last = self.minter.last();
+        last == 0 || !dataflow.closed.less_equal(&last)
+    }
+
+    /// How long there is nothing to do but to wait for messages, which end the wait.
+    fn wait(&self, dataflow: &Dataflow) -> Duration {
+        if self.all_closed(dataflow) {
+            self.minter.wait().min(SLEEP_MAX)
+        } else {
+            SLEEP_MAX
+        }
+    }
+
+    fn receive(&mut self, control: &Control) {
+        while let Some((worker, message)) = control.receive() {
+            match message {
+                Message::Ask => self.minter.ask(),
+                Message::Exhausted => {
+                    self.running.remove(&worker);
+                }
+                Message::Stop => self.stopping = true,
+                Message::Counts(counts) => self.counts[worker] = counts,
+            }
+        }
+    }
+
+    /// Mints an epoch if one is due and every worker has closed the one before; closes the input
+    /// when nothing more is to come.
+    fn mint(&mut self, dataflow: &mut Dataflow, settings: &Settings) {
+        let now_us = settings.clock.now_us();
+        if now_us >= self.reported_us + REPORT_EVERY_US {
+            self.reported_us = now_us;
+            self.report(settings);
+        }
+        if !self.all_closed(dataflow) {
+            return;
+        }
+        if self.stopping || self.live && self.running.is_empty() {
+            std::mem::take(&mut dataflow.mints).close();
+        } else if let Some(epoch) = self.minter.due() {
+            self.live = dataflow.complete.get();
+            dataflow.mints.advance_to(epoch);
+            dataflow.mints.send(Mint { release: self.live });
+            dataflow.mints.advance_to(epoch + 1);
+            dataflow.mints.flush();
+        }
+    }
+
+    fn report(&self, settings: &Settings) {
+        let mut total = Counts::default();
+        for counts in &self.counts {
+            total += *counts;
+        }
+        let progress = Progress {
+            counts: total,
+            epoch: self.minter.last(),
+            live: self.live,
+        };
+        settings.observer.progress(&progress);
+    }
+}

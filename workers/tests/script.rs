@@ -1,0 +1,294 @@
+//! Runs the dataflow over a scripted input: which records and which changes of the reference fall
+//! into which epoch is given, so that runs on different engines and workers can be compared.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
+
+use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
+use deltajoin_workers::dataflow::{self, Engine, Plan, Ports, SinkPort};
+use deltajoin_workers::operators::{Join, Mint, SharedCounts, Unmatched};
+use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Sink, dead_letter_schema, reason};
+use deltajoin_workers::queue::{InFlight, Waker, queue};
+use deltajoin_workers::schema::{Column, ColumnType, Schema};
+
+/// An event: key, join column, payload. The epoch and the partition are where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) id: i64,
+    pub(crate) location: Option<i64>,
+    pub(crate) item: String,
+}
+
+/// What comes in one epoch: records by partition, `None` being one that cannot be decoded; and
+/// changes of the reference, `None` being a removal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Epoch {
+    pub(crate) records: BTreeMap<i32, Vec<Option<Event>>>,
+    pub(crate) reference: Vec<(i64, Option<String>)>,
+}
+
+/// How a script is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) engine: Engine,
+    pub(crate) workers: usize,
+    pub(crate) unmatched: Unmatched,
+    /// Whether the key is (id, item), which is hashed, instead of the id.
+    pub(crate) wide: bool,
+    /// How many records a reader puts into one block.
+    pub(crate) block: usize,
+}
+
+/// What a sink was given: by epoch, the rows as text with their diffs, sorted.
+pub(crate) type Output = BTreeMap<u64, Vec<(String, i64)>>;
+
+/// What came of a run.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Outcome {
+    pub(crate) rows: Output,
+    pub(crate) dead_letters: Output,
+    pub(crate) counts: Counts,
+}
+
+pub(crate) fn event_schema(wide: bool) -> Arc<BatchSchema> {
+    let columns = vec![
+        Column::new("id", ColumnType::Int64),
+        Column::new("location", ColumnType::Int64).nullable(),
+        Column::new("item", ColumnType::String),
+    ];
+    BatchSchema::register(Schema::new(
+        columns,
+        if wide { vec![0, 2] } else { vec![0] },
+    ))
+}
+
+pub(crate) fn reference_schema() -> Arc<BatchSchema> {
+    let columns = vec![
+        Column::new("location", ColumnType::Int64),
+        Column::new("name", ColumnType::String).nullable(),
+    ];
+    BatchSchema::register(Schema::new(columns, vec![0]))
+}
+
+pub(crate) fn join_settings(unmatched: Unmatched, wide: bool) -> Join {
+    let mut columns = event_schema(wide).schema.columns.clone();
+    columns.push(Column::new("name", ColumnType::String).nullable());
+    let key = event_schema(wide).schema.key.clone();
+    Join {
+        event_columns: vec![1],
+        unmatched,
+        reference: reference_schema(),
+        joined: BatchSchema::register(Schema::new(columns, key)),
+        source_name: "events".into(),
+        event_text: Arc::new(|batch, row, out| {
+            out.extend_from_slice(text(batch, row).as_bytes());
+        }),
+    }
+}
+
+/// A row as text: its columns, then its origin.
+pub(crate) fn text(batch: &Batch, row: usize) -> String {
+    let slots: Vec<String> = (0..batch.columns().len())
+        .map(|column| match batch.slot(column, row) {
+            Slot::Null => "null".to_owned(),
+            Slot::Int64(value) => value.to_string(),
+            Slot::String(value) => value.into_owned(),
+            Slot::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    let Origin { partition, offset } = batch.origin(row);
+    format!("{} @{partition}/{offset}", slots.join(","))
+}
+
+/// A block of a partition's records, from `offset` on.
+pub(crate) fn block(
+    schema: &Arc<BatchSchema>,
+    partition: i32,
+    offset: i64,
+    records: &[Option<Event>],
+) -> Block {
+    let mut events = BatchBuilder::new(Arc::clone(schema));
+    let mut dead_letters = BatchBuilder::new(dead_letter_schema());
+    for (index, record) in records.iter().enumerate() {
+        let origin = Origin {
+            partition,
+            offset: offset + index as i64,
+        };
+        match record {
+            Some(event) => events.push(
+                &[
+                    Slot::Int64(event.id),
+                    event.location.map_or(Slot::Null, Slot::Int64),
+                    Slot::String(event.item.as_str().into()),
+                ],
+                origin,
+                1,
+            ),
+            None => dead_letters.push(
+                &[
+                    Slot::String("events".into()),
+                    Slot::Null,
+                    Slot::String(reason::MALFORMED.into()),
+                    Slot::String("not an event".into()),
+                    Slot::Bytes(b"raw".as_slice().into()),
+                ],
+                origin,
+                1,
+            ),
+        }
+    }
+    Block {
+        events: events.finish(),
+        dead_letters: dead_letters.finish(),
+        records: records.len() as u64,
+        published_ms: 0,
+    }
+}
+
+pub(crate) fn reference_block(changes: &[(i64, Option<String>)], complete: bool) -> ReferenceBlock {
+    let mut updates = BatchBuilder::new(reference_schema());
+    for (location, name) in changes {
+        let slot = name
+            .as_ref()
+            .map_or(Slot::Null, |name| Slot::String(name.as_str().into()));
+        let diff = if name.is_some() { 1 } else { -1 };
+        updates.push(&[Slot::Int64(*location), slot], Origin::default(), diff);
+    }
+    ReferenceBlock {
+        updates: updates.finish(),
+        complete,
+    }
+}
+
+/// Collects what it is given; epochs must come in order, and closed.
+#[derive(Clone)]
+pub(crate) struct Collect {
+    pub(crate) rows: Arc<Mutex<Output>>,
+    pub(crate) open: Option<u64>,
+    pub(crate) written: u64,
+}
+
+impl Collect {
+    pub(crate) fn new(rows: &Arc<Mutex<Output>>) -> Self {
+        Self {
+            rows: Arc::clone(rows),
+            open: None,
+            written: 0,
+        }
+    }
+}
+
+impl Sink for Collect {
+    fn write(&mut self, epoch: u64, rows: Batch) {
+        assert!(epoch >= self.written && self.open.is_none_or(|open| open == epoch));
+        assert!(!rows.is_empty(), "no empty batches");
+        self.open = Some(epoch);
+        let mut all = self.rows.lock().unwrap();
+        for row in 0..rows.len() {
+            let diff = i64::from(rows.diffs()[row]);
+            all.entry(epoch).or_default().push((text(&rows, row), diff));
+        }
+    }
+
+    fn close(&mut self, epoch: u64) {
+        assert!(epoch >= self.written, "an epoch is closed once");
+        self.open = None;
+        self.written = epoch + 1;
+    }
+
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn wake_by(&mut self, _: Waker) {}
+}
+
+/// Runs a script: epoch `n` of it is the dataflow's epoch `n + 1`.
+pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
+    let rows = Arc::new(Mutex::new(Output::new()));
+    let dead_letters = Arc::new(Mutex::new(Output::new()));
+    let counts = Arc::new(Mutex::new(Counts::default()));
+    let barrier = Arc::new(Barrier::new(setup.workers));
+    let minted = Arc::new(AtomicU64::new(0));
+    let script: Arc<Vec<Epoch>> = Arc::new(script.to_vec());
+    let shared = (rows.clone(), dead_letters.clone(), counts.clone());
+    let guards = timely::execute(timely::Config::process(setup.workers), move |worker| {
+        let (rows, dead_letters, all_counts) = &shared;
+        let in_flight = InFlight::new(1 << 30);
+        let (sender, events) = queue::<Block>(in_flight);
+        let (reference_sender, reference) = queue::<ReferenceBlock>(InFlight::new(1 << 30));
+        let sink = |name: &str, rows| SinkPort {
+            name: name.to_owned(),
+            single_writer: false,
+            sink: Some(Box::new(Collect::new(rows))),
+        };
+        let ports = Ports {
+            events: Rc::new(events),
+            reference: (worker.index() == 0).then(|| Rc::new(reference)),
+            sinks: vec![sink("rows", rows)],
+            dead_letters: sink("dead", dead_letters),
+        };
+        let plan = Plan {
+            engine: setup.engine,
+            shards: 64,
+            narrow_key: !setup.wide,
+            join: join_settings(setup.unmatched, setup.wide),
+        };
+        let counts = SharedCounts::default();
+        let mut job = worker.dataflow(|scope| dataflow::build(scope, plan, ports, &counts));
+        let schema = event_schema(setup.wide);
+        let mut offsets: BTreeMap<i32, i64> = BTreeMap::new();
+        for (index, epoch) in script.iter().enumerate() {
+            let time = index as u64 + 1;
+            for (partition, records) in &epoch.records {
+                let offset = offsets.entry(*partition).or_default();
+                if *partition as usize % worker.peers() == worker.index() {
+                    for (part, chunk) in records.chunks(setup.block).enumerate() {
+                        let from = *offset + (part * setup.block) as i64;
+                        assert!(sender.send(block(&schema, *partition, from, chunk), 1));
+                    }
+                }
+                *offset += records.len() as i64;
+            }
+            if worker.index() == 0 {
+                let changes = reference_block(&epoch.reference, index == 0);
+                assert!(reference_sender.send(changes, 1));
+            }
+            barrier.wait();
+            if worker.index() == 0 {
+                job.mints.advance_to(time);
+                job.mints.send(Mint { release: true });
+                job.mints.advance_to(time + 1);
+                job.mints.flush();
+                minted.store(time, Ordering::SeqCst);
+            } else {
+                job.mints.advance_to(time + 1);
+            }
+            while job.closed.less_equal(&time) {
+                worker.step_or_park(Some(Duration::from_millis(1)));
+            }
+            barrier.wait();
+        }
+        std::mem::take(&mut job.mints).close();
+        while !job.written.done() {
+            worker.step_or_park(Some(Duration::from_millis(1)));
+        }
+        *all_counts.lock().unwrap() += *counts.borrow();
+    });
+    drop(guards.unwrap());
+    let sorted = |output: &Arc<Mutex<Output>>| {
+        let mut output = std::mem::take(&mut *output.lock().unwrap());
+        output.values_mut().for_each(|rows| rows.sort_unstable());
+        output
+    };
+    let counts = *counts.lock().unwrap();
+    Outcome {
+        rows: sorted(&rows),
+        dead_letters: sorted(&dead_letters),
+        counts,
+    }
+}

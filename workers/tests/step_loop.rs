@@ -1,0 +1,208 @@
+//! The step loop as the shell runs it: epochs minted by the clock, workers that end together.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use deltajoin_workers::dataflow::{Engine, Plan, Ports, SinkPort};
+use deltajoin_workers::operators::Unmatched;
+use deltajoin_workers::ports::{Block, Clock, Observer, Progress, ReferenceBlock, Stop};
+use deltajoin_workers::queue::{InFlight, Sender, queue};
+use deltajoin_workers::worker::{self, Settings};
+
+use crate::script::{Collect, Event, Output, block, event_schema, join_settings, reference_block};
+
+struct Since(Instant);
+
+impl Clock for Since {
+    fn now_us(&self) -> u64 {
+        1_000_000 + self.0.elapsed().as_micros() as u64
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    written: AtomicU64,
+    progress: Mutex<Progress>,
+}
+
+impl Observer for Seen {
+    fn written(&self, records: u64, _: u64) {
+        self.written.fetch_add(records, Ordering::Relaxed);
+    }
+
+    fn progress(&self, progress: &Progress) {
+        *self.progress.lock().unwrap() = progress.clone();
+    }
+}
+
+struct Job {
+    rows: Arc<Mutex<Output>>,
+    seen: Arc<Seen>,
+    stop: Arc<Stop>,
+    in_flight: Arc<InFlight>,
+}
+
+/// Runs the step loop on some workers; `feed` is called on each of them with its ends of the
+/// queues, and must not block.
+fn run(
+    workers: usize,
+    bytes_max: usize,
+    feed: impl Fn(usize, Sender<Block>, Sender<ReferenceBlock>, Arc<Stop>) + Send + Sync + 'static,
+) -> Job {
+    let job = Job {
+        rows: Arc::default(),
+        seen: Arc::default(),
+        stop: Arc::default(),
+        in_flight: InFlight::new(bytes_max),
+    };
+    let (rows, seen) = (Arc::clone(&job.rows), Arc::clone(&job.seen));
+    let (stop, in_flight) = (Arc::clone(&job.stop), Arc::clone(&job.in_flight));
+    let clock = Arc::new(Since(Instant::now()));
+    let dead_letters = Arc::default();
+    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+        let (sender, events) = queue(Arc::clone(&in_flight));
+        let (reference_sender, reference) = queue(InFlight::new(bytes_max));
+        feed(worker.index(), sender, reference_sender, Arc::clone(&stop));
+        let sink = |name: &str, rows| SinkPort {
+            name: name.to_owned(),
+            single_writer: true,
+            sink: (worker.index() == 0).then(|| Box::new(Collect::new(rows)) as _),
+        };
+        let ports = Ports {
+            events: Rc::new(events),
+            reference: (worker.index() == 0).then(|| Rc::new(reference)),
+            sinks: vec![sink("rows", &rows)],
+            dead_letters: sink("dead", &dead_letters),
+        };
+        let settings = Settings {
+            plan: Plan {
+                engine: Engine::Production,
+                shards: 64,
+                narrow_key: true,
+                join: join_settings(Unmatched::Keep, false),
+            },
+            tick: Duration::from_millis(1),
+            clock: Arc::<Since>::clone(&clock) as _,
+            observer: Arc::<Seen>::clone(&seen) as _,
+            stop: Arc::clone(&stop),
+        };
+        worker::run(worker, settings, ports);
+    });
+    drop(guards.unwrap());
+    job
+}
+
+fn events(from: i64, count: i64) -> Vec<Option<Event>> {
+    let event = |id| Event {
+        id,
+        location: Some(id % 7),
+        item: "item".to_owned(),
+    };
+    (from..from + count).map(|id| Some(event(id))).collect()
+}
+
+#[test]
+fn it_ends_by_itself_when_all_is_read_and_written() {
+    for workers in [1, 2, 3] {
+        // A budget of ten blocks: the readers are throttled again and again.
+        let job = run(workers, 1000, |index, sender, reference, _| {
+            std::thread::spawn(move || {
+                if index == 0 {
+                    let rows: Vec<_> = (0..7).map(|l| (l, Some(format!("n{l}")))).collect();
+                    assert!(reference.send(reference_block(&rows, true), 1));
+                }
+                for part in 0..100 {
+                    let offset = part * 50;
+                    let records = events(offset, 50);
+                    let block = block(&event_schema(false), index as i32, offset, &records);
+                    assert!(sender.send(block, 100));
+                }
+                sender.finish();
+            });
+        });
+        let rows: usize = job.rows.lock().unwrap().values().map(Vec::len).sum();
+        assert_eq!(rows, 5000, "each key once, on {workers} workers");
+        let progress = job.seen.progress.lock().unwrap().clone();
+        assert_eq!(progress.counts.records, 5000 * workers as u64);
+        assert_eq!(progress.counts.distinct, 5000);
+        assert_eq!(progress.counts.keys, 5000);
+        assert_eq!(progress.counts.reference_rows, 7);
+        assert_eq!(
+            job.seen.written.load(Ordering::Relaxed),
+            5000 * workers as u64
+        );
+        assert_eq!(job.in_flight.bytes(), 0, "all bytes are given back");
+        let unmatched = |text: &String| text.contains("null");
+        assert!(
+            !job.rows
+                .lock()
+                .unwrap()
+                .values()
+                .flatten()
+                .any(|(text, _)| unmatched(text))
+        );
+    }
+}
+
+#[test]
+fn no_event_is_released_before_the_reference_is_complete() {
+    let job = run(2, 1 << 20, |index, sender, reference, _| {
+        std::thread::spawn(move || {
+            let block = block(&event_schema(false), index as i32, 0, &events(0, 10));
+            assert!(sender.send(block, 100));
+            sender.finish();
+            if index == 0 {
+                // The events are at hand; the table comes in pieces, over several epochs.
+                for location in 0..7 {
+                    std::thread::sleep(Duration::from_millis(30));
+                    let change = [(location, Some(format!("n{location}")))];
+                    assert!(reference.send(reference_block(&change, location == 6), 1));
+                }
+            }
+        });
+    });
+    let rows = job.rows.lock().unwrap();
+    let texts: Vec<_> = rows
+        .values()
+        .flatten()
+        .map(|(text, _)| text.clone())
+        .collect();
+    assert_eq!(texts.len(), 10);
+    assert!(texts.iter().all(|text| !text.contains("null")), "{texts:?}");
+}
+
+#[test]
+fn a_stop_ends_an_endless_job_after_writing_what_was_read() {
+    let job = run(2, 1 << 20, |index, sender, reference, stop| {
+        std::thread::spawn(move || {
+            if index == 0 {
+                assert!(reference.send(reference_block(&[], true), 1));
+            }
+            let mut offset = 0;
+            loop {
+                let records = events(offset, 10);
+                if !sender.send(
+                    block(&event_schema(false), index as i32, offset, &records),
+                    100,
+                ) {
+                    return;
+                }
+                offset += 10;
+                if offset == 500 && index == 1 {
+                    stop.ask();
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+    });
+    assert!(job.stop.asked());
+    let rows: usize = job.rows.lock().unwrap().values().map(Vec::len).sum();
+    let progress = job.seen.progress.lock().unwrap().clone();
+    assert_eq!(
+        rows as u64, progress.counts.distinct,
+        "what was stamped is written"
+    );
+    assert!(rows > 0);
+}
