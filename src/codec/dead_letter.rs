@@ -166,10 +166,30 @@ mod tests {
         }
         encode_key(&batch, 0, &mut out);
         expect_test::expect![[r#"
-            {"reason":"wrong-type","error":"field \"amount\" is missing","topic":"events","partition":3,"offset":1842,"timestamp":"2023-11-14T22:13:20.123000Z","raw":"{\"a\":\"e\"}"}
-            {"reason":"malformed","error":"","topic":"events","partition":3,"offset":1842,"timestamp":null,"raw_base64":"/wA="}
-            {"reason":"malformed","error":"","topic":"events","partition":3,"offset":1842,"timestamp":null,"raw":""}
-            {"topic":"events","partition":3,"offset":1842}"#]]
-        .assert_eq(&String::from_utf8(out).unwrap());
+            {"reason":"wrong-type",
+              "error":"field \"amount\" is missing",
+              "topic":"events",
+              "partition":3,
+              "offset":1842,
+              "timestamp":"2023-11-14T22:13:20.123000Z",
+              "raw":"{\"a\":\"e\"}"}
+            {"reason":"malformed",
+              "error":"",
+              "topic":"events",
+              "partition":3,
+              "offset":1842,
+              "timestamp":null,
+              "raw_base64":"/wA="}
+            {"reason":"malformed",
+              "error":"",
+              "topic":"events",
+              "partition":3,
+              "offset":1842,
+              "timestamp":null,
+              "raw":""}
+            {"topic":"events",
+              "partition":3,
+              "offset":1842}"#]]
+        .assert_eq(&String::from_utf8(out).unwrap().replace(",\"", ",\n  \""));
     }
 }

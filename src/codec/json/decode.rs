@@ -177,6 +177,7 @@ impl Expected {
         if removal { self.key } else { !self.nullable }
     }
 
+    #[inline]
     fn typed<'de, D: serde::Deserializer<'de>>(&self, input: D) -> Result<Slot<'de>, D::Error> {
         match self.column_type {
             ColumnType::Int64 => input.deserialize_i64(self),
@@ -261,6 +262,7 @@ pub(super) struct Name<'a> {
 impl<'de> DeserializeSeed<'de> for Name<'_> {
     type Value = Option<usize>;
 
+    #[inline]
     fn deserialize<D: serde::Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
         input.deserialize_str(self)
     }
@@ -273,6 +275,7 @@ impl Visitor<'_> for Name<'_> {
         f.write_str("a name")
     }
 
+    #[inline]
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
         let is_named = |column: &Expected| *column.name == *name && (column.key || !self.removal);
         if self.columns.get(self.next).is_some_and(is_named) {
@@ -285,6 +288,7 @@ impl Visitor<'_> for Name<'_> {
 impl<'de> DeserializeSeed<'de> for &Expected {
     type Value = Slot<'de>;
 
+    #[inline]
     fn deserialize<D: serde::Deserializer<'de>>(self, input: D) -> Result<Slot<'de>, D::Error> {
         if self.nullable {
             input.deserialize_option(self)
@@ -301,22 +305,27 @@ impl<'de> Visitor<'de> for &Expected {
         write!(f, "{}", self.column_type)
     }
 
+    #[inline]
     fn visit_unit<E>(self) -> Result<Slot<'de>, E> {
         Ok(Slot::Null)
     }
 
+    #[inline]
     fn visit_none<E>(self) -> Result<Slot<'de>, E> {
         Ok(Slot::Null)
     }
 
+    #[inline]
     fn visit_some<D: serde::Deserializer<'de>>(self, input: D) -> Result<Slot<'de>, D::Error> {
         self.typed(input)
     }
 
+    #[inline]
     fn visit_bool<E>(self, value: bool) -> Result<Slot<'de>, E> {
         Ok(Slot::Bool(value))
     }
 
+    #[inline]
     fn visit_i64<E>(self, value: i64) -> Result<Slot<'de>, E> {
         Ok(match self.column_type {
             ColumnType::Float64 => Slot::Float64(value as f64),
@@ -324,6 +333,7 @@ impl<'de> Visitor<'de> for &Expected {
         })
     }
 
+    #[inline]
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Slot<'de>, E> {
         match self.column_type {
             ColumnType::Float64 => Ok(Slot::Float64(value as f64)),
@@ -331,6 +341,7 @@ impl<'de> Visitor<'de> for &Expected {
         }
     }
 
+    #[inline]
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Slot<'de>, E> {
         match self.column_type {
             ColumnType::Float64 => Ok(Slot::Float64(value)),
@@ -338,6 +349,7 @@ impl<'de> Visitor<'de> for &Expected {
         }
     }
 
+    #[inline]
     fn visit_borrowed_str<E: serde::de::Error>(self, value: &'de str) -> Result<Slot<'de>, E> {
         match self.column_type {
             ColumnType::Timestamp => self.visit_str(value),
@@ -345,6 +357,7 @@ impl<'de> Visitor<'de> for &Expected {
         }
     }
 
+    #[inline]
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Slot<'de>, E> {
         match self.column_type {
             ColumnType::Timestamp => text::timestamp(value)

@@ -6,7 +6,7 @@
 //! | `float64` | a number | the shortest that reads back the same |
 //! | `string`, `bool` | a string; `true` or `false` | the same |
 //! | `timestamp` | RFC 3339 | RFC 3339 in UTC, microseconds if there are any |
-//! | `decimal(p,s)` | a number, or a string that holds one | a number with `s` digits after the point |
+//! | `decimal(p,s)` | a number, or a string that holds one | a number of `s` decimal places |
 //!
 //! # Invariants
 //! * Nothing is converted in silence: another type than the column's is rejected.
