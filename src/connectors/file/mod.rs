@@ -1,0 +1,167 @@
+//! Files: events from JSON lines, results and dead letters to JSON lines, the reference table from
+//! CSV or JSON lines.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `lines` | the lines of a file, none held beyond a bound |
+//! | `source` | events |
+//! | `sink` | rows of closed epochs |
+//! | `reference`, `csv` | the reference table, checked as a whole |
+//!
+//! # Invariants
+//! * Every fault of a line is told with file, line and column.
+//! * No call from a worker's thread waits for a disk.
+
+mod csv;
+mod lines;
+mod reference;
+mod sink;
+mod source;
+
+use std::fmt::Write;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use reference::Table;
+pub use sink::JsonLines;
+pub use source::Events;
+
+/// Told of an error that ends the job, from a thread of a connector.
+pub type Fatal = Arc<dyn Fn(Error) + Send + Sync>;
+
+/// What can be wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not there, or may not be read.
+    #[error("could not open file {path:?}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It could be opened, but not read to its end.
+    #[error("could not read file {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It could not be made, or may not be written.
+    #[error("could not open file {path:?} for writing")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another job, or another sink of this one, writes it.
+    #[error("file {path:?} is being written by another job or sink")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It could be opened, but rows could not be added.
+    #[error("could not write file {path:?}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Its name does not tell what is in it.
+    #[error("cannot tell the format of reference file {path:?}")]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its content is wrong.
+    #[error("reference file {path:?} has {count} {}", if *count == 1 { "fault" } else { "faults" })]
+    Faults {
+        /// The file.
+        path: PathBuf,
+        /// The first faults.
+        faults: Vec<Fault>,
+        /// How many faults there are.
+        count: usize,
+    },
+}
+
+impl Error {
+    /// What is known beyond the message: the faults, each with its place.
+    pub fn detail(&self) -> Option<String> {
+        let Self::Faults {
+            path,
+            faults,
+            count,
+        } = self
+        else {
+            return None;
+        };
+        let mut detail = String::new();
+        for fault in faults {
+            let place = place(path, fault.line, fault.column);
+            writeln!(detail, "{place}: {}", fault.message).expect("a string takes all");
+        }
+        if *count > faults.len() {
+            writeln!(detail, "and {} more", count - faults.len()).expect("a string takes all");
+        }
+        detail.truncate(detail.trim_end().len());
+        Some(detail)
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::UnknownFormat { .. } => {
+                Some("Name it .csv (with a header), .jsonl or .ndjson (JSON lines).")
+            }
+            Self::Locked { .. } => Some("Give each job and sink a file of its own."),
+            _ => None,
+        }
+    }
+
+    /// Whether settings or input have to be corrected before a restart can help.
+    pub fn needs_correction(&self) -> bool {
+        match self {
+            Self::Open { .. }
+            | Self::Create { .. }
+            | Self::Locked { .. }
+            | Self::UnknownFormat { .. }
+            | Self::Faults { .. } => true,
+            Self::Read { .. } | Self::Write { .. } => false,
+        }
+    }
+}
+
+/// What is wrong at one place of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The line, from 1.
+    pub line: u64,
+    /// The place in the line, in bytes from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Names a place of a file as compilers do.
+fn place(path: &Path, line: u64, column: usize) -> String {
+    format!("{}:{line}:{column}", path.display())
+}
+
+/// Opens a file for reading; a folder is refused here, where reading has not begun.
+fn open(path: &Path) -> Result<std::fs::File, Error> {
+    let opened = std::fs::File::open(path).and_then(|file| {
+        if file.metadata()?.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(file)
+    });
+    opened.map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,308 @@
+//! Events from a file of JSON lines.
+//!
+//! The file is one partition, and a line's number its offset. A thread reads it once, from its
+//! start to its end; lines that are added later are not read.
+//!
+//! # Invariants
+//! * A line is an event or a dead letter, unless it is blank.
+//! * However long a line is, at most `max_record_bytes` of it are held.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use deltajoin_workers::batch::{BatchSchema, Origin};
+use deltajoin_workers::ports::{Block, Clock};
+use deltajoin_workers::queue::Sender;
+
+use crate::codec::dead_letter::DeadLetters;
+use crate::codec::json::{Decoder, Reject};
+use crate::connectors::file::lines::{Line, Lines};
+use crate::connectors::file::{Error, Fatal, open, place};
+
+/// A block is handed over when it has so many records, which spreads its cost thinly enough,
+const BLOCK_RECORDS_MAX: u64 = 2_000;
+/// or so many bytes of text, which still fit into a core's cache.
+const BLOCK_BYTES_MAX: usize = 256 << 10;
+/// Read from the file at once.
+const READ_BYTES: usize = 64 << 10;
+/// What is kept of a line that is too long: enough to find it again.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// A file of events, opened.
+#[derive(Debug)]
+pub struct Events {
+    path: PathBuf,
+    file: File,
+}
+
+impl Events {
+    /// Opens the file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: open(path)?,
+        })
+    }
+
+    /// Reads the file in a thread of its own, into the queue of one worker, and finishes the
+    /// queue at the end of the file. If reading fails, `fatal` is told and the queue stays open.
+    pub fn read(
+        self,
+        schema: Arc<BatchSchema>,
+        record_bytes_max: usize,
+        sender: Sender<Block>,
+        clock: Arc<dyn Clock>,
+        fatal: Fatal,
+    ) -> JoinHandle<()> {
+        let path = self.path;
+        let reader = BufReader::with_capacity(READ_BYTES, self.file);
+        let mut lines = Lines::new(reader, record_bytes_max);
+        let mut collector = Collector::new(&path, schema, record_bytes_max);
+        let run = move || match collector.read(&mut lines, &sender, &*clock) {
+            Ok(()) => sender.finish(),
+            Err(source) => fatal(Error::Read { path, source }),
+        };
+        std::thread::Builder::new()
+            .name("file-events".to_owned())
+            .spawn(run)
+            .expect("the system has room for a thread")
+    }
+}
+
+/// Makes blocks of lines.
+struct Collector {
+    path: PathBuf,
+    /// The path as text: what stands for a topic in dead letters.
+    topic: String,
+    record_bytes_max: usize,
+    events: Decoder,
+    dead_letters: DeadLetters,
+    records: u64,
+    text_bytes: usize,
+}
+
+impl Collector {
+    fn new(path: &Path, schema: Arc<BatchSchema>, record_bytes_max: usize) -> Self {
+        Self {
+            path: path.to_owned(),
+            topic: path.display().to_string(),
+            record_bytes_max,
+            events: Decoder::new(schema, record_bytes_max),
+            dead_letters: DeadLetters::default(),
+            records: 0,
+            text_bytes: 0,
+        }
+    }
+
+    /// Reads to the end, or until the worker wants no more.
+    fn read(
+        &mut self,
+        lines: &mut Lines<impl BufRead>,
+        sender: &Sender<Block>,
+        clock: &dyn Clock,
+    ) -> io::Result<()> {
+        // A line has no time of its own: that it is read stands for being published.
+        let mut published_ms = clock.now_ms();
+        while let Some((number, line)) = lines.next()? {
+            self.push(number, line);
+            if self.records >= BLOCK_RECORDS_MAX || self.text_bytes >= BLOCK_BYTES_MAX {
+                if !self.send(published_ms, sender) {
+                    return Ok(());
+                }
+                published_ms = clock.now_ms();
+            }
+        }
+        if self.records > 0 {
+            // Whether the worker wants the last block makes no difference.
+            let _wanted = self.send(published_ms, sender);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, number: u64, line: Line<'_>) {
+        let origin = Origin {
+            partition: 0,
+            offset: i64::try_from(number).expect("no file has so many lines"),
+        };
+        self.records += 1;
+        let (raw, result) = match line {
+            Line::Whole(line) => (line, self.events.decode(Some(line), origin)),
+            Line::TooLong { head, bytes } => {
+                let head = &head[..head.len().min(HEAD_BYTES_MAX)];
+                (head, Err(Reject::too_large(bytes, self.record_bytes_max)))
+            }
+        };
+        self.text_bytes += raw.len();
+        if let Err(reject) = result {
+            let place = place(&self.path, number, reject.column());
+            let error = format!("{place}: {}", reject.message());
+            self.dead_letters
+                .push(&self.topic, origin, None, reject.reason, &error, raw);
+        }
+    }
+
+    /// Hands over what has been collected; false if it is not wanted.
+    fn send(&mut self, published_ms: u64, sender: &Sender<Block>) -> bool {
+        let bytes = self.events.bytes() + self.dead_letters.bytes();
+        let block = Block {
+            events: self.events.finish(),
+            dead_letters: self.dead_letters.finish(),
+            records: std::mem::take(&mut self.records),
+            published_ms,
+        };
+        self.text_bytes = 0;
+        sender.send(block, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::{Duration, Instant};
+
+    use deltajoin_workers::batch::Slot;
+    use deltajoin_workers::ports::reason;
+    use deltajoin_workers::queue::{InFlight, Receiver, queue};
+    use deltajoin_workers::schema::{Column, ColumnType, Schema};
+
+    use super::*;
+
+    struct AtOne;
+
+    impl Clock for AtOne {
+        fn now_ms(&self) -> u64 {
+            1
+        }
+    }
+
+    fn schema() -> Arc<BatchSchema> {
+        let id = Column::new("id", ColumnType::Int64);
+        BatchSchema::register(Schema::new(vec![id], vec![0]))
+    }
+
+    /// All blocks of a file of `text`, read with a small budget.
+    fn blocks_of(text: &[u8], record_bytes_max: usize) -> (PathBuf, Vec<Block>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let (sender, receiver) = queue(InFlight::new(100_000));
+        let fatal: Fatal = Arc::new(|error| panic!("{error}"));
+        let events = Events::open(&path).unwrap();
+        let thread = events.read(schema(), record_bytes_max, sender, Arc::new(AtOne), fatal);
+        let blocks = drain(&receiver);
+        thread.join().unwrap();
+        (path, blocks)
+    }
+
+    fn drain(receiver: &Receiver<Block>) -> Vec<Block> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut blocks = Vec::new();
+        loop {
+            let finished = receiver.finished();
+            while let Some((block, bytes)) = receiver.pop() {
+                receiver.release(bytes);
+                blocks.push(block);
+            }
+            if finished {
+                return blocks;
+            }
+            assert!(Instant::now() < deadline, "the file is not read to its end");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn each_line_is_an_event_or_a_dead_letter_with_its_place() {
+        let long = format!("{{\"id\":4,\"x\":\"{}\"}}", "y".repeat(200));
+        let text = format!("{{\"id\":1}}\n\n{{\"id\":\"2\"}}\r\n{{\"id\":3\n{long}\n{{\"id\":5}}");
+        let (path, blocks) = blocks_of(text.as_bytes(), 100);
+        let [block] = &blocks[..] else {
+            panic!("one block: {blocks:?}")
+        };
+        assert_eq!((block.records, block.published_ms), (5, 1));
+        assert_eq!(block.events.offsets(), [1, 6]);
+        assert_eq!(block.events.slot(0, 1), Slot::Int64(5));
+        let letters = &block.dead_letters;
+        assert_eq!(letters.offsets(), [3, 4, 5]);
+        let text = |column, row| match letters.slot(column, row) {
+            Slot::String(text) => text.into_owned(),
+            Slot::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let path = path.display().to_string();
+        let shown: Vec<_> = (0..3)
+            .map(|row| (text(2, row), text(3, row).replace(&path, "F")))
+            .collect();
+        let expected = [
+            (
+                reason::WRONG_TYPE,
+                "F:3:7: field \"id\" is not an int64: \"2\"",
+            ),
+            (
+                reason::MALFORMED,
+                "F:4:7: not a JSON object: EOF while parsing an object",
+            ),
+            (
+                reason::TOO_LARGE,
+                "F:5:1: record of 215 bytes is larger than max_record_bytes (100)",
+            ),
+        ];
+        let expected = expected.map(|(reason, error)| (reason.to_owned(), error.to_owned()));
+        assert_eq!(shown, expected);
+        assert_eq!(text(0, 0), path);
+        assert_eq!(text(4, 0), "{\"id\":\"2\"}");
+        assert_eq!(text(4, 2), long[..100]);
+    }
+
+    #[test]
+    fn a_long_file_comes_in_blocks_and_in_order() {
+        let lines = (1..=10_001).map(|id| format!("{{\"id\":{id}}}\n"));
+        let (_, blocks) = blocks_of(lines.collect::<String>().as_bytes(), 100);
+        assert!(
+            blocks
+                .iter()
+                .all(|block| block.records <= BLOCK_RECORDS_MAX)
+        );
+        assert_eq!(blocks.len(), 6);
+        let offsets = blocks.iter().flat_map(|block| block.events.offsets());
+        assert!(offsets.copied().eq(1..=10_001));
+    }
+
+    #[test]
+    fn an_empty_file_finishes_without_a_block() {
+        assert!(blocks_of(b"", 100).1.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let absent = Events::open(&folder.path().join("no.jsonl")).unwrap_err();
+        assert!(absent.needs_correction());
+        assert!(absent.to_string().ends_with("no.jsonl\""), "{absent}");
+        assert!(matches!(
+            Events::open(folder.path()),
+            Err(Error::Open { .. })
+        ));
+    }
+
+    #[test]
+    fn a_reader_ends_when_the_worker_wants_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        std::fs::write(&path, "{\"id\":1}\n".repeat(10_000)).unwrap();
+        let (sender, receiver) = queue(InFlight::new(1));
+        let told = Arc::new(Mutex::new(None));
+        let fatal: Fatal = Arc::new({
+            let told = Arc::clone(&told);
+            move |error| *told.lock().unwrap() = Some(error)
+        });
+        let events = Events::open(&path).unwrap();
+        let thread = events.read(schema(), 100, sender, Arc::new(AtOne), fatal);
+        receiver.close();
+        thread.join().unwrap();
+        assert!(told.lock().unwrap().is_none());
+    }
+}
