@@ -1,0 +1,292 @@
+//! Checks of settings against one another: the cluster, the limits, and who writes where.
+//!
+//! They are apart from `columns`, which checks what rows look like.
+//!
+//! # Invariants
+//! * A check whose settings have faults of their own is left out; it could only repeat them.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+use crate::config::fault::Faults;
+use crate::config::section::Sections;
+use crate::config::walk::{Section, missing};
+
+/// Checks everything but columns.
+pub(super) fn check(sections: &Sections, faults: &mut Faults) {
+    if let Some(cluster) = sections.get("cluster") {
+        addresses(cluster, faults);
+        secret(cluster, faults);
+        if let Some(limits) = sections.get("limits") {
+            shards(cluster, limits, faults);
+        }
+    }
+    if let Some(limits) = sections.get("limits") {
+        record_size(limits, faults);
+    }
+    files(sections, faults);
+    sink_names(sections, faults);
+    dead_letters(sections, faults);
+    targets(sections, faults);
+}
+
+fn addresses(cluster: &Section, faults: &mut Faults) {
+    let (Some(addresses), Some(processes)) = (
+        cluster.names("addresses"),
+        cluster.whole::<usize>("processes"),
+    ) else {
+        return;
+    };
+    for address in addresses {
+        if !is_address(&address.value) {
+            faults
+                .add(
+                    &address.origin,
+                    format!("not an address: \"{}\"", address.value),
+                )
+                .hint("Write host:port, with a port from 1 to 65535, as \"10.0.0.1:9000\".");
+        }
+    }
+    let alone = processes == 1 && addresses.is_empty();
+    if addresses.len() != processes && !alone {
+        let addresses = plural(addresses.len(), "address", "addresses");
+        let processes = plural(processes, "process", "processes");
+        faults
+            .add(
+                cluster.place(&["addresses", "processes"]),
+                format!("{addresses} in [cluster] for {processes}"),
+            )
+            .hint("Give one host:port for each process, or none for a single process.");
+    }
+}
+
+fn plural(count: usize, one: &str, many: &str) -> String {
+    let noun = if count == 1 { one } else { many };
+    format!("{count} {noun}")
+}
+
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    // An IPv6 address has colons of its own, and stands in brackets.
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let host_is_one = bracketed || !host.contains(':');
+    let plain = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+    host_is_one && plain && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn secret(cluster: &Section, faults: &mut Faults) {
+    let (Some(path), Some(processes)) = (
+        cluster.text("secret_file"),
+        cluster.whole::<usize>("processes"),
+    ) else {
+        return;
+    };
+    if processes > 1 && path.is_empty() {
+        faults
+            .add(
+                cluster.place(&["secret_file", "processes"]),
+                format!("{processes} processes need a \"secret_file\" in [cluster]"),
+            )
+            .detail("Its content proves that a process belongs to the job.")
+            .hint("Make one with `head -c 32 /dev/urandom | base64`, and give it to each process.");
+    }
+}
+
+fn shards(cluster: &Section, limits: &Section, faults: &mut Faults) {
+    let (Some(processes), Some(threads), Some(shards)) = (
+        cluster.whole::<usize>("processes"),
+        cluster.whole::<usize>("threads"),
+        limits.whole::<usize>("shards"),
+    ) else {
+        return;
+    };
+    let workers = processes * threads;
+    if shards < workers {
+        let place = match limits.place(&["shards"]) {
+            place if *place != limits.place => place,
+            _ => cluster.place(&["threads", "processes"]),
+        };
+        faults
+            .add(
+                place,
+                format!("{workers} workers are too many for {shards} shards"),
+            )
+            .detail(format!(
+                "Each worker owns one shard at least; {} of {} make {workers} workers.",
+                plural(processes, "process", "processes"),
+                plural(threads, "thread", "threads")
+            ))
+            .hint("Raise \"shards\" in [limits]; it is fixed for the job's life.");
+    }
+}
+
+fn record_size(limits: &Section, faults: &mut Faults) {
+    let (Some(record), Some(in_flight)) = (
+        limits.size("max_record_bytes"),
+        limits.size("max_in_flight_bytes"),
+    ) else {
+        return;
+    };
+    if record > in_flight {
+        faults
+            .add(
+                limits.place(&["max_record_bytes", "max_in_flight_bytes"]),
+                "\"max_record_bytes\" in [limits] is more than \"max_in_flight_bytes\"",
+            )
+            .detail("Such a record could never be read.");
+    }
+}
+
+/// Files to be read have an ending that says what they hold.
+fn files(sections: &Sections, faults: &mut Faults) {
+    const REFERENCE: &[&str] = &["csv", "jsonl", "json", "ndjson"];
+    for (name, known) in [("events", &REFERENCE[1..]), ("reference", REFERENCE)] {
+        let Some(section) = sections.get(name) else {
+            continue;
+        };
+        let Some(path) = section.text("path") else {
+            continue;
+        };
+        let ending = Path::new(path).extension().unwrap_or_default();
+        let ending = ending.to_string_lossy().to_lowercase();
+        if known.contains(&&*ending) {
+            continue;
+        }
+        let known: Vec<_> = known.iter().map(|ending| format!(".{ending}")).collect();
+        let message = match &*ending {
+            "parquet" => format!(
+                "reading Parquet {} is not built yet",
+                section.table.phrase()
+            ),
+            _ => format!(
+                "cannot tell what file \"{path}\" {} is",
+                section.table.phrase()
+            ),
+        };
+        faults
+            .add(section.place(&["path"]), message)
+            .detail(format!("Known endings are {}.", known.join(", ")));
+    }
+}
+
+fn sink_names(sections: &Sections, faults: &mut Faults) {
+    let mut names = BTreeSet::new();
+    for sink in sections.all("sinks") {
+        let Some(name) = sink.text("name") else {
+            continue;
+        };
+        if !names.insert(name) {
+            let message = format!("two sinks are called \"{name}\"");
+            faults
+                .add(sink.place(&["name", "topic", "path"]), message)
+                .hint("Give this one another \"name\".");
+        }
+    }
+}
+
+/// Dead letters need a target that is written or derived.
+fn dead_letters(sections: &Sections, faults: &mut Faults) {
+    // What it would be derived from may have been reported as missing.
+    if !faults.is_empty() {
+        return;
+    }
+    let Some(section) = sections.get("dead_letters") else {
+        return;
+    };
+    let needed: &[&str] = match section.text("type") {
+        Some("kafka") => &["brokers", "topic"],
+        _ => &["path"],
+    };
+    for name in needed {
+        if section.field(name).is_none()
+            && let Some(setting) = section.table.setting(name)
+        {
+            missing(section.table, setting, &section.place, faults);
+        }
+    }
+}
+
+/// What a table reads or writes.
+#[derive(PartialEq, Eq)]
+enum Place {
+    Topic {
+        brokers: BTreeSet<String>,
+        topic: String,
+    },
+    File(PathBuf),
+}
+
+impl Place {
+    fn of(section: &Section) -> Option<Self> {
+        if let Some(path) = section.text("path") {
+            let components = Path::new(path).components();
+            let plain = components.filter(|part| *part != Component::CurDir);
+            return Some(Self::File(plain.collect()));
+        }
+        let brokers = section.text("brokers")?.split(',');
+        Some(Self::Topic {
+            brokers: brokers.map(|broker| broker.trim().to_owned()).collect(),
+            topic: section.text("topic")?.to_owned(),
+        })
+    }
+
+    /// Clusters that share a broker are one.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Topic { brokers, topic },
+                Self::Topic {
+                    brokers: other_brokers,
+                    topic: other_topic,
+                },
+            ) => topic == other_topic && !brokers.is_disjoint(other_brokers),
+            (Self::File(path), Self::File(other)) => path == other,
+            _ => false,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Topic { topic, .. } => format!("topic \"{topic}\""),
+            Self::File(path) => format!("file \"{}\"", path.display()),
+        }
+    }
+}
+
+/// Who reads or writes, for messages.
+fn who(section: &Section) -> String {
+    match section.text("name") {
+        Some(name) => format!("sink \"{name}\""),
+        None => section.table.header(),
+    }
+}
+
+/// Nothing is written by two, and nothing is written that is read.
+fn targets(sections: &Sections, faults: &mut Faults) {
+    let mut taken: Vec<(&Section, Place)> = Vec::new();
+    for table in ["events", "reference", "sinks", "dead_letters"] {
+        for section in sections.all(table) {
+            let Some(place) = Place::of(section) else {
+                continue;
+            };
+            let reads = ["events", "reference"].contains(&table);
+            let other = taken.iter().find(|(_, other)| other.is_same(&place));
+            if let Some((other, _)) = other
+                && !reads
+            {
+                let (who, whom) = (who(section), who(other));
+                let what = place.describe();
+                let message = match other.table.name {
+                    "events" | "reference" => format!("{who} writes {what}, which {whom} reads"),
+                    _ => format!("{who} and {whom} both write {what}"),
+                };
+                faults
+                    .add(section.place(&["topic", "path"]), message)
+                    .hint("Give each its own.");
+            }
+            taken.push((section, place));
+        }
+    }
+}

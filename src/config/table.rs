@@ -1,0 +1,466 @@
+//! All settings of deltajoin: the one list that the reader, its messages and the manual go by.
+//!
+//! It is apart from `settings`, which says what a setting is. The sentences here are the manual's
+//! text: `docs/configuration.md` is generated from them.
+//!
+//! # Invariants
+//! * Tables and settings follow the flow of rows, from the source to the sinks.
+//! * Every setting has its default in `default.toml`, or says here that it has none.
+
+use crate::config::settings::Kind::{
+    Addresses, Columns, Duration, Flag, Job, Key, OneOf, OptionalText, Pairs, Properties, Size,
+    Start, Text, Time, Topic, Whole,
+};
+use crate::config::settings::Literal::{Flag as No, Text as Word, Whole as Count};
+use crate::config::settings::{Setting, Table};
+
+const ENDLESS: i128 = u32::MAX as i128;
+const BROKERS: &str = "The brokers to begin with, as `host:port`, with commas between them.";
+const AT_LEAST_ONCE: &str = "After a failure some rows can be written twice.";
+const NO_TRANSACTIONS: &str = "There are no transactions: rows are sent as they come.";
+const NO_CHECKPOINTS: &str = "There are no checkpoints: a restart begins at `start` again.";
+const ALL_IN_MEMORY: &str = "The whole state is kept in memory.";
+const ALL_KEYS: &str = "Every key is remembered for as long as the job runs.";
+const ANY_TIME: &str = "Keys are not kept by time, so an event of any time is taken.";
+const TYPES: &str = "The columns and their types, in the order that they have in every output: \
+    `int64`, `float64`, `string`, `bool`, `timestamp` or `decimal(p,s)`. A `?` behind the type \
+    makes a column nullable.";
+
+/// All tables.
+pub(super) static TABLES: &[Table] = &[
+    Table {
+        name: "",
+        list: false,
+        doc: "Before any table.",
+        settings: &[Setting::new(
+            "job",
+            Job,
+            "Names state, topics and transactional ids: 1 to 100 letters, digits, `.`, `_`, `-`.",
+        )
+        .required()],
+    },
+    Table {
+        name: "events",
+        list: false,
+        doc: "Dataset A: the events.",
+        settings: EVENTS,
+    },
+    Table {
+        name: "distinct",
+        list: false,
+        doc: "How duplicates are found: of all events with one key, one is kept.",
+        settings: DISTINCT,
+    },
+    Table {
+        name: "reference",
+        list: false,
+        doc: "Dataset B: the reference table. It is read whole before the first event.",
+        settings: REFERENCE,
+    },
+    Table {
+        name: "join",
+        list: false,
+        doc: "How events meet the reference.",
+        settings: JOIN,
+    },
+    Table {
+        name: "sinks",
+        list: true,
+        doc: "Where results go; at least one. A row has the events' columns, then the reference's \
+              columns without its key.",
+        settings: SINKS,
+    },
+    Table {
+        name: "dead_letters",
+        list: false,
+        doc: "Where records go that cannot become results, with their bytes, origin and error. If \
+              the whole table is left out, they go to the cluster of the first Kafka sink, to its \
+              topic with `.dead` behind it; without Kafka sinks to a file, the path of the first \
+              sink with `.dead.jsonl` behind it.",
+        settings: DEAD_LETTERS,
+    },
+    Table {
+        name: "cluster",
+        list: false,
+        doc: "Processes and threads.",
+        settings: CLUSTER,
+    },
+    Table {
+        name: "checkpoint",
+        list: false,
+        doc: "What outlives a restart.",
+        settings: CHECKPOINT,
+    },
+    Table {
+        name: "state",
+        list: false,
+        doc: "What a process keeps.",
+        settings: STATE,
+    },
+    Table {
+        name: "limits",
+        list: false,
+        doc: "Bounds.",
+        settings: LIMITS,
+    },
+    Table {
+        name: "telemetry",
+        list: false,
+        doc: "What the job tells of itself.",
+        settings: TELEMETRY,
+    },
+];
+
+static EVENTS: &[Setting] = &[
+    Setting::new(
+        "type",
+        OneOf(&["kafka", "file"]),
+        "A Kafka topic, or a file of JSON lines.",
+    ),
+    Setting::new("brokers", Text, BROKERS)
+        .required()
+        .only_for("kafka"),
+    Setting::new("topic", Topic, "The topic to read.")
+        .required()
+        .only_for("kafka"),
+    Setting::new("path", Text, "The file to read.")
+        .required()
+        .only_for("file"),
+    Setting::new("format", OneOf(&["json"]), "Each record is a JSON object."),
+    Setting::new(
+        "start",
+        Start,
+        "Where reading starts: `earliest`, the first record that the topic still has; `latest`, \
+         its end when the job starts; or a time (RFC 3339), the first record published then or \
+         later.",
+    )
+    .only_for("kafka"),
+    Setting::new(
+        "key",
+        Key,
+        "The columns that are an event's identity: events with equal keys are one event. They \
+         must not be nullable.",
+    )
+    .required(),
+    Setting::new(
+        "time",
+        Time,
+        "The column of the event time: an `int64` with its unit (`s`, `ms` or `us` since 1970), \
+         or a `timestamp` without one.",
+    )
+    .derived("none (events have no time of their own, and their arrival counts)"),
+    Setting::new("columns", Columns, TYPES).required(),
+    Setting::new(
+        "on_missing_offsets",
+        OneOf(&["fail", "earliest"]),
+        "What to do when the broker has deleted records that were not read yet: `fail`, or go on \
+         at the `earliest` and count the gap.",
+    )
+    .only_for("kafka")
+    .only(Word("fail"), "The job ends with an error."),
+    Setting::new("kafka", Properties, PASS_THROUGH).only_for("kafka"),
+];
+
+const PASS_THROUGH: &str = "Passed through to librdkafka as it is: TLS, SASL, tuning.";
+
+static DISTINCT: &[Setting] = &[
+    Setting::new(
+        "keep",
+        OneOf(&["first", "earliest", "latest"]),
+        "Which event of a key is kept: the `first` to arrive, or the one of the `earliest` or \
+         `latest` event time.",
+    )
+    .only(Word("first"), "The first event to arrive is kept."),
+    Setting::new(
+        "retry_time",
+        OneOf(&["same", "may-differ"]),
+        "Whether a retry carries the `same` event time as the event that it repeats.",
+    )
+    .only(Word("same"), "A retry is found whatever its event time."),
+    Setting::new("horizon", Duration, "How long a key is remembered.").not_built(ALL_KEYS),
+    Setting::new(
+        "future",
+        Duration,
+        "An event whose time is later than its epoch by more than this is a dead letter.",
+    )
+    .not_built(ANY_TIME),
+    Setting::new(
+        "detect_conflicts",
+        Flag,
+        "Count duplicates whose other columns differ.",
+    )
+    .only(No(false), "Duplicates are counted, and not compared."),
+];
+
+static REFERENCE: &[Setting] = &[
+    Setting::new(
+        "type",
+        OneOf(&["file", "kafka"]),
+        "A file, or a compacted Kafka topic whose keys are JSON objects of the key columns and \
+         whose values are JSON rows; a record without a value removes its row.",
+    ),
+    Setting::new(
+        "path",
+        Text,
+        "The file: CSV with a header (`.csv`), or JSON lines (`.jsonl`, `.json`, `.ndjson`). \
+         Parquet is not built yet.",
+    )
+    .required()
+    .only_for("file"),
+    Setting::new("brokers", Text, BROKERS)
+        .required()
+        .only_for("kafka"),
+    Setting::new("topic", Topic, "The topic to read.")
+        .required()
+        .only_for("kafka"),
+    Setting::new("format", OneOf(&["json"]), "Keys and values are JSON.").only_for("kafka"),
+    Setting::new("refresh", Duration, "How often to look for a changed file.")
+        .only_for("file")
+        .not_built("The file is read once, when the job starts."),
+    Setting::new(
+        "key",
+        Key,
+        "The columns that identify a row. They must not be nullable.",
+    )
+    .required(),
+    Setting::new("columns", Columns, TYPES).required(),
+    Setting::new("kafka", Properties, PASS_THROUGH).only_for("kafka"),
+];
+
+static JOIN: &[Setting] = &[
+    Setting::new(
+        "on",
+        Pairs,
+        "Pairs of columns of equal type, an event's on the left and the reference's on the right. \
+         The right sides are the reference's key.",
+    )
+    .required(),
+    Setting::new(
+        "unmatched",
+        OneOf(&["keep", "drop", "dead-letter"]),
+        "What becomes of an event without a reference row: `keep` it, with nulls for the \
+         reference's columns; `drop` it; or make it a `dead-letter`.",
+    ),
+    Setting::new(
+        "on_reference_change",
+        OneOf(&["revise", "future-only"]),
+        "Whether a changed reference row does `revise` recent results, or is for `future-only` \
+         events.",
+    )
+    .only(Word("future-only"), "Results stay as they were written."),
+    Setting::new(
+        "revise_window",
+        Duration,
+        "Results this recent are revised.",
+    )
+    .not_built("Results stay as they were written."),
+    Setting::new(
+        "strategy",
+        OneOf(&["broadcast", "partitioned"]),
+        "`broadcast`: every worker has the whole reference. `partitioned`: each has a part.",
+    )
+    .only(Word("broadcast"), "Every worker has the whole reference."),
+    Setting::new(
+        "version_column",
+        OptionalText,
+        "A column of this name in every result holds the epoch of its reference row.",
+    )
+    .only(Word(""), "There is no such column."),
+];
+
+static SINKS: &[Setting] = &[
+    Setting::new(
+        "type",
+        OneOf(&["kafka", "jsonl"]),
+        "A Kafka topic, whose keys are the events' keys as JSON, or a file of JSON lines.",
+    ),
+    Setting::new(
+        "name",
+        Text,
+        "Its name in progress, logs and metrics; unique.",
+    )
+    .derived("the topic, or the name of the file"),
+    Setting::new("brokers", Text, BROKERS)
+        .required()
+        .only_for("kafka"),
+    Setting::new("topic", Topic, "The topic to write.")
+        .required()
+        .only_for("kafka"),
+    Setting::new("path", Text, "The file to write.")
+        .required()
+        .only_for("jsonl"),
+    Setting::new("format", OneOf(&["json"]), "Each row is a JSON object.").only_for("kafka"),
+    Setting::new(
+        "envelope",
+        OneOf(&["upsert", "changelog"]),
+        "`upsert`: the latest row of a key holds. `changelog`: every insertion and retraction.",
+    )
+    .only_for("kafka")
+    .only(Word("upsert"), "The latest row of a key holds."),
+    Setting::new(
+        "delivery",
+        OneOf(&["exactly-once", "at-least-once"]),
+        "Whether a reader can see a row twice after a failure.",
+    )
+    .only_for("kafka")
+    .only(Word("at-least-once"), AT_LEAST_ONCE),
+    Setting::new(
+        "commit_interval",
+        Duration,
+        "How often a transaction is committed.",
+    )
+    .only_for("kafka")
+    .not_built(NO_TRANSACTIONS),
+    Setting::new(
+        "partitioner",
+        OneOf(&["key-group", "murmur2"]),
+        "How a row finds its partition: by `key-group`, so that a process writes to few, or by \
+         `murmur2`, Kafka's default for records with a key.",
+    )
+    .only_for("kafka"),
+    Setting::new("kafka", Properties, PASS_THROUGH).only_for("kafka"),
+];
+
+static DEAD_LETTERS: &[Setting] = &[
+    Setting::new(
+        "type",
+        OneOf(&["kafka", "jsonl"]),
+        "A Kafka topic, or a file of JSON lines.",
+    )
+    .derived("`\"kafka\"` if there is a Kafka sink, else `\"jsonl\"`"),
+    Setting::new("brokers", Text, BROKERS)
+        .derived("what the first Kafka sink has")
+        .only_for("kafka"),
+    Setting::new("topic", Topic, "The topic to write.")
+        .derived("the topic of the first Kafka sink, with `.dead` behind it")
+        .only_for("kafka"),
+    Setting::new("path", Text, "The file to write.")
+        .derived("the path of the first `jsonl` sink, with `.dead.jsonl` behind it")
+        .only_for("jsonl"),
+    Setting::new(
+        "delivery",
+        OneOf(&["exactly-once", "at-least-once"]),
+        "As in `[[sinks]]`.",
+    )
+    .only_for("kafka")
+    .only(Word("at-least-once"), AT_LEAST_ONCE),
+    Setting::new("commit_interval", Duration, "As in `[[sinks]]`.")
+        .only_for("kafka")
+        .not_built(NO_TRANSACTIONS),
+    Setting::new("kafka", Properties, PASS_THROUGH)
+        .derived("what the first Kafka sink has if `brokers` is left out, else `{}`")
+        .only_for("kafka"),
+];
+
+static CLUSTER: &[Setting] = &[
+    Setting::new(
+        "processes",
+        Whole(1, 1024),
+        "How many processes run the job.",
+    ),
+    Setting::new("threads", Whole(1, 1024), "Workers in each process."),
+    Setting::new(
+        "addresses",
+        Addresses,
+        "The `host:port` of each process, in the order of their numbers; needed from two \
+         processes on.",
+    ),
+    Setting::new(
+        "secret_file",
+        OptionalText,
+        "A file whose content all processes share, the proof that one belongs to the job; needed \
+         from two processes on.",
+    ),
+    Setting::new(
+        "peer_timeout",
+        Duration,
+        "A process that is silent for longer is lost, and the job ends.",
+    ),
+    Setting::new(
+        "restarts",
+        Whole(0, ENDLESS),
+        "How often `deltajoin cluster` restarts the job within ten minutes before it gives up.",
+    ),
+];
+
+static CHECKPOINT: &[Setting] = &[
+    Setting::new(
+        "location",
+        Text,
+        "Where checkpoints go: `file://` with a path, or `s3://` with a bucket and a prefix.",
+    )
+    .not_built(NO_CHECKPOINTS),
+    Setting::new("interval", Duration, "How often one is made.").not_built(NO_CHECKPOINTS),
+    Setting::new(
+        "bindings_retention",
+        Duration,
+        "How long bindings are kept.",
+    )
+    .not_built(NO_CHECKPOINTS),
+    Setting::new(
+        "bindings_brokers",
+        OptionalText,
+        "The cluster of the topic of bindings; empty for the events' own.",
+    )
+    .not_built(NO_CHECKPOINTS),
+    Setting::new(
+        "commit_group_offsets",
+        Flag,
+        "Whether offsets are committed after a checkpoint too, for monitors of lag.",
+    )
+    .not_built("Offsets are not committed."),
+];
+
+static STATE: &[Setting] = &[
+    Setting::new(
+        "dir",
+        Text,
+        "The directory of what does not fit into memory.",
+    )
+    .not_built(ALL_IN_MEMORY),
+    Setting::new(
+        "memory_limit",
+        Size,
+        "The greatest state in memory, for each process.",
+    )
+    .not_built(ALL_IN_MEMORY),
+];
+
+static LIMITS: &[Setting] = &[
+    Setting::new("tick", Duration, "Epochs are minted at most this often."),
+    Setting::new(
+        "max_in_flight_bytes",
+        Size,
+        "Bytes that are read and not yet written, in each process; beyond it reading stops.",
+    ),
+    Setting::new(
+        "max_record_bytes",
+        Size,
+        "The largest record that is decoded; a larger one is a dead letter.",
+    ),
+    Setting::new(
+        "shards",
+        Whole(1, 1024),
+        "Units of ownership and of progress. At least the number of workers; fixed for the job's \
+         life.",
+    ),
+    Setting::new(
+        "topic_replication",
+        Whole(0, 32767),
+        "Replicas of the topics that the job makes; 0 is the broker's default.",
+    )
+    .only(Count(0), "The broker's default holds."),
+];
+
+static TELEMETRY: &[Setting] = &[
+    Setting::new(
+        "log",
+        Text,
+        "Which log lines are written: a level, as `info`, or a filter, as `deltajoin=debug`.",
+    ),
+    Setting::new(
+        "status_file",
+        OptionalText,
+        "A file that holds the job's state, written anew every second; empty for none.",
+    ),
+];

@@ -1,0 +1,305 @@
+//! Messages about settings that do not go together: cluster, limits, files, targets.
+//!
+//! They are apart from `values`: each value here is right by itself.
+
+use expect_test::expect;
+
+use crate::config::tests::{check, edited, load_with};
+
+#[test]
+fn several_processes_need_addresses_and_a_secret() {
+    check(
+        &[("", "[cluster]\nprocesses = 2")],
+        expect![[r#"
+            error: 0 addresses in [cluster] for 2 processes
+              --> job.toml:26:13
+               |
+            26 | processes = 2
+               |             ^
+              hint: Give one host:port for each process, or none for a single process.
+
+            error: 2 processes need a "secret_file" in [cluster]
+              --> job.toml:26:13
+               |
+            26 | processes = 2
+               |             ^
+              detail: Its content proves that a process belongs to the job.
+              hint: Make one with `head -c 32 /dev/urandom | base64`, and give it to each
+                process.
+
+            2 faults in job.toml
+        "#]],
+    );
+    check(
+        &[(
+            "",
+            "[cluster]\nprocesses = 2\nsecret_file = \"s\"\naddresses = [\"a:1\"]",
+        )],
+        expect![[r#"
+            error: 1 address in [cluster] for 2 processes
+              --> job.toml:28:13
+               |
+            28 | addresses = ["a:1"]
+               |             ^^^^^^^
+              hint: Give one host:port for each process, or none for a single process.
+        "#]],
+    );
+}
+
+#[test]
+fn an_address_is_a_host_and_a_port() {
+    check(
+        &[(
+            "",
+            "[cluster]\nprocesses = 4\nsecret_file = \"s\"\n\
+             addresses = [\"a\", \"b:0\", \"::1:9000\", \"[::1]:9000\"]",
+        )],
+        expect![[r#"
+            error: not an address: "a"
+              --> job.toml:28:14
+               |
+            28 | addresses = ["a", "b:0", "::1:9000", "[::1]:9000"]
+               |              ^^^
+              hint: Write host:port, with a port from 1 to 65535, as "10.0.0.1:9000".
+
+            error: not an address: "b:0"
+              --> job.toml:28:19
+               |
+            28 | addresses = ["a", "b:0", "::1:9000", "[::1]:9000"]
+               |                   ^^^^^
+              hint: Write host:port, with a port from 1 to 65535, as "10.0.0.1:9000".
+
+            error: not an address: "::1:9000"
+              --> job.toml:28:26
+               |
+            28 | addresses = ["a", "b:0", "::1:9000", "[::1]:9000"]
+               |                          ^^^^^^^^^^
+              hint: Write host:port, with a port from 1 to 65535, as "10.0.0.1:9000".
+
+            3 faults in job.toml
+        "#]],
+    );
+    check(
+        &[(
+            "",
+            "[cluster]\nprocesses = 2\nsecret_file = \"s\"\naddresses = [\"a:1\", \"a:1\"]",
+        )],
+        expect![[r#"
+            error: "addresses" in [cluster] names "a:1" twice
+              --> job.toml:28:21
+               |
+            28 | addresses = ["a:1", "a:1"]
+               |                     ^^^^^
+              hint: Remove one.
+        "#]],
+    );
+}
+
+#[test]
+fn a_worker_has_a_shard() {
+    check(
+        &[("", "[cluster]\nthreads = 65")],
+        expect![[r#"
+            error: 65 workers are too many for 64 shards
+              --> job.toml:26:11
+               |
+            26 | threads = 65
+               |           ^^
+              detail: Each worker owns one shard at least; 1 process of 65 threads make 65
+                workers.
+              hint: Raise "shards" in [limits]; it is fixed for the job's life.
+        "#]],
+    );
+    check(
+        &[("", "[cluster]\nthreads = 3\n[limits]\nshards = 2")],
+        expect![[r#"
+            error: 3 workers are too many for 2 shards
+              --> job.toml:28:10
+               |
+            28 | shards = 2
+               |          ^
+              detail: Each worker owns one shard at least; 1 process of 3 threads make 3
+                workers.
+              hint: Raise "shards" in [limits]; it is fixed for the job's life.
+        "#]],
+    );
+}
+
+#[test]
+fn a_record_fits_into_what_may_be_in_flight() {
+    check(
+        &[("", "[limits]\nmax_record_bytes = \"1GiB\"")],
+        expect![[r#"
+            error: "max_record_bytes" in [limits] is more than "max_in_flight_bytes"
+              --> job.toml:26:20
+               |
+            26 | max_record_bytes = "1GiB"
+               |                    ^^^^^^
+              detail: Such a record could never be read.
+        "#]],
+    );
+}
+
+#[test]
+fn the_ending_of_a_file_is_known() {
+    check(
+        &[("reference.csv", "reference.parquet")],
+        expect![[r#"
+        error: reading Parquet in [reference] is not built yet
+          --> job.toml:11:8
+           |
+        11 | path = "reference.parquet"
+           |        ^^^^^^^^^^^^^^^^^^^
+          detail: Known endings are .csv, .jsonl, .json, .ndjson.
+    "#]],
+    );
+    check(
+        &[("reference.csv", "reference.xlsx")],
+        expect![[r#"
+        error: cannot tell what file "reference.xlsx" in [reference] is
+          --> job.toml:11:8
+           |
+        11 | path = "reference.xlsx"
+           |        ^^^^^^^^^^^^^^^^
+          detail: Known endings are .csv, .jsonl, .json, .ndjson.
+    "#]],
+    );
+    check(
+        &[(
+            "brokers = \"k1:9092\"\ntopic = \"events\"",
+            "type = \"file\"\npath = \"events.csv\"",
+        )],
+        expect![[r#"
+            error: cannot tell what file "events.csv" in [events] is
+              --> job.toml:5:8
+              |
+            5 | path = "events.csv"
+              |        ^^^^^^^^^^^^
+              detail: Known endings are .jsonl, .json, .ndjson.
+        "#]],
+    );
+}
+
+#[test]
+fn sinks_have_names_of_their_own() {
+    check(
+        &[("type = \"jsonl\"", "type = \"jsonl\"\nname = \"joined\"")],
+        expect![[r#"
+            error: two sinks are called "joined"
+              --> job.toml:24:8
+               |
+            24 | name = "joined"
+               |        ^^^^^^^^
+              hint: Give this one another "name".
+        "#]],
+    );
+}
+
+#[test]
+fn nothing_is_written_twice_or_read_back() {
+    check(
+        &[("\"joined\"", "\"events\"")],
+        expect![[r#"
+            error: sink "events" writes topic "events", which [events] reads
+              --> job.toml:20:9
+               |
+            20 | topic = "events"
+               |         ^^^^^^^^
+              hint: Give each its own.
+        "#]],
+    );
+    check(
+        &[(
+            "type = \"jsonl\"\npath = \"out/joined.jsonl\"",
+            "name = \"other\"\nbrokers = \"k2:9092, k1:9092\"\ntopic = \"joined\"",
+        )],
+        expect![[r#"
+            error: sink "other" and sink "joined" both write topic "joined"
+              --> job.toml:25:9
+               |
+            25 | topic = "joined"
+               |         ^^^^^^^^
+              hint: Give each its own.
+        "#]],
+    );
+    check(
+        &[(
+            "",
+            "[dead_letters]\ntype = \"jsonl\"\npath = \"./out/joined.jsonl\"",
+        )],
+        expect![[r#"
+            error: [dead_letters] and sink "joined.jsonl" both write file "out/joined.jsonl"
+              --> job.toml:27:8
+               |
+            27 | path = "./out/joined.jsonl"
+               |        ^^^^^^^^^^^^^^^^^^^^
+              hint: Give each its own.
+        "#]],
+    );
+}
+
+#[test]
+fn dead_letters_that_follow_from_no_sink_must_be_written() {
+    check(
+        &[
+            ("[[sinks]]\nbrokers = \"k1:9092\"\ntopic = \"joined\"\n", ""),
+            (
+                "",
+                "[dead_letters]\ntype = \"kafka\"\nbrokers = \"k1:9092\"",
+            ),
+        ],
+        expect![[r#"
+            error: missing setting "topic" in [dead_letters]
+              --> job.toml:22:1
+               |
+            22 | [dead_letters]
+               | ^^^^^^^^^^^^^^
+              detail: It would be the topic of the first Kafka sink, with ".dead" behind it,
+                but there is none.
+              hint: Write topic = "...".
+        "#]],
+    );
+}
+
+#[test]
+fn a_fault_of_a_sink_is_not_repeated_for_the_dead_letters() {
+    check(
+        &[(
+            "brokers = \"k1:9092\"\ntopic = \"joined\"",
+            "brokers = 7\ntopic = \"a b\"",
+        )],
+        expect![[r#"
+            error: "brokers" in [[sinks]] must be text
+              --> job.toml:19:11
+               |
+            19 | brokers = 7
+               |           ^
+              detail: It is the number 7.
+              hint: Write text in quotes.
+
+            error: "topic" in [[sinks]] is not the name of a topic: "a b"
+              --> job.toml:20:9
+               |
+            20 | topic = "a b"
+               |         ^^^^^
+              detail: A name has 1 to 249 letters (a to z, A to Z), digits, ".", "_" and
+                "-".
+
+            2 faults in job.toml
+        "#]],
+    );
+}
+
+#[test]
+fn a_derived_topic_is_checked() {
+    let long = format!("topic = \"{}\"", "x".repeat(249));
+    let error = load_with(&edited(&[("topic = \"joined\"", &long)]), &[], &[]);
+    let report = error
+        .err()
+        .expect("the topic of dead letters is too long")
+        .to_string();
+    assert!(
+        report.starts_with("error: \"topic\" in [dead_letters] is not"),
+        "{report}"
+    );
+}
