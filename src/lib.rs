@@ -1,6 +1,8 @@
 //! The shell of deltajoin: everything that touches the world, around the core in
 //! `deltajoin-workers`.
 
+pub mod cluster;
 pub mod codec;
 pub mod config;
 pub mod connectors;
+pub mod error;
