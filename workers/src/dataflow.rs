@@ -9,11 +9,11 @@
 //!                      v      \      v
 //!                   Distinct --------> Join
 //!                               \    /    \
-//!                    undecodable \  /      \ joined rows
-//!                     records     \/        \
-//!                            Sink:dead   Sink:<name> ...
-//!                                  \        /
-//!                                   written (probe): what all sinks of all workers have written
+//!                     undecodable \  /      | joined rows
+//!                     records      \/       v
+//!                              Sink:dead <- Sink:<name> ... (rows that a sink could not take)
+//!                                   |
+//!                                written (probe): what all sinks of all workers have written
 //! ```
 //!
 //! The exchange between `Source` and `Distinct` is the only one in the path of the events.
@@ -25,9 +25,10 @@ use std::rc::Rc;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::vec::Broadcast;
-use timely::dataflow::operators::{Concat, Concatenate, Input, Probe};
+use timely::dataflow::operators::{Concatenate, Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 
+use crate::Rows;
 use crate::batch::ToWorker;
 use crate::key::Ownership;
 use crate::operators::{
@@ -72,6 +73,8 @@ pub struct SinkPort {
 
 /// What one worker has of the outside world.
 pub struct Ports {
+    /// Whether this worker is the first of its process.
+    pub first_of_process: bool,
     /// Events that this worker reads.
     pub events: Rc<Events>,
     /// Changes of the reference table, on worker 0.
@@ -124,12 +127,14 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         Engine::Textbook => textbook(events, reference, plan.join, counts()),
     };
 
-    let mut writing = Vec::new();
+    // What a sink cannot take becomes a dead letter, so the sink of dead letters is behind all
+    // others, and the frontier behind it is what is written everywhere.
+    let mut dead_letters = vec![undecoded, unmatched];
     for port in ports.sinks {
-        writing.push(write(joined.clone(), port));
+        dead_letters.push(write(joined.clone(), port, counts()));
     }
-    writing.push(write(undecoded.concat(unmatched), ports.dead_letters));
-    scope.concatenate(writing).probe_with(&written);
+    let dead_letters = scope.concatenate(dead_letters);
+    write(dead_letters, ports.dead_letters, counts()).probe_with(&written);
     Dataflow {
         mints,
         closed,
@@ -139,15 +144,11 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     }
 }
 
-fn write<'scope>(rows: crate::Rows<'scope>, port: SinkPort) -> crate::Rows<'scope> {
+fn write<'scope>(rows: Rows<'scope>, port: SinkPort, counts: SharedCounts) -> Rows<'scope> {
     if port.single_writer {
-        sink(
-            rows,
-            DistributorPact(|_| ToWorker(0)),
-            &port.name,
-            port.sink,
-        )
+        let route = DistributorPact(|_| ToWorker(0));
+        sink(rows, route, &port.name, port.sink, counts)
     } else {
-        sink(rows, Pipeline, &port.name, port.sink)
+        sink(rows, Pipeline, &port.name, port.sink, counts)
     }
 }

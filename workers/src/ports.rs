@@ -66,6 +66,12 @@ pub trait Sink {
 
     /// Sets what must be called whenever `written` has grown.
     fn wake_by(&mut self, waker: Waker);
+
+    /// Takes the dead letters for rows that the sink could not take, as a row larger than its
+    /// topic allows. Those of an epoch must be here before `written` is beyond it.
+    fn rejected(&mut self) -> Batch {
+        Batch::default()
+    }
 }
 
 /// The time of day. Only worker 0 asks it, to name epochs; and every worker, to tell latencies.
@@ -78,6 +84,9 @@ pub trait Clock: Send + Sync {
 pub trait Observer: Send + Sync {
     /// `records` records, the oldest published at `published_ms`, are now written by every sink.
     fn written(&self, records: u64, published_ms: u64);
+
+    /// How many records this process is behind its source.
+    fn lag_records(&self) -> u64;
 
     /// What all workers of the job have done so far; called on process 0 about once a second, and
     /// once when all is done.
@@ -118,6 +127,8 @@ pub struct Counts {
     pub key_bytes: u64,
     /// Rows of the reference table, on worker 0.
     pub reference_rows: u64,
+    /// Records that the source has and this process has not read.
+    pub lag_records: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -132,6 +143,7 @@ impl std::ops::AddAssign for Counts {
         self.keys += other.keys;
         self.key_bytes += other.key_bytes;
         self.reference_rows += other.reference_rows;
+        self.lag_records += other.lag_records;
     }
 }
 

@@ -55,10 +55,12 @@ pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
     if let Some(reference) = &ports.reference {
         reference.wake_by(waker);
     }
+    let first_here = ports.first_of_process;
     let plan = settings.plan.clone();
     let dataflow = worker.dataflow(|scope| dataflow::build(scope, plan, ports, &counts));
     let first = (worker.index() == 0).then(|| First::new(&settings, worker.peers()));
     let mut this = This {
+        first_here,
         settings,
         control,
         dataflow: RefCell::new(dataflow),
@@ -82,6 +84,8 @@ struct This {
     dataflow: RefCell<Dataflow>,
     events: Rc<Events>,
     counts: SharedCounts,
+    /// Whether this is the first worker of its process, which speaks for it.
+    first_here: bool,
     /// The frontier of closed epochs when worker 0 was last asked for one: while it stands there,
     /// the answer is still to come.
     asked_at: Option<u64>,
@@ -121,6 +125,9 @@ impl This {
     /// What every worker does in every turn.
     fn turn(&mut self) {
         self.release();
+        if self.first_here {
+            self.counts.borrow_mut().lag_records = self.settings.observer.lag_records();
+        }
         let closed = self
             .dataflow
             .borrow()

@@ -227,6 +227,7 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             sink: Some(Box::new(Collect::new(rows))),
         };
         let ports = Ports {
+            first_of_process: worker.index() == 0,
             events: Rc::new(events),
             reference: (worker.index() == 0).then(|| Rc::new(reference)),
             sinks: vec![sink("rows", rows)],

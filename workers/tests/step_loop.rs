@@ -32,6 +32,10 @@ impl Observer for Seen {
         self.written.fetch_add(records, Ordering::Relaxed);
     }
 
+    fn lag_records(&self) -> u64 {
+        0
+    }
+
     fn progress(&self, progress: &Progress) {
         *self.progress.lock().unwrap() = progress.clone();
     }
@@ -71,6 +75,7 @@ fn run(
             sink: (worker.index() == 0).then(|| Box::new(Collect::new(rows)) as _),
         };
         let ports = Ports {
+            first_of_process: worker.index() == 0,
             events: Rc::new(events),
             reference: (worker.index() == 0).then(|| Rc::new(reference)),
             sinks: vec![sink("rows", &rows)],

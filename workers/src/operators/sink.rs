@@ -2,7 +2,8 @@
 //!
 //! # Semantics
 //! The sink is given every epoch whole, one after the other, and only once it is closed on all
-//! workers. The output is empty; its frontier says which epochs are written.
+//! workers. The output is a dead letter for each row that the sink could not take; its frontier
+//! says which epochs are written.
 //!
 //! # Routing
 //! A sink that every worker writes to takes the rows where they are. One with a single writer,
@@ -28,7 +29,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
 use crate::batch::Batch;
-use crate::operators::Whole;
+use crate::operators::{SharedCounts, Whole};
 use crate::ports::Sink;
 
 /// Writes `rows` to `sink`, which is there on the workers that write.
@@ -37,6 +38,7 @@ pub fn sink<'scope, P>(
     route: P,
     name: &str,
     mut sink: Option<Box<dyn Sink>>,
+    counts: SharedCounts,
 ) -> Stream<'scope, u64, Batch>
 where
     P: ParallelizationContract<u64, Batch>,
@@ -52,7 +54,7 @@ where
         }
         let mut open: BTreeMap<u64, (Capability<u64>, Vec<Batch>)> = BTreeMap::new();
         let mut writing: VecDeque<Capability<u64>> = VecDeque::new();
-        move |(input, frontier), _output| {
+        move |(input, frontier), output| {
             input.for_each(|capability, batch| {
                 let Some(capability) = capability.retain_least(0) else {
                     return;
@@ -76,7 +78,16 @@ where
                 sink.close(epoch);
                 writing.push_back(capability);
             }
+            // Rejected rows of an epoch are at hand before the epoch is written: ask in this order.
             let written = sink.written();
+            if let Some(capability) = writing.front() {
+                let mut rejected = sink.rejected();
+                if !rejected.is_empty() {
+                    counts.borrow_mut().dead_letters += rejected.len() as u64;
+                    let mut session = output.session_with_builder(capability);
+                    session.give_container(&mut rejected);
+                }
+            }
             while writing
                 .front()
                 .is_some_and(|capability| *capability.time() < written)
