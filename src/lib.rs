@@ -1,8 +1,21 @@
 //! The shell of deltajoin: everything that touches the world, around the core in
 //! `deltajoin-workers`.
+//!
+//! # Layout, from the command line inwards
+//! * `cli`: one file a subcommand. `process`: makes a process of a job, the composition root.
+//! * `config`: the settings. `codec`: rows to JSON and back. `connectors`: Kafka and files.
+//! * `cluster`: the mesh between processes, and their supervisor.
+//! * `telemetry`: logs, progress, status. `failure`, `error`: how a process ends.
+//! * `generate`: the events of the example.
+
+pub mod cli;
+pub mod process;
 
 pub mod cluster;
 pub mod codec;
 pub mod config;
 pub mod connectors;
+
 pub mod error;
+pub mod failure;
+pub mod telemetry;

@@ -1,2 +1,7 @@
-//! The binary of deltajoin.
-fn main() {}
+//! The binary of deltajoin: `cli::run` and nothing else.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    deltajoin::cli::run().into()
+}

@@ -264,12 +264,7 @@ impl Batch {
             16
         };
         let beside = self.len() * (keys + 4 + 8 + 1);
-        beside
-            + self
-                .columns
-                .iter()
-                .map(|column| column_bytes(column))
-                .sum::<usize>()
+        beside + self.columns.iter().map(column_bytes).sum::<usize>()
     }
 
     /// The join key of one row: the mixed key of some columns, or `None` if one of them is null,

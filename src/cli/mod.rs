@@ -1,0 +1,187 @@
+//! The command line: one file a subcommand.
+//!
+//! Only here anything is printed: results and summaries to standard output, all else to standard
+//! error.
+
+mod check;
+mod cluster;
+mod run;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use deltajoin_workers::dataflow::Engine;
+use deltajoin_workers::ports::Stop;
+
+use crate::cluster::{signals, supervisor};
+use crate::config::{self, Loaded, Sources};
+use crate::error::ExitCode;
+use crate::failure::Failure;
+use crate::telemetry;
+
+/// Keeps a stream of Kafka events joined with a reference table, each result once, and right.
+#[derive(Debug, Parser)]
+#[command(name = "deltajoin", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a job in this process.
+    Run(JobArgs),
+    /// Start all processes of a job on this host and watch them.
+    Cluster(JobArgs),
+    /// Run one process of a job; its peers run under other supervisors or on other hosts.
+    Worker {
+        #[command(flatten)]
+        job: JobArgs,
+        /// Which process of the job this is, from 0.
+        #[arg(long, value_name = "I")]
+        process: usize,
+        /// A supervisor holds standard input: end when it closes.
+        #[arg(long, hide = true)]
+        supervised: bool,
+    },
+    /// Check a configuration: its values, that inputs and outputs can be reached, and their types.
+    Check {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// Print every setting with its origin.
+        #[arg(long)]
+        print: bool,
+        /// Look at the file alone: connect to nothing.
+        #[arg(long)]
+        offline: bool,
+    },
+}
+
+/// Where the settings are.
+#[derive(Clone, Debug, Args)]
+struct SettingsArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Set a setting, as events.topic=detections; may be given more than once.
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+}
+
+/// A job to run.
+#[derive(Clone, Debug, Args)]
+struct JobArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Process what the topic held at the start, write everything, print a summary, and end.
+    #[arg(long)]
+    until_end: bool,
+    /// Which operators compute the result.
+    #[arg(long, value_enum, default_value_t = EngineArg::Production)]
+    engine: EngineArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EngineArg {
+    /// Those of deltajoin.
+    Production,
+    /// Differential's own: slow, and the definition of the result.
+    Textbook,
+}
+
+impl From<EngineArg> for Engine {
+    fn from(engine: EngineArg) -> Self {
+        match engine {
+            EngineArg::Production => Self::Production,
+            EngineArg::Textbook => Self::Textbook,
+        }
+    }
+}
+
+/// Runs the command line and says how the process ends.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // Nothing can be said if the terminal is gone.
+            error.print().unwrap_or_default();
+            return if wrong {
+                ExitCode::Usage
+            } else {
+                ExitCode::Done
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Run(job) => run::run(&job),
+        Command::Cluster(job) => cluster::run(&job),
+        Command::Worker {
+            job,
+            process,
+            supervised,
+        } => run::worker(&job, process, supervised),
+        Command::Check {
+            settings,
+            print,
+            offline,
+        } => check::run(&settings, print, offline),
+    };
+    result.unwrap_or_else(|failure| {
+        if failure.code != ExitCode::Done {
+            say(&failure.to_string());
+        }
+        failure.code
+    })
+}
+
+/// Writes a line to standard error, and goes on if nobody reads it.
+#[allow(clippy::print_stderr)]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Writes a line to standard output: a result.
+#[allow(clippy::print_stdout)]
+fn print(line: &str) {
+    println!("{line}");
+}
+
+/// Ends the process for an error on a thread.
+fn fatal(failure: &Failure) -> ! {
+    let text = failure.to_string();
+    failure.code.end_after(move || say(&text))
+}
+
+/// Loads the settings and starts logging as they say.
+fn load(settings: &SettingsArgs) -> Result<Loaded, Failure> {
+    let loaded = config::load(Sources {
+        file: settings.config.clone(),
+        environment: std::env::vars_os(),
+        set: settings.set.clone(),
+    })
+    // Its text is a whole report already.
+    .map_err(|error| Failure::report(&error.to_string()))?;
+    let log = &loaded.config.telemetry.log;
+    telemetry::log_to_stderr(log).map_err(|error| {
+        Failure::usage(format!("cannot read telemetry.log {log:?}: {error}"))
+            .hint("Write a level, as \"info\", or levels by module, as \"info,deltajoin=debug\".")
+    })?;
+    Ok(loaded)
+}
+
+/// A stop flag that signals set.
+fn stop_by_signals() -> Result<Arc<Stop>, Failure> {
+    let stop = Arc::new(Stop::default());
+    signals::watch_signals(Arc::clone(&stop))
+        .map_err(|error| Failure::failed(format!("could not watch signals: {error}")))?;
+    Ok(stop)
+}
+
+/// Obeys the supervisor at standard input.
+fn obey_supervisor(stop: &Arc<Stop>) -> Result<(), Failure> {
+    supervisor::watch_supervisor(Arc::clone(stop))
+        .map(drop)
+        .map_err(|error| Failure::failed(format!("could not watch the supervisor: {error}")))
+}

@@ -1,0 +1,72 @@
+//! `deltajoin run` and `deltajoin worker`: one process of a job.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use deltajoin_workers::ports::Stop;
+
+use crate::cli::{JobArgs, fatal, load, obey_supervisor, print, say, stop_by_signals};
+use crate::config::Config;
+use crate::error::ExitCode;
+use crate::failure::Failure;
+use crate::process::{self, Process, Summary};
+
+/// A job in this one process.
+pub(super) fn run(job: &JobArgs) -> Result<ExitCode, Failure> {
+    let config = load(&job.settings)?.config;
+    if config.cluster.processes != 1 {
+        let processes = config.cluster.processes;
+        return Err(Failure::usage(format!("the job has {processes} processes"))
+            .hint("Use `deltajoin cluster`, or add --set cluster.processes=1."));
+    }
+    start(job, config, 0, stop_by_signals()?)
+}
+
+/// One process of a job of several.
+pub(super) fn worker(job: &JobArgs, index: usize, supervised: bool) -> Result<ExitCode, Failure> {
+    let config = load(&job.settings)?.config;
+    let stop = stop_by_signals()?;
+    if supervised {
+        obey_supervisor(&stop)?;
+    }
+    start(job, config, index, stop)
+}
+
+fn start(
+    job: &JobArgs,
+    config: Config,
+    index: usize,
+    stop: Arc<Stop>,
+) -> Result<ExitCode, Failure> {
+    let watched = std::io::stderr().is_terminal() && index == 0;
+    let until_end = job.until_end;
+    let summary = process::run(Process {
+        config,
+        index,
+        engine: job.engine.into(),
+        until_end,
+        stop,
+        fatal,
+        progress_line: watched.then_some(say as fn(&str)),
+    })?;
+    if until_end && index == 0 {
+        print(&text(&summary));
+    }
+    Ok(ExitCode::Done)
+}
+
+/// The summary as it is printed: one name and number a line, so that programs can read it too.
+fn text(summary: &Summary) -> String {
+    let Summary { counts, seconds } = summary;
+    format!(
+        "records       {}\nevents        {}\ndistinct      {}\nduplicates    {}\nunmatched     {}\n\
+         dead letters  {}\nrows out      {}\nseconds       {seconds:.3}",
+        counts.records,
+        counts.events,
+        counts.distinct,
+        counts.duplicates,
+        counts.unmatched,
+        counts.dead_letters,
+        counts.rows_out,
+    )
+}

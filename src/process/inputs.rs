@@ -1,0 +1,225 @@
+//! Events and reference, connected and then read into the workers' queues.
+//!
+//! # Invariants
+//! * Partitions are dealt to all workers of the job by number: partition `p` is read for worker
+//!   `p` modulo the number of workers, and by nobody else.
+//! * The reference is read by process 0 alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use deltajoin_workers::batch::BatchSchema;
+use deltajoin_workers::ports::Clock;
+
+use crate::config::{EventSource, ReferenceSource};
+use crate::connectors::file;
+#[cfg(feature = "kafka")]
+use crate::connectors::kafka;
+use crate::failure::Failure;
+use crate::process::{Process, Senders};
+use crate::telemetry::{Monitor, WallClock};
+
+/// Cores beyond which one more reader for each worker is worth a thread.
+#[cfg(feature = "kafka")]
+const CORES_PER_READER: usize = 4;
+
+/// What a process reads.
+pub(super) struct Inputs {
+    events: Events,
+    reference: Option<Reference>,
+    threads: usize,
+    first_worker: usize,
+    workers: usize,
+    fatal: fn(&Failure) -> !,
+    clock: Arc<WallClock>,
+    schema: Arc<BatchSchema>,
+    record_bytes_max: usize,
+}
+
+enum Events {
+    /// A file, on process 0; nothing on others.
+    File(Option<file::Events>),
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Source),
+}
+
+enum Reference {
+    File(file::Table),
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Reference),
+}
+
+/// Readers that run.
+pub(super) struct Readers {
+    stop: Arc<AtomicBool>,
+    #[cfg(feature = "kafka")]
+    kafka: Option<kafka::Readers>,
+}
+
+impl Readers {
+    /// Ends the readers' threads; those that wait for Kafka end within a moment.
+    pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        #[cfg(feature = "kafka")]
+        if let Some(readers) = &self.kafka {
+            readers.stop();
+        }
+    }
+}
+
+impl Inputs {
+    pub(super) fn connect(process: &Process, clock: &Arc<WallClock>) -> Result<Self, Failure> {
+        let Process { config, index, .. } = process;
+        let schema = BatchSchema::register(config.events.schema.clone());
+        let record_bytes_max = config.limits.max_record_bytes;
+        let events = match &config.events.source {
+            EventSource::File { path } => {
+                let file = (*index == 0)
+                    .then(|| file::Events::open(path))
+                    .transpose()?;
+                Events::File(file)
+            }
+            #[cfg(feature = "kafka")]
+            EventSource::Kafka { topic, start } => {
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                let options = kafka::SourceOptions {
+                    topic: topic.clone(),
+                    start: *start,
+                    until_end: process.until_end,
+                    schema: Arc::clone(&schema),
+                    record_bytes_max,
+                    readers_per_worker: (cores / CORES_PER_READER / config.cluster.threads).max(1),
+                };
+                Events::Kafka(kafka::Source::connect(options, &process.stop)?)
+            }
+            #[cfg(not(feature = "kafka"))]
+            EventSource::Kafka { .. } => return Err(without_kafka("[events]")),
+        };
+        let reference = (*index == 0)
+            .then(|| connect_reference(process))
+            .transpose()?;
+        Ok(Self {
+            events,
+            reference,
+            threads: config.cluster.threads,
+            first_worker: index * config.cluster.threads,
+            workers: config.cluster.workers(),
+            fatal: process.fatal,
+            clock: Arc::clone(clock),
+            schema,
+            record_bytes_max,
+        })
+    }
+
+    /// Starts to read.
+    pub(super) fn start(self, senders: Senders, monitor: &Monitor) -> Result<Readers, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        if let (Some(reference), Some(sender)) = (self.reference, senders.reference) {
+            match reference {
+                Reference::File(table) => {
+                    std::thread::Builder::new()
+                        .name("reference".to_owned())
+                        .spawn(move || {
+                            // A refusal means that the job is ending.
+                            table.send(&sender);
+                        })
+                        .map_err(|error| Failure::failed(format!("no thread: {error}")))?;
+                }
+                #[cfg(feature = "kafka")]
+                Reference::Kafka(reference) => {
+                    reference.spawn(sender, Arc::clone(&stop), kafka_fatal(self.fatal))?;
+                }
+            }
+        }
+        match self.events {
+            Events::File(file) => {
+                let mut senders = senders.events.into_iter();
+                if let (Some(file), Some(sender)) = (file, senders.next()) {
+                    let fatal = self.fatal;
+                    let fatal: file::Fatal = Arc::new(move |error| fatal(&error.into()));
+                    let clock: Arc<dyn Clock> = self.clock;
+                    file.read(self.schema, self.record_bytes_max, sender, clock, fatal);
+                }
+                // The other workers have nothing to read.
+                senders.for_each(|sender| sender.finish());
+                let _ = monitor;
+                Ok(Readers {
+                    stop,
+                    #[cfg(feature = "kafka")]
+                    kafka: None,
+                })
+            }
+            #[cfg(feature = "kafka")]
+            Events::Kafka(source) => {
+                let lag = Arc::clone(source.lag());
+                monitor.measure_lag(Arc::new(move || lag.records()));
+                let partitions = |worker: usize| {
+                    let own = |p: &i32| p.unsigned_abs() as usize % self.workers == worker;
+                    source.partitions().filter(own).collect()
+                };
+                let assignments = senders
+                    .events
+                    .into_iter()
+                    .enumerate()
+                    .map(|(local, sender)| {
+                        let partitions = partitions(self.first_worker + local);
+                        kafka::Assignment { partitions, sender }
+                    });
+                debug_assert_eq!(assignments.len(), self.threads);
+                let readers = source.spawn(assignments.collect(), &kafka_fatal(self.fatal))?;
+                Ok(Readers {
+                    stop,
+                    kafka: Some(readers),
+                })
+            }
+        }
+    }
+}
+
+fn connect_reference(process: &Process) -> Result<Reference, Failure> {
+    let Process { config, .. } = process;
+    let schema = &config.reference.schema;
+    let record_bytes_max = config.limits.max_record_bytes;
+    match &config.reference.source {
+        ReferenceSource::File { path } => {
+            let table = file::Table::read(path, schema, record_bytes_max)?;
+            tracing::info!(rows = table.rows(), path = %path.display(), "read the reference table");
+            Ok(Reference::File(table))
+        }
+        #[cfg(feature = "kafka")]
+        ReferenceSource::Kafka { topic } => {
+            let options = kafka::ReferenceOptions {
+                topic: topic.clone(),
+                schema: schema.clone(),
+                record_bytes_max,
+                until_end: process.until_end,
+                on_rejected: Arc::new(|_| {}),
+            };
+            Ok(Reference::Kafka(kafka::Reference::connect(
+                options,
+                &process.stop,
+            )?))
+        }
+        #[cfg(not(feature = "kafka"))]
+        ReferenceSource::Kafka { .. } => Err(without_kafka("[reference]")),
+    }
+}
+
+/// Ends the process for an error of Kafka, unless the job is being stopped anyway.
+#[cfg(feature = "kafka")]
+pub(super) fn kafka_fatal(fatal: fn(&Failure) -> !) -> kafka::Fail {
+    Arc::new(move |error| {
+        if error != kafka::Error::Stopped {
+            fatal(&error.into());
+        }
+    })
+}
+
+/// This build cannot do what the configuration asks for.
+#[cfg(not(feature = "kafka"))]
+pub(super) fn without_kafka(table: &str) -> Failure {
+    Failure::usage(format!(
+        "{table} has type = \"kafka\", and this build is without Kafka"
+    ))
+    .hint("Build with the feature \"kafka\", which is on by default.")
+}

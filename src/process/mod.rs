@@ -1,0 +1,238 @@
+//! The composition root: makes a process of a job out of its configuration.
+//!
+//! This folder is the only place that knows both the connectors and the workers. `run` is the main
+//! path: connect what is read and written, join the peers, run the workers, leave.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `plan` | the core's plan from the configuration |
+//! | `inputs` | events and reference, to the workers' queues |
+//! | `outputs` | sinks and dead letters, for each worker |
+//!
+//! # Invariants
+//! * Nothing is read or written before the configuration, all inputs, all outputs and the peers
+//!   have been found good.
+//! * An error on any thread ends the process, with one report and the exit code of that error.
+
+mod check;
+mod inputs;
+mod outputs;
+mod plan;
+
+pub use check::check;
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
+use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
+use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
+use deltajoin_workers::worker;
+use timely::WorkerConfig;
+
+use crate::cluster::{self, Membership};
+use crate::config::{self, Config};
+use crate::failure::Failure;
+use crate::process::inputs::Inputs;
+use crate::process::outputs::{Outputs, SendSink, WorkerSinks};
+use crate::telemetry::{Monitor, State, WallClock, report_every_second};
+
+/// The budget of the reference table's way to worker 0: rows that it has, it keeps.
+const REFERENCE_BYTES_MAX: usize = 64 << 20;
+
+/// One process of a job.
+pub struct Process {
+    /// The job.
+    pub config: Config,
+    /// Which of its processes this is.
+    pub index: usize,
+    /// Which operators compute the result.
+    pub engine: Engine,
+    /// Whether the job ends where the topic ended when it started.
+    pub until_end: bool,
+    /// Set to stop the job cleanly.
+    pub stop: Arc<Stop>,
+    /// Ends the process for an error on another thread.
+    pub fatal: fn(&Failure) -> !,
+    /// Where a line of progress goes every second, if anywhere.
+    pub progress_line: Option<fn(&str)>,
+}
+
+/// What a finished job did. The counts are those of all processes on process 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    /// What was counted.
+    pub counts: Counts,
+    /// How long the job was live.
+    pub seconds: f64,
+}
+
+/// What one worker is given, until its thread takes it.
+struct WorkerParts {
+    events: Receiver<Block>,
+    reference: Option<Receiver<ReferenceBlock>>,
+    sinks: WorkerSinks,
+}
+
+/// The shell's ends of the workers' queues.
+struct Senders {
+    events: Vec<Sender<Block>>,
+    reference: Option<Sender<ReferenceBlock>>,
+}
+
+/// Runs a process until its job is done or stopped.
+///
+/// # Errors
+/// What keeps the job from starting. Errors that come later end the process by `fatal`.
+pub fn run(process: Process) -> Result<Summary, Failure> {
+    let Process { config, index, .. } = &process;
+    let clock = WallClock::start();
+    let monitor = Monitor::new(Arc::clone(&clock), &config.job, *index);
+    let status_file = config.telemetry.status_file.clone();
+    report_every_second(Arc::clone(&monitor), status_file, process.progress_line)
+        .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))?;
+    let membership = membership(&process)?;
+    cluster::loss::install(membership.addresses.clone(), membership.peer_timeout);
+
+    let plan = plan::plan(config, process.engine);
+    let inputs = Inputs::connect(&process, &clock)?;
+    let outputs = Outputs::connect(&process)?;
+    let mesh = cluster::connect(&membership, &process.stop)?;
+    tracing::info!(
+        job = config.job,
+        process = index,
+        generation = mesh.generation,
+        workers = config.cluster.workers(),
+        "the cluster is complete"
+    );
+    monitor.generation(mesh.generation);
+    monitor.enter(State::Loading);
+
+    let (parts, senders) = parts(&process, &outputs)?;
+    let settings = worker::Settings {
+        plan,
+        tick: config.limits.tick,
+        clock,
+        observer: Arc::<Monitor>::clone(&monitor),
+        stop: Arc::clone(&process.stop),
+    };
+    let (builders, connections) = cluster::builders(mesh, &membership)
+        .map_err(|error| Failure::failed(format!("could not use the peers' sockets: {error}")))?;
+    let first = index * config.cluster.threads;
+    let parts = Mutex::new(parts);
+    let started = Instant::now();
+    let guards = timely::execute::execute_from(
+        builders,
+        Box::new(()),
+        WorkerConfig::default(),
+        move |worker| {
+            let local = worker.index() - first;
+            let parts = parts.lock().expect("no panic while taking parts")[local].take();
+            let parts = parts.expect("a worker takes its parts once");
+            worker::run(worker, settings.clone(), ports(parts, local));
+        },
+    )
+    .map_err(|error| Failure::failed(format!("could not start the workers: {error}")))?;
+    let readers = inputs.start(senders, &monitor)?;
+    for result in guards.join() {
+        result.expect("a worker's panic ends the process");
+    }
+    connections.leave();
+    readers.stop();
+    monitor.enter(State::Stopping);
+    let counts = monitor.last_progress().counts;
+    Ok(Summary {
+        counts,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The worker's ports, on the worker's own thread.
+fn ports(parts: WorkerParts, local: usize) -> Ports {
+    let port = |(name, single_writer, sink): SendSink| SinkPort {
+        name,
+        single_writer,
+        sink: sink.map(|sink| sink as _),
+    };
+    Ports {
+        first_of_process: local == 0,
+        events: Rc::new(parts.events),
+        reference: parts.reference.map(Rc::new),
+        sinks: parts.sinks.results.into_iter().map(port).collect(),
+        dead_letters: port(parts.sinks.dead_letters),
+    }
+}
+
+/// The queues and sinks of all workers of this process.
+fn parts(
+    process: &Process,
+    outputs: &Outputs,
+) -> Result<(Vec<Option<WorkerParts>>, Senders), Failure> {
+    let Process { config, index, .. } = process;
+    let in_flight = InFlight::new(config.limits.max_in_flight_bytes);
+    let mut senders = Senders {
+        events: Vec::new(),
+        reference: None,
+    };
+    let mut parts = Vec::new();
+    for local in 0..config.cluster.threads {
+        let first_of_job = *index == 0 && local == 0;
+        let (sender, events) = queue(Arc::clone(&in_flight));
+        senders.events.push(sender);
+        let reference = first_of_job.then(|| {
+            let (sender, reference) = queue(InFlight::new(REFERENCE_BYTES_MAX));
+            senders.reference = Some(sender);
+            reference
+        });
+        let sinks = outputs.open(first_of_job)?;
+        parts.push(Some(WorkerParts {
+            events,
+            reference,
+            sinks,
+        }));
+    }
+    Ok((parts, senders))
+}
+
+/// This process among its peers.
+fn membership(process: &Process) -> Result<Membership, Failure> {
+    let Process { config, index, .. } = process;
+    let cluster = &config.cluster;
+    if *index >= cluster.processes {
+        let last = cluster.processes - 1;
+        return Err(
+            Failure::usage(format!("there is no process {index} in this job")).detail(format!(
+                "[cluster] processes = {}: they are 0 to {last}",
+                cluster.processes
+            )),
+        );
+    }
+    let secret = match &cluster.secret_file {
+        Some(path) => std::fs::read(path).map_err(|error| {
+            Failure::usage(format!("could not read the secret file {path:?}: {error}")).hint(
+                "Make one with `head -c 32 /dev/urandom | base64 > FILE`, the same on all hosts.",
+            )
+        })?,
+        None => Vec::new(),
+    };
+    let engine = format!("{:?} until_end={}", process.engine, process.until_end);
+    let settings = cluster::settings_digest(&format!("{} {engine}", config::digest(config)));
+    Ok(Membership {
+        job: config.job.clone(),
+        processes: cluster.processes,
+        threads: cluster.threads,
+        index: *index,
+        addresses: cluster.addresses.clone(),
+        secret: secret.trim_ascii().to_vec(),
+        build: build_id(),
+        settings,
+        peer_timeout: cluster.peer_timeout,
+    })
+}
+
+/// Names this build: processes of different builds must not form a cluster, since batches on the
+/// wire have no versions.
+pub fn build_id() -> String {
+    format!("{}-{}", env!("CARGO_PKG_VERSION"), env!("DELTAJOIN_BUILD"))
+}

@@ -1,0 +1,309 @@
+//! What the job tells of itself: logs, the progress line, the status file.
+//!
+//! The core calls the `Observer` from its workers' threads, which only adds numbers; a thread of
+//! this module writes what a person or a supervisor reads, once a second.
+//!
+//! # Invariants
+//! * Nothing here can slow a worker: no I/O happens in the observer's calls.
+//! * The status file is replaced whole, so a reader never sees half of one.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use deltajoin_workers::ports::{Clock, Observer, Progress};
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// The latency that is told apart at most: an hour, in microseconds.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+
+/// Sets up logging to standard error.
+///
+/// # Errors
+/// If `filter` is no filter of log levels.
+pub fn log_to_stderr(filter: &str) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| error.to_string())?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // A log line that cannot be written must not panic: that would hide the first cause.
+        .log_internal_errors(false)
+        .init();
+    Ok(())
+}
+
+/// The time of day at the start, then monotonic.
+pub struct WallClock {
+    started: Instant,
+    started_us: u64,
+}
+
+impl WallClock {
+    /// A clock that is right now.
+    #[allow(clippy::disallowed_methods)] // The one place that reads the system's clocks.
+    pub fn start() -> Arc<Self> {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let started_us = since.unwrap_or_default().as_micros();
+        Arc::new(Self {
+            started: Instant::now(),
+            started_us: u64::try_from(started_us).expect("the year is before 500,000"),
+        })
+    }
+}
+
+impl Clock for WallClock {
+    fn now_us(&self) -> u64 {
+        self.started_us + u64::try_from(self.started.elapsed().as_micros()).expect("as above")
+    }
+}
+
+/// What stage a process is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It connects to Kafka and to its peers.
+    #[default]
+    Starting,
+    /// The reference table is being read.
+    Loading,
+    /// Events are being joined.
+    Live,
+    /// It writes what it has read, and ends.
+    Stopping,
+}
+
+/// What the status file says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The stage.
+    pub state: State,
+    /// The job's name.
+    pub job: String,
+    /// This process's index.
+    pub process: usize,
+    /// The number of this start of the job.
+    pub generation: u64,
+    /// The newest closed epoch, in milliseconds since 1970; 0 before the first. Known to process
+    /// 0, as everything below except the latency.
+    pub epoch: u64,
+    /// Records that the source has and the job has not read.
+    pub lag_records: u64,
+    /// Records read, decoded or not.
+    pub records: u64,
+    /// Records that could be decoded.
+    pub events: u64,
+    /// Events whose key had not been seen.
+    pub distinct: u64,
+    /// Events dropped because their key had been seen.
+    pub duplicates: u64,
+    /// Distinct events without a reference row.
+    pub unmatched: u64,
+    /// Records that went to the dead letters.
+    pub dead_letters: u64,
+    /// Rows handed to the sinks.
+    pub rows_out: u64,
+    /// Keys held.
+    pub keys: u64,
+    /// Bytes of memory that the keys take.
+    pub key_bytes: u64,
+    /// Rows of the reference table.
+    pub reference_rows: u64,
+    /// Milliseconds from a record's publication until all sinks had written its epoch, in the
+    /// last second of this process; half of the records were at most so late.
+    pub latency_p50_ms: f64,
+    /// The same for 99 of 100 records.
+    pub latency_p99_ms: f64,
+    /// When this was written, in milliseconds since 1970.
+    pub written_ms: u64,
+}
+
+/// Collects what the workers of a process tell.
+pub struct Monitor {
+    clock: Arc<WallClock>,
+    /// Records behind the source; set once the source is connected.
+    lag: Mutex<Option<Arc<dyn Fn() -> u64 + Send + Sync>>>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    status: Status,
+    progress: Progress,
+    latency: Histogram<u64>,
+}
+
+/// A poisoned lock means that another thread has panicked: the process is ending anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Monitor {
+    /// A monitor of one process.
+    pub fn new(clock: Arc<WallClock>, job: &str, process: usize) -> Arc<Self> {
+        let status = Status {
+            job: job.to_owned(),
+            process,
+            ..Status::default()
+        };
+        let latency = Histogram::new_with_bounds(1, LATENCY_US_MAX, 2);
+        Arc::new(Self {
+            clock,
+            lag: Mutex::new(None),
+            inner: Mutex::new(Inner {
+                status,
+                progress: Progress::default(),
+                latency: latency.expect("the bounds are constants"),
+            }),
+        })
+    }
+
+    /// Sets what tells how many records the process is behind.
+    pub fn measure_lag(&self, lag: Arc<dyn Fn() -> u64 + Send + Sync>) {
+        *lock(&self.lag) = Some(lag);
+    }
+
+    /// Notes the stage that the process has come to.
+    pub fn enter(&self, state: State) {
+        lock(&self.inner).status.state = state;
+    }
+
+    /// Notes the generation.
+    pub fn generation(&self, generation: u64) {
+        lock(&self.inner).status.generation = generation;
+    }
+
+    /// What all workers have done so far, as last told.
+    pub fn last_progress(&self) -> Progress {
+        lock(&self.inner).progress.clone()
+    }
+
+    /// The status now; latencies start anew with each call.
+    pub fn status(&self) -> Status {
+        let mut inner = lock(&self.inner);
+        let Progress {
+            counts,
+            epoch,
+            live,
+        } = inner.progress.clone();
+        let state = match inner.status.state {
+            State::Loading if live || counts.records > 0 => State::Live,
+            state => state,
+        };
+        let quantile = |q| inner.latency.value_at_quantile(q) as f64 / 1000.0;
+        let (latency_p50_ms, latency_p99_ms) = (quantile(0.5), quantile(0.99));
+        inner.latency.reset();
+        inner.status.state = state;
+        inner.status = Status {
+            epoch,
+            lag_records: counts.lag_records,
+            records: counts.records,
+            events: counts.events,
+            distinct: counts.distinct,
+            duplicates: counts.duplicates,
+            unmatched: counts.unmatched,
+            dead_letters: counts.dead_letters,
+            rows_out: counts.rows_out,
+            keys: counts.keys,
+            key_bytes: counts.key_bytes,
+            reference_rows: counts.reference_rows,
+            latency_p50_ms,
+            latency_p99_ms,
+            written_ms: self.clock.now_us() / 1000,
+            ..inner.status.clone()
+        };
+        inner.status.clone()
+    }
+}
+
+impl Observer for Monitor {
+    fn written(&self, records: u64, published_ms: u64) {
+        let now_us = self.clock.now_us();
+        let late_us = now_us
+            .saturating_sub(published_ms * 1000)
+            .clamp(1, LATENCY_US_MAX);
+        let mut inner = lock(&self.inner);
+        inner
+            .latency
+            .record_n(late_us, records)
+            .expect("the latency is within the bounds");
+        if inner.status.state == State::Loading {
+            inner.status.state = State::Live;
+        }
+    }
+
+    fn lag_records(&self) -> u64 {
+        lock(&self.lag).as_ref().map_or(0, |lag| lag())
+    }
+
+    fn progress(&self, progress: &Progress) {
+        lock(&self.inner).progress = progress.clone();
+    }
+}
+
+/// Writes the status file, and a progress line if `line` is given, every second.
+///
+/// # Errors
+/// If no thread can be started.
+pub fn report_every_second(
+    monitor: Arc<Monitor>,
+    status_file: Option<PathBuf>,
+    line: Option<fn(&str)>,
+) -> std::io::Result<()> {
+    let wanted = status_file.is_some() || line.is_some();
+    let run = move || {
+        let mut before = Status::default();
+        loop {
+            let now = monitor.status();
+            if let Some(path) = &status_file
+                && let Err(error) = replace(path, &now)
+            {
+                tracing::warn!(%error, path = %path.display(), "could not write the status file");
+            }
+            if let Some(line) = line
+                && now.state == State::Live
+            {
+                line(&progress_line(&before, &now));
+            }
+            before = now;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    };
+    if wanted {
+        std::thread::Builder::new()
+            .name("telemetry".to_owned())
+            .spawn(run)?;
+    }
+    Ok(())
+}
+
+fn replace(path: &Path, status: &Status) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(status).expect("a status is plain data");
+    text.push(b'\n');
+    let beside = path.with_extension("new");
+    // A status is not state: it need not survive a crash, so it need not be synced.
+    #[allow(clippy::disallowed_methods)]
+    std::fs::write(&beside, text)?;
+    std::fs::rename(beside, path)
+}
+
+/// One line that says how the job does, from two statuses a second apart.
+pub fn progress_line(before: &Status, now: &Status) -> String {
+    let seconds = (now.written_ms.saturating_sub(before.written_ms)).max(1) as f64 / 1000.0;
+    let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
+    format!(
+        "events/s {:>7}  results/s {:>7}  duplicates {}  unmatched {}  dead letters {}  lag {}  \
+         epoch {}  latency p50 {:.1} ms p99 {:.1} ms",
+        rate(now.records, before.records),
+        rate(now.rows_out, before.rows_out),
+        now.duplicates,
+        now.unmatched,
+        now.dead_letters,
+        now.lag_records,
+        now.epoch,
+        now.latency_p50_ms,
+        now.latency_p99_ms,
+    )
+}
