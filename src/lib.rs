@@ -2,3 +2,4 @@
 //! `deltajoin-workers`.
 
 pub mod config;
+pub mod generate;
