@@ -22,26 +22,40 @@ use crate::config::KafkaTopic;
 
 /// How long the broker may take for what is still under way at the end.
 const FLUSH: Duration = Duration::from_secs(60);
+/// Between two looks at what has failed meanwhile.
+const FLUSH_STEP: Duration = Duration::from_millis(100);
 
 /// Keeps the first failure of a delivery.
 #[derive(Clone, Default)]
 struct FirstFailure(Arc<Mutex<Option<KafkaError>>>);
 
 impl FirstFailure {
+    fn keep(&self, error: KafkaError) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+    }
+
     fn take(&self) -> Option<KafkaError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl ClientContext for FirstFailure {}
+impl ClientContext for FirstFailure {
+    fn error(&self, error: KafkaError, _reason: &str) {
+        // The client tries a wrong password again for ever; anything else may pass by itself, and
+        // fails the deliveries if it does not.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Authentication) {
+            self.keep(error);
+        }
+    }
+}
 
 impl ProducerContext for FirstFailure {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result {
-            let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert_with(|| error.clone());
+            self.keep(error.clone());
         }
     }
 }
@@ -78,7 +92,7 @@ impl<'a> Publisher<'a> {
                 Error::Producer {
                     topic,
                     brokers,
-                    source,
+                    source: Box::new(source),
                 }
             })?;
         Ok(Self {
@@ -109,13 +123,21 @@ impl<'a> Publisher<'a> {
     }
 
     fn finish(&self) -> Result<(), Error> {
-        let flushed = self.producer.flush(FLUSH);
-        self.check()?;
-        flushed.map_err(|source| self.error(source))
+        let mut left = FLUSH;
+        loop {
+            let flushed = self.producer.flush(FLUSH_STEP);
+            self.check()?;
+            left = left.saturating_sub(FLUSH_STEP);
+            match flushed {
+                Err(_) if !left.is_zero() => {}
+                flushed => return flushed.map_err(|source| self.error(source)),
+            }
+        }
     }
 
     fn error(&self, source: KafkaError) -> Error {
         let (topic, brokers) = (self.topic.topic.clone(), self.topic.brokers.clone());
+        let source = Box::new(source);
         Error::Publish {
             topic,
             brokers,

@@ -118,7 +118,7 @@ pub enum Error {
         /// `bootstrap.servers`.
         brokers: String,
         /// Why.
-        source: rdkafka::error::KafkaError,
+        source: Box<rdkafka::error::KafkaError>,
     },
     /// The broker does not take a record.
     #[cfg(feature = "kafka")]
@@ -129,7 +129,7 @@ pub enum Error {
         /// `bootstrap.servers`.
         brokers: String,
         /// Why.
-        source: rdkafka::error::KafkaError,
+        source: Box<rdkafka::error::KafkaError>,
     },
 }
 
