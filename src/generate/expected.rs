@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
-use super::{Error, Generator, Options, reference_csv};
+use crate::generate::{Error, Generator, Options, reference_csv};
 
 /// A result row, or an event when the name of its location is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]

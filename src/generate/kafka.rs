@@ -16,9 +16,9 @@ use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
-use super::pace::Pacer;
-use super::{Error, Generator, Options, Pace, Written, reference_records};
 use crate::config::KafkaTopic;
+use crate::generate::pace::Pacer;
+use crate::generate::{Error, Generator, Options, Pace, Written, reference_records};
 
 /// How long the broker may take for what is still under way at the end.
 const FLUSH: Duration = Duration::from_secs(60);

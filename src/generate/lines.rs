@@ -7,8 +7,8 @@
 
 use std::io::Write;
 
-use super::pace::Pacer;
-use super::{Error, Generator, Pace, Written};
+use crate::generate::pace::Pacer;
+use crate::generate::{Error, Generator, Pace, Written};
 
 /// Writes all of the stream.
 ///

@@ -8,8 +8,8 @@
 //! * A retry comes at most `retry_distance` positions after its event.
 //! * Nothing is remembered from one position to the next.
 
-use super::Options;
-use super::names::ITEMS;
+use crate::generate::Options;
+use crate::generate::names::ITEMS;
 
 /// What is wrong with a bad record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,9 +8,9 @@
 //! * A retry that is not changed has the value of its event, byte for byte.
 //! * No value holds a line feed.
 
-use super::names;
-use super::plan::{Event, Fault, Kind, Plan};
-use super::{Error, Options};
+use crate::generate::names;
+use crate::generate::plan::{Event, Fault, Kind, Plan};
+use crate::generate::{Error, Options};
 
 /// A record, until the next one is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,14 +197,29 @@ mod tests {
         let mut generator = generator(options);
         let mut text = String::new();
         while let Some(record) = generator.next_record() {
-            let value = std::str::from_utf8(record.value).unwrap();
+            let value = std::str::from_utf8(record.value)
+                .unwrap()
+                .replace(",\"", ",\n  \"");
             text += &format!("{} {:?} {value}\n", record.partition, record.kind);
         }
         expect_test::expect![[r#"
-            2 Event {"geographical_location_oid":4384,"video_camera_oid":43849,"detection_oid":1000000000000,"item_name":"group of people, yellow, moving south in lane 2","timestamp_detected":1767225600000}
-            2 Event {"geographical_location_oid":7305,"video_camera_oid":73053,"detection_oid":1000000000001,"item_name":"group of people, green, moving south in lane 2","timestamp_detected":1767225601000}
-            1 Event {"geographical_location_oid":1111,"video_camera_oid":11116,"detection_oid":1000000000002,"item_name":"motorcycle, white, moving south in lane 2","timestamp_detected":1767225602000}
-        "#]].assert_eq(&text);
+            2 Event {"geographical_location_oid":4384,
+              "video_camera_oid":43849,
+              "detection_oid":1000000000000,
+              "item_name":"group of people, yellow, moving south in lane 2",
+              "timestamp_detected":1767225600000}
+            2 Event {"geographical_location_oid":7305,
+              "video_camera_oid":73053,
+              "detection_oid":1000000000001,
+              "item_name":"group of people, green, moving south in lane 2",
+              "timestamp_detected":1767225601000}
+            1 Event {"geographical_location_oid":1111,
+              "video_camera_oid":11116,
+              "detection_oid":1000000000002,
+              "item_name":"motorcycle, white, moving south in lane 2",
+              "timestamp_detected":1767225602000}
+        "#]]
+        .assert_eq(&text);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! * Locations are numbered from 1 to `reference_rows`; orphans of the stream lie above.
 //! * File and topic hold the same rows.
 
-use super::{Options, names};
+use crate::generate::{Options, names};
 
 /// A row as a record of a compacted topic.
 #[derive(Clone, Debug, PartialEq, Eq)]

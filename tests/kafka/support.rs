@@ -1,4 +1,6 @@
 //! What the tests of this binary share beyond the test kit: the case's events in a topic.
+//!
+//! Apart from the test kit, which knows nothing of the product: here the two meet.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -15,7 +15,7 @@ use std::process::Command;
 const VERSION: &str = "4.1.0";
 
 /// The broker, its command-line tools, and a logger that writes to standard error.
-const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
+const POM: &str = "<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>deltajoin</groupId>
   <artifactId>testkit</artifactId>
@@ -38,7 +38,7 @@ const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
     </dependency>
   </dependencies>
 </project>
-"#;
+";
 
 /// A network that fails for a moment must not fail all tests.
 const ATTEMPTS: usize = 3;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::install;
+use crate::broker::install;
 
 /// As whom a client signs in at a secure broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
