@@ -1,2 +1,2 @@
 //! The binary of deltajoin.
-fn main() {}
+fn main(){}
