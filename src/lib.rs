@@ -19,3 +19,5 @@ pub mod connectors;
 pub mod error;
 pub mod failure;
 pub mod telemetry;
+
+pub mod generate;

@@ -1,0 +1,34 @@
+# What people and CI run. `make test` is all that a fresh machine with Rust needs.
+
+.PHONY: check test test-kafka test-cluster demo docs ci install
+
+# What the product is built from, linted as it ships and as it is tried.
+FEATURES := demo,abomonation
+
+check: install
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
+	cargo clippy --package deltajoin --lib --bins --no-default-features -- -D warnings
+
+# Documentation first: the last lines of all are then those of the tests proper.
+test: install
+	cargo test --workspace --doc
+	cargo test --workspace --lib --bins --tests
+
+test-kafka: install
+	cargo test --test kafka
+
+test-cluster: install
+	cargo test --test cluster
+
+demo: install
+	cargo run --release --features demo -- demo
+
+# Writes docs/configuration.md anew, which is made from the list of settings.
+docs: install
+	UPDATE_EXPECT=1 cargo test --package deltajoin --lib manual
+
+ci: check test
+
+install:
+	@scripts/install-missing.sh
