@@ -7,6 +7,7 @@
 //! * Nothing here can slow a worker: no I/O happens in the observer's calls.
 //! * The status file is replaced whole, so a reader never sees half of one.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ pub fn log_to_stderr(filter: &str) -> Result<(), String> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         // A log line that cannot be written must not panic: that would hide the first cause.
         .log_internal_errors(false)
@@ -173,6 +175,16 @@ impl Monitor {
     /// Notes the generation.
     pub fn generation(&self, generation: u64) {
         lock(&self.inner).status.generation = generation;
+    }
+
+    /// Notes that the process ends, and says so in the status file.
+    pub fn finish(&self, status_file: Option<&Path>) {
+        self.enter(State::Stopping);
+        if let Some(path) = status_file
+            && let Err(error) = replace(path, &self.status())
+        {
+            tracing::warn!(%error, path = %path.display(), "could not write the status file");
+        }
     }
 
     /// What all workers have done so far, as last told.

@@ -100,7 +100,7 @@ pub(super) mod tests {
     pub(in crate::generate) struct StepClock(AtomicU64);
 
     impl Clock for StepClock {
-        fn now_ms(&self) -> u64 {
+        fn now_us(&self) -> u64 {
             self.0.fetch_add(1, Ordering::Relaxed)
         }
     }

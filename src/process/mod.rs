@@ -140,7 +140,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     }
     connections.leave();
     readers.stop();
-    monitor.enter(State::Stopping);
+    monitor.finish(config.telemetry.status_file.as_deref());
     let counts = monitor.last_progress().counts;
     Ok(Summary {
         counts,

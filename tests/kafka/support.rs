@@ -14,11 +14,11 @@ use deltajoin_workers::ports::{Clock, Stop};
 struct SystemClock;
 
 impl Clock for SystemClock {
-    fn now_ms(&self) -> u64 {
+    fn now_us(&self) -> u64 {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .expect("the clock is after 1970");
-        u64::try_from(since.as_millis()).expect("and before the year 500,000,000")
+        u64::try_from(since.as_micros()).expect("and before the year 500,000,000")
     }
 }
 

@@ -78,6 +78,11 @@ pub trait Sink {
 pub trait Clock: Send + Sync {
     /// Microseconds since 1970. It follows the time of day at the start and never goes back.
     fn now_us(&self) -> u64;
+
+    /// The same in milliseconds.
+    fn now_ms(&self) -> u64 {
+        self.now_us() / 1000
+    }
 }
 
 /// Told what a worker has done; calls come from workers' threads and must be cheap.

@@ -105,14 +105,14 @@ impl Collector {
         clock: &dyn Clock,
     ) -> io::Result<()> {
         // A line has no time of its own: that it is read stands for being published.
-        let mut published_ms = clock.now_us() / 1000;
+        let mut published_ms = clock.now_ms();
         while let Some((number, line)) = lines.next()? {
             self.push(number, line);
             if self.records >= BLOCK_RECORDS_MAX || self.text_bytes >= BLOCK_BYTES_MAX {
                 if !self.send(published_ms, sender) {
                     return Ok(());
                 }
-                published_ms = clock.now_us() / 1000;
+                published_ms = clock.now_ms();
             }
         }
         if self.records > 0 {
@@ -173,7 +173,7 @@ mod tests {
     struct AtOne;
 
     impl Clock for AtOne {
-        fn now_ms(&self) -> u64 {
+        fn now_us(&self) -> u64 {
             1
         }
     }
