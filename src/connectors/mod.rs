@@ -1,8 +1,11 @@
-//! Connectors: the code that talks to outside systems, one module a system.
+//! Connectors: the code that talks to an outside system, one module a system.
 //!
-//! They fulfil the contracts of `deltajoin_workers::ports`.
+//! They are apart from the core, which knows only queues and ports, and from one another: a
+//! connector imports no other.
 //!
 //! # Invariants
-//! * A connector imports no other connector.
+//! * Whatever blocks does so on a thread of the connector's own, never on a worker's.
 
 pub mod file;
+#[cfg(feature = "kafka")]
+pub mod kafka;

@@ -1,0 +1,258 @@
+//! Asks Kafka about a topic before the job starts: its partitions, offsets and limits.
+//!
+//! It is apart from reading and writing because here a person waits at a terminal: what cannot
+//! work must be said at once, with a hint, and what may work later is waited for, audibly.
+//!
+//! # Invariants
+//! * No answer is guessed but the largest message of a topic whose settings may not be read.
+
+use std::time::{Duration, Instant};
+
+use deltajoin_workers::ports::Stop;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::debug;
+
+use crate::config::{KafkaTopic, Start};
+use crate::connectors::kafka::error::{Error, place};
+use crate::connectors::kafka::ffi::Handle;
+use crate::connectors::kafka::patience::Patience;
+use crate::connectors::kafka::settings;
+
+/// How long one question may take: long enough for TLS across an ocean, short enough to notice a
+/// wrong password while someone is looking.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How often a question is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Librdkafka's default, for topics whose settings may not be read.
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+
+/// A connection that asks about one topic.
+pub struct Connection {
+    topic: KafkaTopic,
+    config: ClientConfig,
+    handle: Handle,
+    patience: Patience,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Connection")
+            .field(&self.topic.topic)
+            .finish()
+    }
+}
+
+/// The answer to a question about a topic: one that came, one that may come later, or an error
+/// that no waiting cures.
+enum Answer<T> {
+    Given(T),
+    Later(String),
+    Never(Error),
+}
+
+impl Connection {
+    /// Makes a client; whether Kafka answers is seen at the first question.
+    ///
+    /// # Errors
+    /// If a setting is refused.
+    pub fn open(topic: &KafkaTopic) -> Result<Self, Error> {
+        let config = settings::consumer(topic)?;
+        let handle = Handle::for_metadata(&config);
+        Ok(Self {
+            topic: topic.clone(),
+            config,
+            handle: handle.map_err(|error| Error::from_client(error, topic))?,
+            patience: Patience::at_start(topic),
+        })
+    }
+
+    /// How many partitions the topic has; waits for a broker that is away.
+    ///
+    /// # Errors
+    /// If the topic does not exist or may not be seen, if Kafka refuses the credentials, or if
+    /// `stop` is set.
+    pub fn partitions(&mut self, stop: &Stop) -> Result<usize, Error> {
+        let mut missing_before = false;
+        self.ask(stop, |handle, topic| {
+            let metadata = match handle.client().fetch_metadata(Some(&topic.topic), ANSWER) {
+                Ok(metadata) => metadata,
+                Err(error) => return Answer::Later(reason(&error)),
+            };
+            let Some(found) = metadata.topics().first() else {
+                return Answer::Later("the answer names no topic".to_owned());
+            };
+            match found.error().map(Code::from) {
+                None if found.partitions().is_empty() => Answer::Later("no partitions yet".into()),
+                None => Answer::Given(found.partitions().len()),
+                // A topic that has just been made may not be known to every broker yet.
+                Some(Code::UnknownTopicOrPartition) if !missing_before => {
+                    missing_before = true;
+                    Answer::Later("the topic is not known yet".to_owned())
+                }
+                Some(Code::UnknownTopicOrPartition | Code::InvalidTopic) => {
+                    Answer::Never(Error::UnknownTopic {
+                        topic: topic.topic.clone(),
+                        brokers: topic.brokers.clone(),
+                        similar: similar(handle, &topic.topic),
+                    })
+                }
+                Some(code @ Code::TopicAuthorizationFailed) => {
+                    Answer::Never(Error::NotAuthorized {
+                        place: place(topic),
+                        reason: code.to_string(),
+                    })
+                }
+                Some(code) => Answer::Later(code.to_string()),
+            }
+        })
+    }
+
+    /// The offset of each partition where reading starts.
+    ///
+    /// # Errors
+    /// As for `partitions`.
+    pub(super) fn starts(
+        &mut self,
+        partitions: usize,
+        start: Start,
+        stop: &Stop,
+    ) -> Result<Vec<i64>, Error> {
+        match start {
+            Start::Earliest => self.offsets(partitions, Offset::Beginning, stop),
+            Start::Latest => self.ends(partitions, stop),
+            Start::Timestamp(milliseconds) => {
+                let starts = self.offsets(partitions, Offset::Offset(milliseconds), stop)?;
+                let ends = self.ends(partitions, stop)?;
+                // A negative offset means that no record is that late.
+                let chosen = |(start, end): (i64, i64)| if start < 0 { end } else { start };
+                Ok(starts.into_iter().zip(ends).map(chosen).collect())
+            }
+        }
+    }
+
+    /// The end of each partition: behind the last record that is not in an open transaction,
+    /// unless the settings ask for uncommitted records too.
+    ///
+    /// # Errors
+    /// As for `partitions`.
+    pub(super) fn ends(&mut self, partitions: usize, stop: &Stop) -> Result<Vec<i64>, Error> {
+        self.offsets(partitions, Offset::End, stop)
+    }
+
+    /// The largest message that the topic takes, or librdkafka's default if the topic's settings
+    /// may not be read.
+    pub(super) fn message_bytes_max(&self) -> usize {
+        let asked = || -> Result<Option<usize>, KafkaError> {
+            let admin: AdminClient<DefaultClientContext> = self.config.create()?;
+            let topic = ResourceSpecifier::Topic(&self.topic.topic);
+            let options = AdminOptions::new().request_timeout(Some(ANSWER));
+            let answers = pollster::block_on(admin.describe_configs([&topic], &options))?;
+            let mut values = answers
+                .into_iter()
+                .flatten()
+                .flat_map(|answer| answer.entries);
+            let value = values.find(|entry| entry.name == "max.message.bytes");
+            Ok(value.and_then(|entry| entry.value?.parse().ok()))
+        };
+        match asked() {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => MESSAGE_BYTES_MAX,
+            Err(error) => {
+                debug!(%error, topic = self.topic.topic, "could not read the topic's settings");
+                MESSAGE_BYTES_MAX
+            }
+        }
+    }
+
+    fn offsets(
+        &mut self,
+        partitions: usize,
+        question: Offset,
+        stop: &Stop,
+    ) -> Result<Vec<i64>, Error> {
+        self.ask(stop, |handle, topic| {
+            let mut list = TopicPartitionList::with_capacity(partitions);
+            for partition in 0..partitions {
+                let partition = i32::try_from(partition).expect("Kafka counts them in 32 bits");
+                if let Err(error) = list.add_partition_offset(&topic.topic, partition, question) {
+                    return Answer::Never(Error::failed(topic, &error.to_string()));
+                }
+            }
+            if let Err(code) = handle.offsets_for_times(&mut list, ANSWER) {
+                return Answer::Later(code.to_string());
+            }
+            let mut offsets = vec![-1; partitions];
+            for element in list.elements() {
+                if let Err(error) = element.error() {
+                    return match error.rdkafka_error_code() {
+                        Some(code @ Code::TopicAuthorizationFailed) => {
+                            Answer::Never(Error::NotAuthorized {
+                                place: place(topic),
+                                reason: code.to_string(),
+                            })
+                        }
+                        _ => Answer::Later(reason(&error)),
+                    };
+                }
+                let index = usize::try_from(element.partition()).expect("as it was asked");
+                offsets[index] = element.offset().to_raw().unwrap_or(-1);
+            }
+            Answer::Given(offsets)
+        })
+    }
+
+    /// Asks until there is an answer.
+    fn ask<T>(
+        &mut self,
+        stop: &Stop,
+        mut question: impl FnMut(&Handle, &KafkaTopic) -> Answer<T>,
+    ) -> Result<T, Error> {
+        loop {
+            let asked = Instant::now();
+            let why = match question(&self.handle, &self.topic) {
+                Answer::Given(answer) => {
+                    self.patience.back();
+                    return Ok(answer);
+                }
+                Answer::Never(error) => return Err(error),
+                Answer::Later(why) => why,
+            };
+            self.patience.away(&why);
+            // A refusal may come at once: what is left of the pause is spent on listening.
+            loop {
+                let rest = PAUSE.saturating_sub(asked.elapsed());
+                let wait = rest.min(Duration::from_millis(100));
+                self.patience.serve(&self.handle, wait, |_, _| {})?;
+                if stop.asked() {
+                    return Err(Error::Stopped);
+                }
+                if rest.is_zero() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What an error of rust-rdkafka's is about, without its words around it.
+fn reason(error: &KafkaError) -> String {
+    let code = error.rdkafka_error_code();
+    code.map_or_else(|| error.to_string(), |code| code.to_string())
+}
+
+/// Existing topics whose names are alike, the likest first.
+fn similar(handle: &Handle, topic: &str) -> Vec<String> {
+    let Ok(metadata) = handle.client().fetch_metadata(None, ANSWER) else {
+        return Vec::new();
+    };
+    let names = metadata.topics().iter().map(|topic| topic.name());
+    let scored = names.map(|name| (strsim::jaro_winkler(topic, name), name));
+    let mut alike: Vec<_> = scored.filter(|(score, _)| *score > 0.8).collect();
+    alike.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let names = alike.into_iter().take(3);
+    names.map(|(_, name)| name.to_owned()).collect()
+}

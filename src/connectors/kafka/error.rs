@@ -1,0 +1,208 @@
+//! What can end a job at Kafka.
+//!
+//! Errors are apart from where they arise so that each wording stands in one place, with what
+//! the reader of it can do.
+//!
+//! # Invariants
+//! * An error names the object that it is about and where that is; it never shows a value of a
+//!   setting, which may be a secret.
+
+use rdkafka::error::KafkaError;
+
+use crate::config::KafkaTopic;
+
+/// What ends a job at Kafka.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// Librdkafka refuses a setting.
+    #[error("librdkafka does not accept the setting {key:?}")]
+    Setting {
+        /// Its name.
+        key: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// A setting is not the user's to choose.
+    #[error("the librdkafka setting {key:?} cannot be chosen")]
+    OwnedSetting {
+        /// Its name.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// Librdkafka cannot make a client.
+    #[error("could not make a Kafka client for {place}")]
+    Client {
+        /// Topic and brokers.
+        place: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// Wrong password, bad certificate.
+    #[error("could not authenticate to Kafka for {place}")]
+    Authentication {
+        /// Topic and brokers.
+        place: String,
+        /// What librdkafka and the broker say.
+        reason: String,
+        /// Whether it was so from the start, rather than after hours of success.
+        starting: bool,
+    },
+    /// There is no such topic.
+    #[error("topic {topic:?} does not exist on {brokers}")]
+    UnknownTopic {
+        /// Its name.
+        topic: String,
+        /// `bootstrap.servers`.
+        brokers: String,
+        /// Topics whose names are alike.
+        similar: Vec<String>,
+    },
+    /// The user may not do what the job must.
+    #[error("not authorized for {place}")]
+    NotAuthorized {
+        /// Topic and brokers.
+        place: String,
+        /// What the broker says.
+        reason: String,
+    },
+    /// The next record to be read is not in the topic any more.
+    #[error("{topic}[{partition}]@{offset} is no longer in the topic")]
+    OffsetGone {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset of the record.
+        offset: i64,
+        /// What the partition has, or what librdkafka says.
+        reason: String,
+    },
+    /// A partition that was read does not exist any more.
+    #[error("{topic}[{partition}] is gone")]
+    PartitionGone {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// A client has failed for good.
+    #[error("the Kafka client for {place} has failed")]
+    Failed {
+        /// Topic and brokers.
+        place: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// A record of the reference table's initial content cannot be used.
+    #[error("could not read reference record {topic}[{partition}]@{offset}: {reason}")]
+    BadReference {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset.
+        offset: i64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A stop was asked for while Kafka was waited for.
+    #[error("stopped while waiting for Kafka")]
+    Stopped,
+}
+
+impl Error {
+    /// What else is known.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Setting { reason, .. }
+            | Self::OwnedSetting { reason, .. }
+            | Self::Client { reason, .. }
+            | Self::Authentication { reason, .. }
+            | Self::NotAuthorized { reason, .. }
+            | Self::OffsetGone { reason, .. }
+            | Self::PartitionGone { reason, .. }
+            | Self::Failed { reason, .. } => Some(reason),
+            Self::UnknownTopic { .. } | Self::BadReference { .. } | Self::Stopped => None,
+        }
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Setting { .. } | Self::OwnedSetting { .. } => {
+                "See the `kafka` table of this topic in the configuration file.".to_owned()
+            }
+            Self::Authentication { .. } => "Check security.protocol, sasl.* and ssl.* in the \
+                `kafka` table of this topic."
+                .to_owned(),
+            Self::UnknownTopic { similar, .. } if similar.is_empty() => {
+                "Create the topic, or correct its name.".to_owned()
+            }
+            Self::UnknownTopic { similar, .. } => {
+                let quoted: Vec<_> = similar.iter().map(|name| format!("{name:?}")).collect();
+                format!("Did you mean {}?", quoted.join(" or "))
+            }
+            Self::NotAuthorized { .. } => {
+                "The job needs Describe and Read on topics it reads, Describe and Write on \
+                 topics it writes."
+                    .to_owned()
+            }
+            Self::OffsetGone { .. } => {
+                "The topic's retention removed records before they were read: start again \
+                 from what it has, or give it a longer retention."
+                    .to_owned()
+            }
+            Self::BadReference { .. } => {
+                "Put a correct record, or a tombstone, for the same key into the topic.".to_owned()
+            }
+            Self::Client { .. }
+            | Self::PartitionGone { .. }
+            | Self::Failed { .. }
+            | Self::Stopped => return None,
+        })
+    }
+
+    /// Whether a restart cannot help: usage or configuration must change first.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Authentication { starting, .. } => *starting,
+            Self::Setting { .. }
+            | Self::OwnedSetting { .. }
+            | Self::UnknownTopic { .. }
+            | Self::NotAuthorized { .. }
+            | Self::OffsetGone { .. }
+            | Self::BadReference { .. } => true,
+            Self::Client { .. }
+            | Self::PartitionGone { .. }
+            | Self::Failed { .. }
+            | Self::Stopped => false,
+        }
+    }
+
+    /// An error at making a client.
+    pub(super) fn from_client(error: KafkaError, topic: &KafkaTopic) -> Self {
+        match error {
+            KafkaError::ClientConfig(_, reason, key, _) => Self::Setting { key, reason },
+            error => Self::Client {
+                place: place(topic),
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    /// A failure of the client.
+    pub(super) fn failed(topic: &KafkaTopic, reason: &str) -> Self {
+        Self::Failed {
+            place: place(topic),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// How errors name a topic.
+pub(super) fn place(topic: &KafkaTopic) -> String {
+    format!("topic {:?} on {}", topic.topic, topic.brokers)
+}

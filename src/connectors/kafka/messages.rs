@@ -1,0 +1,66 @@
+//! What librdkafka's batch calls take and give, as plain types.
+//!
+//! They are apart from `ffi` because they are safe, and whoever reviews that file should find
+//! nothing in it but what needs care.
+//!
+//! # Invariants
+//! * A record borrows the batch that it is in; all else is owned.
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use crate::connectors::kafka::ffi::Record;
+
+/// An error that librdkafka tells of the client as a whole.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    /// What kind it is.
+    pub(super) code: RDKafkaErrorCode,
+    /// Whether the client is of no use any more.
+    pub(super) fatal: bool,
+    /// What librdkafka and the broker say.
+    pub(super) reason: String,
+}
+
+/// What one call of `poll` served.
+#[derive(Debug)]
+pub(super) enum Polled {
+    /// Nothing came in time, or the handle was woken.
+    Nothing,
+    /// An event that is dealt with: delivery reports, or a line of log.
+    Served,
+    /// An error of the client.
+    Problem(Problem),
+}
+
+/// What stands at one place of a batch.
+pub(super) enum Item<'a> {
+    /// A record.
+    Record(Record<'a>),
+    /// The end of a partition, for now: no record below this offset is still to come.
+    End {
+        /// The partition.
+        partition: i32,
+        /// Its end.
+        offset: i64,
+    },
+    /// An error of one partition.
+    Fault {
+        /// The partition.
+        partition: i32,
+        /// What kind it is.
+        code: RDKafkaErrorCode,
+        /// What librdkafka says.
+        reason: String,
+    },
+}
+
+/// A message to be produced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outgoing<'a> {
+    /// Its key, if it has one.
+    pub(super) key: Option<&'a [u8]>,
+    /// Its value; a tombstone has none.
+    pub(super) value: Option<&'a [u8]>,
+    /// Given back with its delivery report.
+    pub(super) token: usize,
+}

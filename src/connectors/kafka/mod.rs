@@ -1,0 +1,69 @@
+//! Kafka: the events' topic, a reference table in a compacted topic, and topics of results.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `source`, `reader` | records to blocks of events, on threads of their own |
+//! | `reference` | a compacted topic to changes of the reference table |
+//! | `sink`, `writer` | rows of closed epochs to a topic |
+//! | `partitioner`, `fit`, `ledger` | a row's partition, cut to size, acknowledged |
+//! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
+//! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of this project |
+//!
+//! # Invariants
+//! * A broker that is away is waited for, and said to be; what waiting cannot cure ends the job
+//!   with an error that says where.
+//! * Nothing here uses consumer groups: the job assigns partitions itself.
+
+mod client;
+mod error;
+mod ffi;
+mod fit;
+mod lag;
+mod ledger;
+mod messages;
+mod partitioner;
+mod patience;
+mod reader;
+mod reference;
+mod settings;
+mod sink;
+mod source;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use deltajoin_workers::batch::Origin;
+
+pub use client::Connection;
+pub use error::Error;
+pub use lag::Lag;
+pub use reference::{Reference, ReferenceOptions};
+pub use settings::check as check_settings;
+pub use sink::{Destination, KafkaSink, SinkOptions};
+pub use source::{Assignment, Readers, Source, SourceOptions};
+
+/// Told of an error that ends the job; may be called from any thread, and more than once.
+pub type Fail = Arc<dyn Fn(Error) + Send + Sync>;
+
+/// Told of a record that was left out; may be called from any thread. A sink counts the row as
+/// written only when the call has returned.
+pub type OnRejected = Arc<dyn Fn(Rejected) + Send + Sync>;
+
+/// A record that a connector left out without ending the job: a row that is too large for its
+/// topic, or a reference record that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The topic that would not take the row, or that holds the record.
+    pub topic: String,
+    /// Where the record stands; for a row of a sink, the origin of its event.
+    pub origin: Origin,
+    /// One of `ports::reason`.
+    pub reason: &'static str,
+    /// What is wrong.
+    pub error: String,
+    /// The record's value; for a row of a sink its key as JSON.
+    pub raw: Vec<u8>,
+}

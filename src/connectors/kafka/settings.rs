@@ -1,0 +1,212 @@
+//! Librdkafka's settings: ours, each with its reason, and what the user passes through.
+//!
+//! They are apart so that one page shows every value that differs from librdkafka's defaults.
+//!
+//! # Invariants
+//! * The user's value wins, but for the few settings on which correctness rests: those are
+//!   refused, never overridden in silence.
+
+use std::collections::BTreeMap;
+
+use rdkafka::config::ClientConfig;
+
+use crate::config::KafkaTopic;
+use crate::connectors::kafka::Error;
+
+/// Settings for every client.
+const CLIENT: &[(&str, &str)] = &[
+    // A topic that does not exist is an error that names it, never a new topic.
+    ("allow.auto.create.topics", "false"),
+    // A broker that comes back is noticed within a second, not ten.
+    ("reconnect.backoff.max.ms", "1000"),
+    // Idle connections that a broker closes are nobody's concern.
+    ("log.connection.close", "false"),
+];
+
+/// Settings for reading.
+const CONSUMER: &[(&str, &str)] = &[
+    // Small responses stay in the allocator's reach: 187 against 505 ns a record with 16 MiB.
+    ("fetch.max.bytes", "2097152"),
+    ("fetch.message.max.bytes", "1048576"),
+    // Records are handed over as they come; the broker waits only when there are none.
+    ("fetch.min.bytes", "1"),
+    ("fetch.wait.max.ms", "100"),
+    // Librdkafka's second of back-off costs a job that is slower than the fetcher half its speed.
+    ("fetch.queue.backoff.ms", "2"),
+    ("fetch.error.backoff.ms", "100"),
+    // What is fetched ahead is memory beside `max_in_flight_bytes`: a tenth of a second's worth.
+    ("queued.min.messages", "50000"),
+    ("queued.max.messages.kbytes", "32768"),
+    // Costs nothing that can be measured.
+    ("check.crcs", "true"),
+];
+
+/// Settings for reading that are not the user's.
+const CONSUMER_OWNED: &[(&str, &str)] = &[
+    // Where reading stands is the job's own knowledge, never the broker's.
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    // Records that are gone are an error to be told, not a gap to be jumped.
+    ("auto.offset.reset", "error"),
+    // An end is known by its event: transactions leave holes, so offsets alone do not tell it.
+    ("enable.partition.eof", "true"),
+];
+
+/// Settings for writing.
+const PRODUCER: &[(&str, &str)] = &[
+    // Rows leave at once; while one request is on its way the next rows gather by themselves.
+    ("linger.ms", "0"),
+    ("batch.size", "1000000"),
+    ("batch.num.messages", "100000"),
+    // Bounds what a sink holds beside `max_in_flight_bytes`.
+    ("queue.buffering.max.kbytes", "32768"),
+    ("queue.buffering.max.messages", "1000000"),
+];
+
+/// Settings for writing that are not the user's.
+const PRODUCER_OWNED: &[(&str, &str)] = &[
+    // A row is written when all in-sync replicas have it, and stands in the topic in order.
+    ("acks", "all"),
+    ("enable.idempotence", "true"),
+    // A broker that is away is waited for: a row is never given up.
+    ("message.timeout.ms", "0"),
+    // Acknowledgements are counted.
+    ("delivery.report.only.error", "false"),
+];
+
+/// Settings that no client of ours can have, and why.
+const REFUSED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "it is set by `brokers`"),
+    ("metadata.broker.list", "brokers are set by `brokers`"),
+    (
+        "group.id",
+        "partitions are assigned by the job, without a group",
+    ),
+    ("transactional.id", "it is named by the job"),
+];
+
+/// Other names by which librdkafka knows settings that are not the user's.
+const ALIASES: &[(&str, &str)] = &[
+    ("request.required.acks", "acks"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("auto.commit.enable", "enable.auto.commit"),
+];
+
+/// Refuses settings on which correctness rests.
+///
+/// # Errors
+/// `Error::OwnedSetting` for the first such setting.
+pub fn check(properties: &BTreeMap<String, String>) -> Result<(), Error> {
+    let owned = |key: &str, reason: &str| Error::OwnedSetting {
+        key: key.to_owned(),
+        reason: reason.to_owned(),
+    };
+    for (key, value) in properties {
+        if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| refused == key) {
+            return Err(owned(key, reason));
+        }
+        let alias = ALIASES.iter().find(|(alias, _)| alias == key);
+        let name = alias.map_or(&**key, |(_, name)| name);
+        let mut ours = CONSUMER_OWNED.iter().chain(PRODUCER_OWNED);
+        if let Some((_, needed)) = ours.find(|(owned, _)| *owned == name)
+            && value != needed
+        {
+            return Err(owned(
+                key,
+                &format!("results are right only with {needed:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The configuration of a client that reads, or only asks.
+pub(super) fn consumer(topic: &KafkaTopic) -> Result<ClientConfig, Error> {
+    build(topic, CONSUMER, CONSUMER_OWNED, &[])
+}
+
+/// The configuration of a client that writes messages of up to `message_bytes_max` bytes.
+pub(super) fn producer(
+    topic: &KafkaTopic,
+    message_bytes_max: usize,
+) -> Result<ClientConfig, Error> {
+    // A batch must not be larger than its topic allows, however small its messages are.
+    let batch_bytes = message_bytes_max.min(1_000_000).to_string();
+    let sizes = [
+        (
+            "message.max.bytes",
+            message_bytes_max.max(1_000).to_string(),
+        ),
+        ("batch.size", batch_bytes),
+    ];
+    build(topic, PRODUCER, PRODUCER_OWNED, &sizes)
+}
+
+fn build(
+    topic: &KafkaTopic,
+    ours: &[(&str, &str)],
+    owned: &[(&str, &str)],
+    sizes: &[(&str, String)],
+) -> Result<ClientConfig, Error> {
+    check(&topic.properties)?;
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &topic.brokers);
+    for (key, value) in CLIENT.iter().chain(ours) {
+        config.set(*key, *value);
+    }
+    for (key, value) in sizes {
+        config.set(*key, value);
+    }
+    for (key, value) in &topic.properties {
+        config.set(key, value);
+    }
+    for (key, value) in owned {
+        config.set(*key, *value);
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(properties: &[(&str, &str)]) -> KafkaTopic {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        KafkaTopic {
+            brokers: "127.0.0.1:9092".to_owned(),
+            topic: "events".to_owned(),
+            properties: properties.iter().map(own).collect(),
+        }
+    }
+
+    #[test]
+    fn the_users_settings_win_over_ours() {
+        let config = producer(&topic(&[("linger.ms", "5"), ("batch.size", "1000")]), 900).unwrap();
+        assert_eq!(config.get("linger.ms"), Some("5"));
+        assert_eq!(config.get("batch.size"), Some("1000"));
+        assert_eq!(config.get("acks"), Some("all"));
+    }
+
+    #[test]
+    fn settings_on_which_correctness_rests_are_refused() {
+        for (key, value) in [
+            ("acks", "1"),
+            ("request.required.acks", "0"),
+            ("message.timeout.ms", "1000"),
+            ("group.id", "mine"),
+            ("enable.partition.eof", "false"),
+        ] {
+            let refused = consumer(&topic(&[(key, value)]));
+            assert!(matches!(refused, Err(Error::OwnedSetting { .. })), "{key}");
+        }
+        assert!(consumer(&topic(&[("acks", "all")])).is_ok());
+    }
+
+    #[test]
+    fn librdkafka_knows_all_our_settings() {
+        let consumer = consumer(&topic(&[])).unwrap();
+        assert!(consumer.create_native_config().is_ok());
+        let producer = producer(&topic(&[]), 1_000_000).unwrap();
+        assert!(producer.create_native_config().is_ok());
+    }
+}

@@ -1,0 +1,198 @@
+//! Rows of closed epochs to a topic, each at least once: the port `Sink`.
+//!
+//! It is apart from `writer`, which does the work on a thread of its own, because these calls come
+//! from a worker and must not wait.
+//!
+//! # Invariants
+//! * No call blocks but `drop`, which waits for the writer's thread to end.
+//! * `written` is exact: rows count when their topic's in-sync replicas have acknowledged them,
+//!   or when they were told to `on_rejected`.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use deltajoin_workers::batch::Batch;
+use deltajoin_workers::ports::{Sink, Stop};
+use deltajoin_workers::queue::Waker;
+
+use crate::codec::Format;
+use crate::config::{KafkaTopic, Partitioner};
+use crate::connectors::kafka::client::Connection;
+use crate::connectors::kafka::ffi::PollWaker;
+use crate::connectors::kafka::writer::Writer;
+use crate::connectors::kafka::{Error, Fail, OnRejected};
+
+/// What is written where, and who is told.
+#[derive(Clone)]
+pub struct SinkOptions {
+    /// The topic.
+    pub topic: KafkaTopic,
+    /// How a result finds its partition; dead letters go by the partition that they came from.
+    pub partitioner: Partitioner,
+    /// How rows become JSON.
+    pub format: Format,
+    /// Told of rows that are too large for the topic. Dead letters are cut to fit instead.
+    pub on_rejected: OnRejected,
+    /// Told when writing has failed for good.
+    pub fail: Fail,
+}
+
+/// A topic that results can be written to.
+pub struct Destination {
+    pub(super) options: SinkOptions,
+    pub(super) partitions: usize,
+    pub(super) message_bytes_max: usize,
+}
+
+impl Destination {
+    /// Asks Kafka for the topic's partitions and its limit; waits for a broker that is away.
+    ///
+    /// # Errors
+    /// If there is no such topic, or Kafka refuses; or if `stop` is set.
+    pub fn connect(options: SinkOptions, stop: &Stop) -> Result<Arc<Self>, Error> {
+        let mut connection = Connection::open(&options.topic)?;
+        Ok(Arc::new(Self {
+            partitions: connection.partitions(stop)?,
+            message_bytes_max: connection.message_bytes_max(),
+            options,
+        }))
+    }
+
+    /// A sink to this topic, for one worker.
+    ///
+    /// # Errors
+    /// If a client cannot be made.
+    pub fn open(self: &Arc<Self>) -> Result<KafkaSink, Error> {
+        let topic = &self.options.topic;
+        let shared = Arc::new(Shared::default());
+        let mut writer = Writer::new(Arc::clone(self), Arc::clone(&shared))?;
+        let poll = writer.waker();
+        let fail = Arc::clone(&self.options.fail);
+        let thread = std::thread::Builder::new()
+            .name(format!("sink-{}", topic.topic))
+            .spawn(move || {
+                if let Err(error) = writer.run() {
+                    fail(error);
+                }
+            })
+            .map_err(|error| Error::failed(topic, &format!("no thread for it: {error}")))?;
+        Ok(KafkaSink {
+            shared,
+            poll,
+            thread: Some(thread),
+        })
+    }
+}
+
+/// What a worker asks of the writer.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Write these rows.
+    Rows(Batch),
+    /// The rows of this epoch are all there.
+    Close(u64),
+}
+
+/// What the worker's thread and the writer's share.
+#[derive(Default)]
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    written: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+    pub(super) stopping: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    /// Whether the writer has something under way: if not, an epoch without rows is written as
+    /// soon as it is closed, and the writer sleeps on.
+    busy: bool,
+}
+
+/// A poisoned lock means that another thread has panicked: the process is ending anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Swaps what has gathered with the empty `commands`; `busy` says whether what was taken
+    /// before is still under way.
+    pub(super) fn take(&self, commands: &mut VecDeque<Command>, busy: bool) {
+        let mut queue = lock(&self.queue);
+        std::mem::swap(&mut queue.commands, commands);
+        queue.busy = busy || !commands.is_empty();
+    }
+
+    /// Says that all epochs before `written` are written.
+    pub(super) fn publish(&self, written: u64) {
+        if self.written.fetch_max(written, Ordering::AcqRel) >= written {
+            return;
+        }
+        let waker = lock(&self.waker).clone();
+        if let Some(waker) = waker {
+            waker();
+        }
+    }
+}
+
+/// Writes rows to a topic.
+pub struct KafkaSink {
+    shared: Arc<Shared>,
+    poll: PollWaker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KafkaSink {
+    fn give(&self, command: Command) {
+        let mut queue = lock(&self.shared.queue);
+        let was_empty = queue.commands.is_empty();
+        queue.commands.push_back(command);
+        drop(queue);
+        if was_empty {
+            self.poll.wake();
+        }
+    }
+}
+
+impl Sink for KafkaSink {
+    fn write(&mut self, _epoch: u64, rows: Batch) {
+        if !rows.is_empty() {
+            self.give(Command::Rows(rows));
+        }
+    }
+
+    fn close(&mut self, epoch: u64) {
+        let queue = lock(&self.shared.queue);
+        let idle = queue.commands.is_empty() && !queue.busy;
+        drop(queue);
+        // Only this thread gives commands, so what is idle stays so until it does.
+        if idle {
+            self.shared.publish(epoch + 1);
+        } else {
+            self.give(Command::Close(epoch));
+        }
+    }
+
+    fn written(&self) -> u64 {
+        self.shared.written.load(Ordering::Acquire)
+    }
+
+    fn wake_by(&mut self, waker: Waker) {
+        *lock(&self.shared.waker) = Some(waker);
+    }
+}
+
+impl Drop for KafkaSink {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.poll.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of a Kafka sink has panicked");
+        }
+    }
+}
