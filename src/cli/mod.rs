@@ -5,6 +5,9 @@
 
 mod check;
 mod cluster;
+#[cfg(feature = "demo")]
+mod demo;
+mod generate;
 mod run;
 
 use std::path::PathBuf;
@@ -56,6 +59,11 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
+    /// Make the events of the example, and its reference table.
+    Generate(generate::GenerateArgs),
+    /// Run the example with an embedded broker, and show what it does.
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
 }
 
 /// Where the settings are.
@@ -127,6 +135,9 @@ pub fn run() -> ExitCode {
             print,
             offline,
         } => check::run(&settings, print, offline),
+        Command::Generate(args) => generate::run(&args),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args),
     };
     result.unwrap_or_else(|failure| {
         if failure.code != ExitCode::Done {

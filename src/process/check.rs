@@ -39,7 +39,28 @@ fn check_events(config: &Config, stop: &Stop) -> Result<String, Failure> {
         EventSource::Kafka { topic, .. } => {
             let schema = &config.events.schema;
             let sample = kafka::sample(topic, schema, config.limits.max_record_bytes, stop)?;
-            Ok(format!("events: topic {:?}, {sample}", topic.topic))
+            let kafka::Sample {
+                partitions,
+                records,
+                rejected,
+                first,
+            } = sample;
+            if let Some((origin, error)) = first
+                && rejected == records
+            {
+                let place = format!("{}[{}]@{}", topic.topic, origin.partition, origin.offset);
+                let primary = format!("no event of topic {:?} has the declared types", topic.topic);
+                return Err(Failure::usage(primary)
+                    .detail(format!(
+                        "{place}: {error}; and so on for {records} newest records"
+                    ))
+                    .hint("Compare events.columns and events.format with what is published."));
+            }
+            Ok(format!(
+                "events: topic {:?}, {partitions} partitions; of {records} newest records \
+                 {rejected} would be dead letters",
+                topic.topic
+            ))
         }
         #[cfg(not(feature = "kafka"))]
         EventSource::Kafka { .. } => {

@@ -5,6 +5,7 @@
 //! | `source`, `reader` | records to blocks of events, on threads of their own |
 //! | `reference` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic |
+//! | `sample` | a look at a topic's newest records |
 //! | `partitioner`, `fit`, `ledger` | a row's partition, cut to size, acknowledged |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
 //! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of this project |
@@ -25,6 +26,7 @@ mod partitioner;
 mod patience;
 mod reader;
 mod reference;
+mod sample;
 mod settings;
 mod sink;
 mod source;
@@ -41,6 +43,7 @@ pub use client::Connection;
 pub use error::Error;
 pub use lag::Lag;
 pub use reference::{Reference, ReferenceOptions};
+pub use sample::{Sample, sample};
 pub use settings::check as check_settings;
 pub use sink::{Destination, KafkaSink, SinkOptions};
 pub use source::{Assignment, Readers, Source, SourceOptions};
