@@ -226,7 +226,7 @@ impl Connection {
             loop {
                 let rest = PAUSE.saturating_sub(asked.elapsed());
                 let wait = rest.min(Duration::from_millis(100));
-                self.patience.serve(&self.handle, wait, |_, _| {})?;
+                self.patience.serve(&self.handle, wait, |_| {})?;
                 if stop.asked() {
                     return Err(Error::Stopped);
                 }

@@ -1,8 +1,7 @@
 //! The batch calls of librdkafka behind a safe face: the only unsafe code of this project.
 //!
-//! It is apart because reading through rust-rdkafka one record at a time costs four times what
-//! batches do, and its delivery reports are served one call at a time. Configuration, security
-//! and metadata stay rust-rdkafka's.
+//! It is apart because reading one record at a time through rust-rdkafka costs four times what
+//! batches do. Configuration, security and metadata stay rust-rdkafka's.
 //!
 //! # Invariants
 //! * A message is destroyed exactly once, before its queue; queues and topics before the client.
@@ -26,7 +25,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka_sys as sys;
 use rdkafka_sys::types::{RDKafkaRespErr, RDKafkaType};
 
-use crate::connectors::kafka::messages::{Item, Outgoing, Polled, Problem};
+use crate::connectors::kafka::messages::{Item, Outgoing, Polled, Problem, Report};
 
 /// A queue of librdkafka's, of which we hold one reference.
 struct Queue(NonNull<sys::rd_kafka_queue_t>);
@@ -109,13 +108,8 @@ impl Handle {
         PollWaker { main, _client }
     }
 
-    /// Serves one event; one may hold many delivery reports, each of which is given as the token
-    /// of its message and the outcome.
-    pub(super) fn poll(
-        &self,
-        timeout: Duration,
-        mut delivered: impl FnMut(usize, Result<(), RDKafkaErrorCode>),
-    ) -> Polled {
+    /// Serves one event; one may hold many delivery reports.
+    pub(super) fn poll(&self, timeout: Duration, mut reported: impl FnMut(Report)) -> Polled {
         // SAFETY: the queue is alive; the event is ours until it is destroyed below, and what it
         // lends is not used after that.
         unsafe {
@@ -130,7 +124,11 @@ impl Handle {
                         break Polled::Served;
                     }
                     let message = &*message;
-                    delivered(message._private as usize, outcome(message.err));
+                    reported(Report {
+                        partition: message.partition,
+                        token: message._private as usize,
+                        result: outcome(message.err),
+                    });
                 },
                 sys::RD_KAFKA_EVENT_ERROR => Polled::Problem(Problem {
                     code: sys::rd_kafka_event_error(event).into(),
@@ -291,9 +289,7 @@ impl Consumer {
     }
 
     /// Replaces the batch: waits for one message, then takes what is there. Returns how many came.
-    ///
-    /// Librdkafka's own time-out would wait for a full batch, which costs milliseconds when
-    /// records trickle in.
+    /// Librdkafka's own time-out would wait for a full batch, for milliseconds at a low rate.
     pub(super) fn fill(&mut self, timeout: Duration) -> usize {
         self.clear();
         let queue = self.queue.0.as_ptr();
@@ -396,9 +392,9 @@ impl Producer {
         &self.handle
     }
 
-    /// Gives messages for one partition to the producer and returns how many of them, from the
-    /// first on, are dealt with; there is no room for the others. What is dealt with is either
-    /// accepted, and its token will come back by `Handle::poll`, or pushed to `refused`.
+    /// Gives messages for one partition to the producer and returns how many, from the first on,
+    /// are dealt with: accepted and to be reported by `Handle::poll`, or pushed to `refused`. For
+    /// the others there is no room.
     pub(super) fn produce<'a>(
         &mut self,
         partition: i32,
@@ -421,6 +417,9 @@ impl Producer {
             }
         };
         self.array.extend(messages.map(native));
+        if self.array.is_empty() {
+            return 0;
+        }
         let count = i32::try_from(self.array.len()).expect("a call has a few thousand messages");
         let (topic, array) = (self.topic.0.as_ptr(), self.array.as_mut_ptr());
         // SAFETY: topic and array are alive, and what the array points to is borrowed for 'a.

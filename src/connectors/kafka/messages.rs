@@ -64,3 +64,14 @@ pub(super) struct Outgoing<'a> {
     /// Given back with its delivery report.
     pub(super) token: usize,
 }
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    /// Its partition.
+    pub(super) partition: i32,
+    /// The token that it was given with.
+    pub(super) token: usize,
+    /// Whether all in-sync replicas have it.
+    pub(super) result: Result<(), RDKafkaErrorCode>,
+}

@@ -5,7 +5,7 @@
 //! | `source`, `reader` | records to blocks of events, on threads of their own |
 //! | `reference` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic |
-//! | `partitioner`, `fit`, `ledger` | a row's partition, cut to size, acknowledged |
+//! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
 //! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of this project |
 //!
@@ -19,6 +19,7 @@ mod error;
 mod ffi;
 mod fit;
 mod lag;
+mod lanes;
 mod ledger;
 mod messages;
 mod partitioner;

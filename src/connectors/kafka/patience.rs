@@ -17,7 +17,7 @@ use crate::config::KafkaTopic;
 use crate::connectors::kafka::Error;
 use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::Handle;
-use crate::connectors::kafka::messages::{Polled, Problem};
+use crate::connectors::kafka::messages::{Polled, Problem, Report};
 
 /// Often enough to be seen by whoever looks at the end of the log, seldom enough to keep it short.
 const REPEAT: Duration = Duration::from_secs(10);
@@ -72,8 +72,8 @@ impl Patience {
         }
     }
 
-    /// Serves the events of a client: waits for one, then takes what is there. `delivered` is
-    /// given the token of each message that is reported, and the outcome.
+    /// Serves the events of a client: waits for one, then takes what is there. `reported` is
+    /// given what became of each message.
     ///
     /// # Errors
     /// For what waiting cannot cure.
@@ -81,10 +81,10 @@ impl Patience {
         &mut self,
         handle: &Handle,
         mut timeout: Duration,
-        mut delivered: impl FnMut(usize, Result<(), Code>),
+        mut reported: impl FnMut(Report),
     ) -> Result<(), Error> {
         loop {
-            match handle.poll(timeout, &mut delivered) {
+            match handle.poll(timeout, &mut reported) {
                 Polled::Nothing => break,
                 Polled::Served => {}
                 Polled::Problem(problem) => self.problem(&problem)?,
