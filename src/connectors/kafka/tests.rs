@@ -236,7 +236,7 @@ fn what_finds_no_room_is_told_and_nothing_waits_at_the_end() {
 fn a_wake_ends_the_current_poll_or_the_next() {
     let (_cluster, topic) = cluster("wake", 1);
     let producer = producer(&topic);
-    producer.handle().waker().wake();
+    producer.handle().share().wake();
     let start = Instant::now();
     producer.handle().poll(DEADLINE, |_| {});
     assert!(start.elapsed() < DEADLINE / 2);

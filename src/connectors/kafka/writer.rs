@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::codec::Format;
 use crate::connectors::kafka::error::place;
-use crate::connectors::kafka::ffi::{PollWaker, Producer};
+use crate::connectors::kafka::ffi::{Handle, Producer};
 use crate::connectors::kafka::fit::shortened;
 use crate::connectors::kafka::lanes::Lanes;
 use crate::connectors::kafka::ledger::Ledger;
@@ -91,9 +91,9 @@ impl Writer {
         })
     }
 
-    /// What ends the writer's sleep.
-    pub(super) fn waker(&self) -> PollWaker {
-        self.producer.handle().waker()
+    /// The client, to be woken when there is something to do.
+    pub(super) fn handle(&self) -> Handle {
+        self.producer.handle().share()
     }
 
     /// Writes until it is stopped.
