@@ -8,7 +8,7 @@
 //! | memory | 10 million distinct keys, resident bytes above the empty job |
 //! | idle | a live job without events, CPU of its workers |
 //!
-//! Arguments name figures; without any, all are made. `DELTAJOIN_BENCH_EVENTS` sets the size of
+//! Arguments name figures; without any, all are made. `BENCH_EVENTS` sets the size of
 //! the topic. Every output is checked against the generator's expectation.
 #![allow(
     clippy::print_stdout,
