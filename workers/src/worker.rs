@@ -125,9 +125,6 @@ impl This {
     /// What every worker does in every turn.
     fn turn(&mut self) {
         self.release();
-        if self.first_here {
-            self.counts.borrow_mut().lag_records = self.settings.observer.lag_records();
-        }
         let closed = self
             .dataflow
             .borrow()
@@ -149,8 +146,16 @@ impl This {
         let now_us = self.settings.clock.now_us();
         if now_us >= self.reported_us + REPORT_EVERY_US {
             self.reported_us = now_us;
-            self.control.send(Message::Counts(*self.counts.borrow()));
+            self.tell_counts();
         }
+    }
+
+    fn tell_counts(&mut self) {
+        let mut counts = *self.counts.borrow();
+        if self.first_here {
+            counts.lag_records = self.settings.observer.lag_records();
+        }
+        self.control.send(Message::Counts(counts));
     }
 
     /// Gives back the bytes of epochs that are written everywhere.
@@ -170,7 +175,7 @@ impl This {
 
     fn leave(&mut self) {
         self.release();
-        self.control.send(Message::Counts(*self.counts.borrow()));
+        self.tell_counts();
         self.control.leave();
     }
 }
@@ -181,6 +186,8 @@ struct First {
     counts: Vec<Counts>,
     running: BTreeSet<usize>,
     stopping: bool,
+    /// Whether the last epoch is minted and the input closed.
+    closed: bool,
     live: bool,
     reported_us: u64,
 }
@@ -192,6 +199,7 @@ impl First {
             counts: vec![Counts::default(); peers],
             running: (0..peers).collect(),
             stopping: false,
+            closed: false,
             live: false,
             reported_us: 0,
         }
@@ -205,7 +213,7 @@ impl First {
 
     /// How long there is nothing to do but to wait for messages, which end the wait.
     fn wait(&self, dataflow: &Dataflow) -> Duration {
-        if self.all_closed(dataflow) {
+        if self.all_closed(dataflow) && !self.closed {
             self.minter.wait().min(SLEEP_MAX)
         } else {
             SLEEP_MAX
@@ -233,11 +241,12 @@ impl First {
             self.reported_us = now_us;
             self.report(settings);
         }
-        if !self.all_closed(dataflow) {
+        if self.closed || !self.all_closed(dataflow) {
             return;
         }
         if self.stopping || self.live && self.running.is_empty() {
             std::mem::take(&mut dataflow.mints).close();
+            self.closed = true;
         } else if let Some(epoch) = self.minter.due() {
             self.live = dataflow.complete.get();
             dataflow.mints.advance_to(epoch);

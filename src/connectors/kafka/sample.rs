@@ -61,6 +61,8 @@ pub fn sample(
     let mut config: ClientConfig = settings::consumer(topic)?;
     // The ends of partitions are known already, and rdkafka gives them as errors.
     config.set("enable.partition.eof", "false");
+    // librdkafka wants a name; nothing is joined or committed under it.
+    config.set("group.id", "deltajoin-check");
     let consumer: BaseConsumer = config
         .create()
         .map_err(|error| Error::from_client(error, topic))?;
