@@ -20,6 +20,7 @@ pub(crate) fn run(command: &mut Command) -> (Cost, String) {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("the program can be started");
+    let peak = watch_memory(child.id());
     let mut output = child.stdout.take().expect("it is piped");
     let mut text = String::new();
     std::io::Read::read_to_string(&mut output, &mut text).expect("it writes text");
@@ -28,9 +29,25 @@ pub(crate) fn run(command: &mut Command) -> (Cost, String) {
     let cost = Cost {
         wall: started.elapsed(),
         cpu: used.rusage.utime + used.rusage.stime,
-        peak_bytes: used.rusage.maxrss,
+        peak_bytes: peak.join().expect("watching does not fail"),
     };
     (cost, text)
+}
+
+/// Follows a process's peak of resident memory until it ends. The system's own figure at its end
+/// would include what this process had when it was forked.
+fn watch_memory(pid: u32) -> std::thread::JoinHandle<u64> {
+    std::thread::spawn(move || {
+        let mut peak = 0;
+        while let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let Some(line) = line else { break };
+            let kilobytes = line.trim_end_matches("kB").trim().parse::<u64>();
+            peak = peak.max(kilobytes.expect("a number of kB") * 1024);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        peak
+    })
 }
 
 /// The machine in a few words.
