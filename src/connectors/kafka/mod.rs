@@ -8,7 +8,7 @@
 //! | `sample` | a look at a topic's newest records |
 //! | `partitioner`, `fit`, `ledger` | a row's partition, cut to size, acknowledged |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
-//! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of this project |
+//! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of the default build |
 //!
 //! # Invariants
 //! * A broker that is away is waited for, and said to be; what waiting cannot cure ends the job
