@@ -1,5 +1,4 @@
-//! The batch calls of librdkafka behind a safe face: the only unsafe code of the
-//! default build.
+//! The batch calls of librdkafka behind a safe face: the only unsafe code of the default build.
 //!
 //! It is apart because reading through rust-rdkafka one record at a time costs four times what
 //! batches do, and its delivery reports are served one call at a time. Configuration, security
