@@ -12,6 +12,7 @@ use deltajoin_workers::ports::Stop;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
@@ -174,7 +175,12 @@ impl Connection {
         question: Offset,
         stop: &Stop,
     ) -> Result<Vec<i64>, Error> {
-        self.ask(stop, |handle, topic| {
+        // An end or a beginning is asked for as the time -1 or -2, all partitions in one request.
+        let consumer: BaseConsumer = self
+            .config
+            .create()
+            .map_err(|error| Error::from_client(error, &self.topic))?;
+        self.ask(stop, |_, topic| {
             let mut list = TopicPartitionList::with_capacity(partitions);
             for partition in 0..partitions {
                 let partition = i32::try_from(partition).expect("Kafka counts them in 32 bits");
@@ -182,9 +188,10 @@ impl Connection {
                     return Answer::Never(Error::failed(topic, &error.to_string()));
                 }
             }
-            if let Err(code) = handle.offsets_for_times(&mut list, ANSWER) {
-                return Answer::Later(code.to_string());
-            }
+            let list = match consumer.offsets_for_times(list, ANSWER) {
+                Ok(list) => list,
+                Err(error) => return Answer::Later(reason(&error)),
+            };
             let mut offsets = vec![-1; partitions];
             for element in list.elements() {
                 if let Err(error) = element.error() {
@@ -226,7 +233,7 @@ impl Connection {
             loop {
                 let rest = PAUSE.saturating_sub(asked.elapsed());
                 let wait = rest.min(Duration::from_millis(100));
-                self.patience.serve(&self.handle, wait, |_, _| {})?;
+                self.patience.serve(&self.handle, wait, |_| {})?;
                 if stop.asked() {
                     return Err(Error::Stopped);
                 }

@@ -78,13 +78,11 @@ pub enum Error {
         /// What the partition has, or what librdkafka says.
         reason: String,
     },
-    /// A partition that was read does not exist any more.
-    #[error("{topic}[{partition}] is gone")]
-    PartitionGone {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
+    /// A topic, or a partition of it, does not exist any more.
+    #[error("partitions are gone of {place}")]
+    PartitionsGone {
+        /// Topic and brokers.
+        place: String,
         /// What librdkafka says.
         reason: String,
     },
@@ -123,7 +121,7 @@ impl Error {
             | Self::Authentication { reason, .. }
             | Self::NotAuthorized { reason, .. }
             | Self::OffsetGone { reason, .. }
-            | Self::PartitionGone { reason, .. }
+            | Self::PartitionsGone { reason, .. }
             | Self::Failed { reason, .. } => Some(reason),
             Self::UnknownTopic { .. } | Self::BadReference { .. } | Self::Stopped => None,
         }
@@ -159,7 +157,7 @@ impl Error {
                 "Put a correct record, or a tombstone, for the same key into the topic.".to_owned()
             }
             Self::Client { .. }
-            | Self::PartitionGone { .. }
+            | Self::PartitionsGone { .. }
             | Self::Failed { .. }
             | Self::Stopped => return None,
         })
@@ -176,7 +174,7 @@ impl Error {
             | Self::OffsetGone { .. }
             | Self::BadReference { .. } => true,
             Self::Client { .. }
-            | Self::PartitionGone { .. }
+            | Self::PartitionsGone { .. }
             | Self::Failed { .. }
             | Self::Stopped => false,
         }

@@ -1,8 +1,7 @@
 //! The batch calls of librdkafka behind a safe face: the only unsafe code of the default build.
 //!
-//! It is apart because reading through rust-rdkafka one record at a time costs four times what
-//! batches do, and its delivery reports are served one call at a time. Configuration, security
-//! and metadata stay rust-rdkafka's.
+//! It is apart because reading one record at a time through rust-rdkafka costs four times what
+//! batches do. Configuration, security and metadata stay rust-rdkafka's.
 //!
 //! # Invariants
 //! * A message is destroyed exactly once, before its queue; queues and topics before the client.
@@ -10,71 +9,61 @@
 //! * What a message lends (key, value) borrows the `Consumer`, and `fill` needs it exclusively:
 //!   no slice outlives the batch that it is in.
 //! * `produce` copies: what it is given is free to change when it returns.
-//! * Events are served where `poll` is called, never in a callback of librdkafka's.
+//! * Events are served where `poll` is called; the one callback only keeps an error for it.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka_sys as sys;
 use rdkafka_sys::types::{RDKafkaRespErr, RDKafkaType};
 
-use crate::connectors::kafka::messages::{Item, Outgoing, Polled, Problem};
+use crate::connectors::kafka::messages::{Item, Outgoing, Polled, Problem, Problems, Report};
 
-/// A queue of librdkafka's, of which we hold one reference.
-struct Queue(NonNull<sys::rd_kafka_queue_t>);
+/// A thing of librdkafka's, of which we hold one reference.
+struct Owned<T> {
+    pointer: NonNull<T>,
+    destroy: unsafe extern "C" fn(*mut T),
+}
 
-// SAFETY: librdkafka's queues may be used from any thread, and by several at once.
-unsafe impl Send for Queue {}
+type Queue = Owned<sys::rd_kafka_queue_t>;
+type Topic = Owned<sys::rd_kafka_topic_t>;
+
+// SAFETY: librdkafka's queues and topics may be used from any thread, and by several at once.
+unsafe impl<T> Send for Owned<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Queue {}
+unsafe impl<T> Sync for Owned<T> {}
 
-impl Drop for Queue {
+impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         // SAFETY: we own this reference, and it is given back once.
-        unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) }
+        unsafe { (self.destroy)(self.pointer.as_ptr()) }
     }
 }
 
-/// A topic of librdkafka's, of which we hold one reference.
-struct Topic(NonNull<sys::rd_kafka_topic_t>);
-
-// SAFETY: librdkafka's topics may be used from any thread.
-unsafe impl Send for Topic {}
-
-impl Drop for Topic {
-    fn drop(&mut self) {
-        // SAFETY: we own this reference, and it is given back once.
-        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) }
-    }
+/// # Safety
+/// `problems` points to the `Problems` of the client, and `reason` to a text, or is null.
+unsafe extern "C" fn keep_problem(
+    _client: *mut sys::rd_kafka_t,
+    code: c_int,
+    reason: *const c_char,
+    problems: *mut c_void,
+) {
+    // SAFETY: rust-rdkafka gives the context to librdkafka, and drops it after the client.
+    let (problems, reason) = unsafe { (&*problems.cast::<Problems>(), text(reason)) };
+    problems.keep(code, reason);
 }
 
 /// A client and the queue of its events.
 pub(super) struct Handle {
     main: Queue,
-    client: Arc<Client>,
-}
-
-/// Wakes a thread that waits in `Handle::poll`.
-pub(super) struct PollWaker {
-    main: Queue,
-    /// Keeps the client until the queue is given back.
-    _client: Arc<Client>,
-}
-
-impl PollWaker {
-    /// Makes the current call of `poll`, or the next one, return at once.
-    pub(super) fn wake(&self) {
-        // SAFETY: the queue is alive, and yielding is allowed from any thread.
-        unsafe { sys::rd_kafka_queue_yield(self.main.0.as_ptr()) }
-    }
+    client: Arc<Client<Problems>>,
 }
 
 impl Handle {
@@ -84,8 +73,11 @@ impl Handle {
         // OAUTHBEARER_TOKEN_REFRESH is left out: librdkafka then refreshes tokens by itself.
         let events = sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR;
         // SAFETY: the configuration is alive, and is not yet given to a client.
-        unsafe { sys::rd_kafka_conf_set_events(native.ptr(), events) };
-        let client = Client::new(config, native, kind, DefaultClientContext)?;
+        unsafe {
+            sys::rd_kafka_conf_set_events(native.ptr(), events);
+            sys::rd_kafka_conf_set_error_cb(native.ptr(), Some(keep_problem));
+        }
+        let client = Client::new(config, native, kind, Problems::default())?;
         let client = Arc::new(client);
         Ok(Self {
             main: main_queue(&client),
@@ -99,27 +91,33 @@ impl Handle {
     }
 
     /// rust-rdkafka's client, for metadata.
-    pub(super) fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &Client<Problems> {
         &self.client
     }
 
-    /// Something that makes `poll` return early.
-    pub(super) fn waker(&self) -> PollWaker {
-        let (main, _client) = (main_queue(&self.client), Arc::clone(&self.client));
-        PollWaker { main, _client }
+    /// Another handle to the same client, for another thread.
+    pub(super) fn share(&self) -> Self {
+        let client = Arc::clone(&self.client);
+        let main = main_queue(&client);
+        Self { main, client }
     }
 
-    /// Serves one event; one may hold many delivery reports, each of which is given as the token
-    /// of its message and the outcome.
-    pub(super) fn poll(
-        &self,
-        timeout: Duration,
-        mut delivered: impl FnMut(usize, Result<(), RDKafkaErrorCode>),
-    ) -> Polled {
+    /// Makes the current call of `poll`, or the next one, return at once.
+    pub(super) fn wake(&self) {
+        // SAFETY: the queue is alive, and yielding is allowed from any thread.
+        unsafe { sys::rd_kafka_queue_yield(self.main.pointer.as_ptr()) }
+    }
+
+    /// Serves one event; one may hold many delivery reports.
+    pub(super) fn poll(&self, timeout: Duration, mut reported: impl FnMut(Report)) -> Polled {
+        if let Some(problem) = self.client.context().take() {
+            return Polled::Problem(problem);
+        }
         // SAFETY: the queue is alive; the event is ours until it is destroyed below, and what it
         // lends is not used after that.
         unsafe {
-            let event = sys::rd_kafka_queue_poll(self.main.0.as_ptr(), timeout.as_millis() as i32);
+            let event =
+                sys::rd_kafka_queue_poll(self.main.pointer.as_ptr(), timeout.as_millis() as i32);
             if event.is_null() {
                 return Polled::Nothing;
             }
@@ -130,7 +128,11 @@ impl Handle {
                         break Polled::Served;
                     }
                     let message = &*message;
-                    delivered(message._private as usize, outcome(message.err));
+                    reported(Report {
+                        partition: message.partition,
+                        token: message._private as usize,
+                        result: outcome(message.err),
+                    });
                 },
                 sys::RD_KAFKA_EVENT_ERROR => Polled::Problem(Problem {
                     code: sys::rd_kafka_event_error(event).into(),
@@ -148,33 +150,25 @@ impl Handle {
         }
     }
 
-    /// Asks for the offsets of times, or of the ends (-1) and beginnings (-2), of partitions: the
-    /// list's offsets are the questions before and the answers after.
-    pub(super) fn offsets_for_times(
-        &self,
-        list: &mut TopicPartitionList,
-        timeout: Duration,
-    ) -> Result<(), RDKafkaErrorCode> {
-        // SAFETY: client and list are alive for the call, which blocks until it is done with them.
-        outcome(unsafe {
-            let client = self.client.native_ptr();
-            sys::rd_kafka_offsets_for_times(client, list.ptr(), timeout.as_millis() as i32)
-        })
-    }
-
     fn topic(&self, name: &CStr) -> Result<Topic, RDKafkaErrorCode> {
         // SAFETY: client and name are alive; a null configuration means the client's own.
         let topic = unsafe {
             sys::rd_kafka_topic_new(self.client.native_ptr(), name.as_ptr(), ptr::null_mut())
         };
-        NonNull::new(topic).map(Topic).ok_or_else(last_error)
+        Ok(Owned {
+            pointer: NonNull::new(topic).ok_or_else(last_error)?,
+            destroy: sys::rd_kafka_topic_destroy,
+        })
     }
 }
 
-fn main_queue(client: &Client) -> Queue {
+fn main_queue(client: &Client<Problems>) -> Queue {
     // SAFETY: the client is alive; the call gives us a reference of our own.
     let main = unsafe { sys::rd_kafka_queue_get_main(client.native_ptr()) };
-    Queue(NonNull::new(main).expect("every client has a main queue"))
+    Owned {
+        pointer: NonNull::new(main).expect("every client has a main queue"),
+        destroy: sys::rd_kafka_queue_destroy,
+    }
 }
 
 /// A consumer of some partitions of one topic, read in batches.
@@ -251,7 +245,10 @@ impl Consumer {
         Ok(Self {
             messages: Vec::with_capacity(capacity),
             started: Vec::new(),
-            queue: Queue(NonNull::new(queue).expect("librdkafka aborts when out of memory")),
+            queue: Owned {
+                pointer: NonNull::new(queue).expect("librdkafka aborts when out of memory"),
+                destroy: sys::rd_kafka_queue_destroy,
+            },
             topic: handle.topic(&name).map_err(KafkaError::Global)?,
             name,
             handle,
@@ -265,7 +262,7 @@ impl Consumer {
 
     /// Starts to read a partition at `offset`.
     pub(super) fn start(&mut self, partition: i32, offset: i64) -> Result<(), RDKafkaErrorCode> {
-        let (topic, queue) = (self.topic.0.as_ptr(), self.queue.0.as_ptr());
+        let (topic, queue) = (self.topic.pointer.as_ptr(), self.queue.pointer.as_ptr());
         // SAFETY: topic and queue are alive, and outlive the reading, which `Drop` stops.
         match unsafe { sys::rd_kafka_consume_start_queue(topic, partition, offset, queue) } {
             0 => {
@@ -287,16 +284,14 @@ impl Consumer {
         };
         self.started.swap_remove(index);
         // SAFETY: the topic is alive. An error would mean that the partition is not being read.
-        unsafe { sys::rd_kafka_consume_stop(self.topic.0.as_ptr(), partition) };
+        unsafe { sys::rd_kafka_consume_stop(self.topic.pointer.as_ptr(), partition) };
     }
 
     /// Replaces the batch: waits for one message, then takes what is there. Returns how many came.
-    ///
-    /// Librdkafka's own time-out would wait for a full batch, which costs milliseconds when
-    /// records trickle in.
+    /// Librdkafka's own time-out would wait for a full batch, for milliseconds at a low rate.
     pub(super) fn fill(&mut self, timeout: Duration) -> usize {
         self.clear();
-        let queue = self.queue.0.as_ptr();
+        let queue = self.queue.pointer.as_ptr();
         let (start, room) = (self.messages.as_mut_ptr(), self.messages.capacity());
         // SAFETY: `start` has room for `room` pointers, none of which is in use after `clear`;
         // librdkafka writes as many as it returns, and each is ours from then on.
@@ -396,9 +391,9 @@ impl Producer {
         &self.handle
     }
 
-    /// Gives messages for one partition to the producer and returns how many of them, from the
-    /// first on, are dealt with; there is no room for the others. What is dealt with is either
-    /// accepted, and its token will come back by `Handle::poll`, or pushed to `refused`.
+    /// Gives messages for one partition to the producer and returns how many, from the first on,
+    /// are dealt with: accepted and to be reported by `Handle::poll`, or pushed to `refused`. For
+    /// the others there is no room.
     pub(super) fn produce<'a>(
         &mut self,
         partition: i32,
@@ -421,8 +416,11 @@ impl Producer {
             }
         };
         self.array.extend(messages.map(native));
+        if self.array.is_empty() {
+            return 0;
+        }
         let count = i32::try_from(self.array.len()).expect("a call has a few thousand messages");
-        let (topic, array) = (self.topic.0.as_ptr(), self.array.as_mut_ptr());
+        let (topic, array) = (self.topic.pointer.as_ptr(), self.array.as_mut_ptr());
         // SAFETY: topic and array are alive, and what the array points to is borrowed for 'a.
         // With F_COPY librdkafka only reads key and value, and only during the call.
         let accepted = unsafe {

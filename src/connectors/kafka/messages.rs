@@ -6,7 +6,11 @@
 //! # Invariants
 //! * A record borrows the batch that it is in; all else is owned.
 
-use rdkafka::error::RDKafkaErrorCode;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::connectors::kafka::ffi::Record;
 
@@ -14,12 +18,51 @@ use crate::connectors::kafka::ffi::Record;
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
     /// What kind it is.
-    pub(super) code: RDKafkaErrorCode,
+    pub(super) code: Code,
     /// Whether the client is of no use any more.
     pub(super) fatal: bool,
     /// What librdkafka and the broker say.
     pub(super) reason: String,
 }
+
+/// Errors that librdkafka finds while records are taken: they come by a callback, on the thread
+/// that takes them, and are kept for the next `poll`.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Mutex<VecDeque<Problem>>);
+
+impl ClientContext for Problems {}
+
+impl Problems {
+    /// Keeps an error, given by librdkafka's number.
+    pub(super) fn keep(&self, code: i32, reason: String) {
+        let known = KNOWN.into_iter().find(|known| *known as i32 == code);
+        let problem = Problem {
+            code: known.unwrap_or(Code::Unknown),
+            fatal: code == Code::Fatal as i32,
+            reason,
+        };
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back(problem);
+    }
+
+    /// Takes the first error that is kept.
+    pub(super) fn take(&self) -> Option<Problem> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.pop_front()
+    }
+}
+
+/// The errors that are dealt with in ways of their own: what is unknown is waited out.
+const KNOWN: [Code; 8] = [
+    Code::Authentication,
+    Code::SSL,
+    Code::Fatal,
+    Code::AllBrokersDown,
+    Code::UnknownPartition,
+    Code::UnknownTopic,
+    Code::UnknownTopicOrPartition,
+    Code::TopicAuthorizationFailed,
+];
 
 /// What one call of `poll` served.
 #[derive(Debug)]
@@ -48,7 +91,7 @@ pub(super) enum Item<'a> {
         /// The partition.
         partition: i32,
         /// What kind it is.
-        code: RDKafkaErrorCode,
+        code: Code,
         /// What librdkafka says.
         reason: String,
     },
@@ -63,4 +106,15 @@ pub(super) struct Outgoing<'a> {
     pub(super) value: Option<&'a [u8]>,
     /// Given back with its delivery report.
     pub(super) token: usize,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    /// Its partition.
+    pub(super) partition: i32,
+    /// The token that it was given with.
+    pub(super) token: usize,
+    /// Whether all in-sync replicas have it.
+    pub(super) result: Result<(), Code>,
 }

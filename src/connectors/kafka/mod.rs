@@ -6,7 +6,7 @@
 //! | `reference` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic |
 //! | `sample` | a look at a topic's newest records |
-//! | `partitioner`, `fit`, `ledger` | a row's partition, cut to size, acknowledged |
+//! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
 //! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of the default build |
 //!
@@ -20,6 +20,7 @@ mod error;
 mod ffi;
 mod fit;
 mod lag;
+mod lanes;
 mod ledger;
 mod messages;
 mod partitioner;

@@ -17,7 +17,7 @@ use crate::config::KafkaTopic;
 use crate::connectors::kafka::Error;
 use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::Handle;
-use crate::connectors::kafka::messages::{Polled, Problem};
+use crate::connectors::kafka::messages::{Polled, Problem, Problems, Report};
 
 /// Often enough to be seen by whoever looks at the end of the log, seldom enough to keep it short.
 const REPEAT: Duration = Duration::from_secs(10);
@@ -72,8 +72,8 @@ impl Patience {
         }
     }
 
-    /// Serves the events of a client: waits for one, then takes what is there. `delivered` is
-    /// given the token of each message that is reported, and the outcome.
+    /// Serves the events of a client: waits for one, then takes what is there. `reported` is
+    /// given what became of each message.
     ///
     /// # Errors
     /// For what waiting cannot cure.
@@ -81,10 +81,10 @@ impl Patience {
         &mut self,
         handle: &Handle,
         mut timeout: Duration,
-        mut delivered: impl FnMut(usize, Result<(), Code>),
+        mut reported: impl FnMut(Report),
     ) -> Result<(), Error> {
         loop {
-            match handle.poll(timeout, &mut delivered) {
+            match handle.poll(timeout, &mut reported) {
                 Polled::Nothing => break,
                 Polled::Served => {}
                 Polled::Problem(problem) => self.problem(&problem)?,
@@ -111,8 +111,7 @@ impl Patience {
         if problem.fatal {
             return Err(Error::failed(&self.topic, &problem.reason));
         }
-        self.away(&problem.reason);
-        Ok(())
+        self.topic_error(problem.code, &problem.reason)
     }
 
     /// An error of one partition, of which `next` is the offset that is read next.
@@ -138,29 +137,30 @@ impl Patience {
                     reason: bounds.map_or_else(|_| reason.to_owned(), has),
                 }
             }
-            Code::UnknownPartition | Code::UnknownTopic | Code::UnknownTopicOrPartition => {
-                Error::PartitionGone {
-                    topic,
-                    partition,
-                    reason: reason.to_owned(),
-                }
-            }
-            Code::TopicAuthorizationFailed => Error::NotAuthorized {
-                place: place(&self.topic),
-                reason: reason.to_owned(),
-            },
             Code::Fatal => Error::failed(&self.topic, reason),
-            _ => {
-                self.away(reason);
-                return Ok(());
-            }
+            code => return self.topic_error(code, reason),
         })
+    }
+
+    /// An error of the topic, or of whatever comes and goes.
+    fn topic_error(&mut self, code: Code, reason: &str) -> Result<(), Error> {
+        let (place, reason) = (place(&self.topic), reason.to_owned());
+        match code {
+            Code::UnknownPartition | Code::UnknownTopic | Code::UnknownTopicOrPartition => {
+                Err(Error::PartitionsGone { place, reason })
+            }
+            Code::TopicAuthorizationFailed => Err(Error::NotAuthorized { place, reason }),
+            _ => {
+                self.away(&reason);
+                Ok(())
+            }
+        }
     }
 
     /// If Kafka has been away for long, looks whether it still is, and says so. An idle reader
     /// or writer would not notice otherwise that it is back.
     #[inline]
-    fn look(&mut self, client: &Client) {
+    fn look(&mut self, client: &Client<Problems>) {
         if self.answered && self.said.is_some_and(|said| said.elapsed() >= REPEAT) {
             match client.fetch_metadata(Some(&self.topic.topic), ANSWER) {
                 Ok(_) => self.back(),

@@ -90,7 +90,7 @@ impl Reader {
                 return Ok(false);
             }
             self.patience
-                .serve(self.consumer.handle(), Duration::ZERO, |_, _| {})?;
+                .serve(self.consumer.handle(), Duration::ZERO, |_| {})?;
             self.set_lag();
             if self.block.reading == 0 {
                 return Ok(true);

@@ -146,7 +146,7 @@ impl Reading {
                 break;
             }
             self.patience
-                .serve(self.consumer.handle(), Duration::ZERO, |_, _| {})?;
+                .serve(self.consumer.handle(), Duration::ZERO, |_| {})?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use deltajoin_workers::queue::Waker;
 use crate::codec::Format;
 use crate::config::{KafkaTopic, Partitioner};
 use crate::connectors::kafka::client::Connection;
-use crate::connectors::kafka::ffi::PollWaker;
+use crate::connectors::kafka::ffi::Handle;
 use crate::connectors::kafka::writer::Writer;
 use crate::connectors::kafka::{Error, Fail, OnRejected};
 
@@ -68,7 +68,7 @@ impl Destination {
         let topic = &self.options.topic;
         let shared = Arc::new(Shared::default());
         let mut writer = Writer::new(Arc::clone(self), Arc::clone(&shared))?;
-        let poll = writer.waker();
+        let poll = writer.handle();
         let fail = Arc::clone(&self.options.fail);
         let thread = std::thread::Builder::new()
             .name(format!("sink-{}", topic.topic))
@@ -141,7 +141,7 @@ impl Shared {
 /// Writes rows to a topic.
 pub struct KafkaSink {
     shared: Arc<Shared>,
-    poll: PollWaker,
+    poll: Handle,
     thread: Option<JoinHandle<()>>,
 }
 

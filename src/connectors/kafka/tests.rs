@@ -72,9 +72,9 @@ fn produce(topic: &KafkaTopic, partition: i32, values: &[Option<&[u8]>]) {
     let mut reported = vec![0; values.len()];
     until("all is acknowledged", || {
         let handle = producer.handle();
-        handle.poll(Duration::from_millis(10), |token, result| {
-            assert_eq!(result, Ok(()));
-            reported[token] += 1;
+        handle.poll(Duration::from_millis(10), |report| {
+            assert_eq!((report.partition, report.result), (partition, Ok(())));
+            reported[report.token] += 1;
         });
         reported.iter().all(|count| *count == 1)
     });
@@ -224,8 +224,8 @@ fn what_finds_no_room_is_told_and_nothing_waits_at_the_end() {
     let mut purged = 0;
     until("all is purged", || {
         let handle = producer.handle();
-        handle.poll(Duration::from_millis(10), |_, result| {
-            assert_eq!(result, Err(RDKafkaErrorCode::PurgeQueue));
+        handle.poll(Duration::from_millis(10), |report| {
+            assert_eq!(report.result, Err(RDKafkaErrorCode::PurgeQueue));
             purged += 1;
         });
         purged == 10
@@ -236,9 +236,9 @@ fn what_finds_no_room_is_told_and_nothing_waits_at_the_end() {
 fn a_wake_ends_the_current_poll_or_the_next() {
     let (_cluster, topic) = cluster("wake", 1);
     let producer = producer(&topic);
-    producer.handle().waker().wake();
+    producer.handle().share().wake();
     let start = Instant::now();
-    producer.handle().poll(DEADLINE, |_, _| {});
+    producer.handle().poll(DEADLINE, |_| {});
     assert!(start.elapsed() < DEADLINE / 2);
 }
 
@@ -448,7 +448,7 @@ fn a_reference_topic_is_complete_and_then_followed() {
         until("it is acknowledged", || {
             producer
                 .handle()
-                .poll(Duration::from_millis(10), |_, _| reported = true);
+                .poll(Duration::from_millis(10), |_| reported = true);
             reported
         });
     };

@@ -1,0 +1,187 @@
+//! Latency: events at a steady rate, from the moment of publication to a consumer of the result.
+//!
+//! An event carries its publication in microseconds as `timestamp_detected`, so the clock is one.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use deltajoin::generate::{Options, reference_csv};
+use deltajoin_testkit::{Broker, Process};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use crate::{DELTAJOIN, configuration};
+
+/// Events in each millisecond.
+const PER_MILLISECOND: u64 = 10;
+/// How long events come before they count, and how long they count.
+const WARM_UP: Duration = Duration::from_secs(5);
+const COUNTED: Duration = Duration::from_secs(25);
+/// The counted time is cut into so many parts; the median of their quantiles is shown.
+const PARTS: usize = 5;
+
+pub(crate) fn run(broker: &Broker, folder: &Path) {
+    std::fs::write(
+        folder.join("reference.csv"),
+        reference_csv(&Options::default()),
+    )
+    .expect("writable");
+    println!("\nlatency at 10,000 events/s, ms from the event to a consumer of the result,");
+    println!(
+        "median of {PARTS} parts of {} s",
+        COUNTED.as_secs() / PARTS as u64
+    );
+    println!("| between | p50 | p99 | p99.9 |");
+    println!("|---|--:|--:|--:|");
+    for (name, processes) in [
+        ("nothing", 0),
+        ("limit", 0),
+        ("deltajoin", 1),
+        ("deltajoin", 2),
+    ] {
+        let (input, output) = (
+            format!("in-{name}{processes}"),
+            format!("out-{name}{processes}"),
+        );
+        for topic in [&input, &output] {
+            broker.create_topic(topic, 4, &[]);
+        }
+        let brokers = broker.bootstrap();
+        let reference = folder.join("reference.csv").display().to_string();
+        let process = match name {
+            "nothing" => None,
+            "limit" => {
+                let mut command = Command::new(std::env::current_exe().expect("this program"));
+                command.args(["limit", &brokers, &input, &output, &reference, "0"]);
+                Some(Process::spawn(&mut command))
+            }
+            _ => {
+                let config = configuration(broker, folder, [&input, &output], processes);
+                let mut command = Command::new(DELTAJOIN);
+                command.arg(if processes == 1 { "run" } else { "cluster" });
+                Some(Process::spawn(command.arg("--config").arg(config)))
+            }
+        };
+        let watched = if process.is_some() { &output } else { &input };
+        let quantiles = measure(broker, &input, watched);
+        let name = if processes > 0 {
+            format!("{name}, {processes} processes")
+        } else {
+            name.into()
+        };
+        println!(
+            "| {name} | {:.1} | {:.1} | {:.1} |",
+            quantiles[0], quantiles[1], quantiles[2]
+        );
+        drop(process);
+    }
+}
+
+fn now_us() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is after 1970");
+    since.as_micros() as u64
+}
+
+/// Publishes to one topic, watches another, and gives the quantiles in milliseconds.
+fn measure(broker: &Broker, input: &str, watched: &str) -> [f64; 3] {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (client, topic, stopped) = (broker.client(), input.to_owned(), Arc::clone(&stop));
+    let publishing = std::thread::spawn(move || {
+        let mut client = client;
+        let producer: BaseProducer = client
+            .set("linger.ms", "0")
+            .create()
+            .expect("a producer can be made");
+        publish(&producer, &topic, &stopped);
+    });
+    let mut client = broker.client();
+    let consumer: BaseConsumer = client
+        .set("group.id", "latency")
+        .set("fetch.wait.max.ms", "100")
+        .create()
+        .expect("a consumer can be made");
+    let mut partitions = TopicPartitionList::new();
+    for partition in 0..4 {
+        partitions
+            .add_partition_offset(watched, partition, Offset::Beginning)
+            .expect("a partition has a beginning");
+    }
+    consumer
+        .assign(&partitions)
+        .expect("the topic has four partitions");
+    let started = Instant::now();
+    let mut parts: Vec<Vec<u64>> = vec![Vec::new(); PARTS];
+    while started.elapsed() < WARM_UP + COUNTED {
+        let Some(message) = consumer.poll(Duration::from_millis(10)) else {
+            continue;
+        };
+        let now = now_us();
+        let message = message.expect("the topic can be read");
+        let Some(counted) = started.elapsed().checked_sub(WARM_UP) else {
+            continue;
+        };
+        let part = (counted.as_secs_f64() / COUNTED.as_secs_f64() * PARTS as f64) as usize;
+        if let (Some(part), Some(published)) = (parts.get_mut(part), published_us(&message)) {
+            part.push(now.saturating_sub(published));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    publishing.join().expect("publishing goes well");
+    [0.5, 0.99, 0.999].map(|quantile| {
+        let mut of_parts: Vec<u64> = parts
+            .iter_mut()
+            .map(|part| {
+                part.sort_unstable();
+                assert!(part.len() > 1000, "the watched topic has results");
+                part[((part.len() - 1) as f64 * quantile) as usize]
+            })
+            .collect();
+        of_parts.sort_unstable();
+        of_parts[PARTS / 2] as f64 / 1000.0
+    })
+}
+
+/// The publication that an event or a result carries.
+fn published_us(message: &impl Message) -> Option<u64> {
+    const NAME: &str = "\"timestamp_detected\":";
+    let text = std::str::from_utf8(message.payload()?).ok()?;
+    let rest = &text[text.find(NAME)? + NAME.len()..];
+    rest[..rest.find([',', '}'])?].trim().parse().ok()
+}
+
+fn publish(producer: &BaseProducer, topic: &str, stop: &AtomicBool) {
+    let started = Instant::now();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let due = started.elapsed().as_millis() as u64 * PER_MILLISECOND;
+        // One partition a tick, as an edge gateway would send what it has.
+        let partition = (sent / PER_MILLISECOND % 4) as i32;
+        while sent < due {
+            let value = format!(
+                "{{\"geographical_location_oid\":{},\"video_camera_oid\":{},\"detection_oid\":{sent},\
+                 \"item_name\":\"person with red umbrella\",\"timestamp_detected\":{}}}",
+                sent % 10_000,
+                sent % 1000,
+                now_us()
+            );
+            let record = BaseRecord::<[u8], _>::to(topic)
+                .partition(partition)
+                .payload(&value);
+            producer
+                .send(record)
+                .expect("the queue has room at this rate");
+            sent += 1;
+        }
+        producer.poll(Duration::ZERO);
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    producer
+        .flush(Duration::from_secs(10))
+        .expect("the topic can be written");
+}

@@ -1,0 +1,116 @@
+//! `make bench`: figures of the whole job against a hand-written loop, on a real broker, in one
+//! run, so that they can be compared as ratios on whatever machine this is.
+//!
+//! | figure | what is run |
+//! |---|---|
+//! | catch-up | a topic of 5 million events, read to its end: events/s, CPU, peak memory |
+//! | latency | 10,000 events/s, from the event to a consumer of the result |
+//! | memory | 10 million distinct keys, resident bytes above the empty job |
+//! | idle | a live job without events, CPU of its workers |
+//!
+//! Arguments name figures; without any, all are made. `DELTAJOIN_BENCH_EVENTS` sets the size of
+//! the topic. Every output is checked against the generator's expectation.
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints and tells the time"
+)]
+
+mod catch_up;
+mod latency;
+mod limit;
+mod measure;
+mod standing;
+
+use std::path::Path;
+
+use deltajoin::config::KafkaTopic;
+use deltajoin_testkit::Broker;
+
+/// The program under test.
+const DELTAJOIN: &str = env!("CARGO_BIN_EXE_deltajoin");
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    if arguments.first().is_some_and(|first| first == "limit") {
+        return limit::main(&arguments[1..]);
+    }
+    let wanted = |figure: &str| arguments.is_empty() || arguments.iter().any(|a| a == figure);
+    println!("machine: {}", measure::machine());
+    let broker = Broker::start();
+    broker.create_topic("dead", 4, &[]);
+    let folder = tempfile::tempdir().expect("the system has room for a folder");
+    if wanted("catch-up") {
+        catch_up::run(&broker, folder.path());
+    }
+    if wanted("latency") {
+        latency::run(&broker, folder.path());
+    }
+    if wanted("memory") {
+        standing::memory(&broker, folder.path());
+    }
+    if wanted("idle") {
+        standing::idle(&broker, folder.path());
+    }
+}
+
+/// A topic of the broker.
+fn topic(broker: &Broker, name: &str) -> KafkaTopic {
+    KafkaTopic {
+        brokers: broker.bootstrap(),
+        topic: name.to_owned(),
+        properties: std::collections::BTreeMap::new(),
+    }
+}
+
+/// The job's configuration for some processes; the reference table is beside it.
+fn configuration(
+    broker: &Broker,
+    folder: &Path,
+    [input, output]: [&str; 2],
+    processes: usize,
+) -> std::path::PathBuf {
+    let addresses: Vec<String> = deltajoin_testkit::free_ports(processes)
+        .into_iter()
+        .map(|port| format!("\"127.0.0.1:{port}\""))
+        .collect();
+    let (brokers, addresses) = (broker.bootstrap(), addresses.join(", "));
+    let folder = folder.display();
+    let text = format!(
+        r#"job = "bench-{output}"
+[events]
+brokers = "{brokers}"
+topic = "{input}"
+key = ["detection_oid"]
+columns = {{ geographical_location_oid = "int64", video_camera_oid = "int64", detection_oid = "int64", item_name = "string", timestamp_detected = "int64" }}
+[reference]
+path = "{folder}/reference.csv"
+key = ["geographical_location_oid"]
+columns = {{ geographical_location_oid = "int64", geographical_location = "string" }}
+[join]
+on = {{ geographical_location_oid = "geographical_location_oid" }}
+[[sinks]]
+type = "kafka"
+brokers = "{brokers}"
+topic = "{output}"
+[dead_letters]
+type = "kafka"
+brokers = "{brokers}"
+topic = "dead"
+[cluster]
+processes = {processes}
+addresses = [{addresses}]
+secret_file = "{folder}/secret"
+[telemetry]
+log = "warn"
+status_file = "{folder}/status.json"
+"#
+    );
+    std::fs::write(format!("{folder}/secret"), "bench").expect("the folder is writable");
+    let path = std::path::PathBuf::from(format!("{folder}/{output}.toml"));
+    std::fs::write(&path, text).expect("the folder is writable");
+    path
+}

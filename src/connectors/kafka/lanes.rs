@@ -1,0 +1,221 @@
+//! Encoded rows on their way to the producer, one lane for each output partition.
+//!
+//! Librdkafka keeps one request of an idempotent partition under way, and its thread spins for as
+//! long as more messages wait behind it: that costs as much as all else about writing. So rows wait
+//! here: a lane gives a request's worth to the producer, and more only when all of it is reported.
+//! At a low rate, rows thereby gather for as long as a request takes, and no longer.
+//!
+//! # Invariants
+//! * Rows of a lane are given to the producer in the order in which they were encoded.
+//! * What a lane gives at a time fits into one request.
+
+use deltajoin_workers::batch::Batch;
+
+use crate::codec::BatchEncoder;
+use crate::config::Partitioner;
+use crate::connectors::kafka::messages::Outgoing;
+use crate::connectors::kafka::partitioner::{by_key_group, by_murmur2};
+
+/// What a message takes in a request beside key and value, at most: headers of batch and record.
+pub(super) const MESSAGE_OVERHEAD: usize = 128;
+
+/// The lanes of a sink.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: Vec<Lane>,
+    partitioner: Partitioner,
+    /// Room for the row that is being encoded.
+    scratch: Vec<u8>,
+    /// Bytes that all lanes hold.
+    bytes: usize,
+}
+
+/// The rows for one partition.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    bytes: Vec<u8>,
+    rows: Vec<Encoded>,
+    /// How many of the rows were given to the producer.
+    given: usize,
+    /// How many of those, and of rows that are forgotten here, are not reported.
+    in_flight: usize,
+}
+
+/// Where a row's bytes are in its lane.
+#[derive(Clone, Copy, Debug)]
+struct Encoded {
+    key: u32,
+    value: u32,
+    end: u32,
+    /// A retraction: the key's row is removed.
+    tombstone: bool,
+    token: usize,
+}
+
+impl Lanes {
+    /// A lane for each partition.
+    pub(super) fn new(partitions: usize, partitioner: Partitioner) -> Self {
+        Self {
+            lanes: (0..partitions).map(|_| Lane::default()).collect(),
+            partitioner,
+            scratch: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The bytes that all lanes hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many lanes there are.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Encodes a row, unless its message would be larger than `bytes_max`. Returns its size.
+    pub(super) fn push(
+        &mut self,
+        encoder: &BatchEncoder<'_>,
+        (batch, row): (&Batch, usize),
+        token: usize,
+        bytes_max: usize,
+    ) -> usize {
+        self.scratch.clear();
+        encoder.key(row, &mut self.scratch);
+        let key = self.scratch.len();
+        let tombstone = batch.diffs()[row] < 0;
+        if !tombstone {
+            encoder.value(row, &mut self.scratch);
+        }
+        let bytes = self.scratch.len() + MESSAGE_OVERHEAD;
+        if bytes > bytes_max {
+            return bytes;
+        }
+        let partitions = self.lanes.len();
+        let partition = match (encoder, self.partitioner) {
+            // Those of one source partition stay together and in order.
+            (BatchEncoder::DeadLetters(_), _) => {
+                batch.origin(row).partition.unsigned_abs() as usize % partitions
+            }
+            (_, Partitioner::KeyGroup) => by_key_group(batch.keys().high()[row], partitions),
+            (_, Partitioner::Murmur2) => by_murmur2(&self.scratch[..key], partitions),
+        };
+        let lane = &mut self.lanes[partition];
+        let start = lane.bytes.len();
+        let place = |at: usize| u32::try_from(start + at).expect("a lane is far below 4 GiB");
+        lane.rows.push(Encoded {
+            key: place(0),
+            value: place(key),
+            end: place(self.scratch.len()),
+            tombstone,
+            token,
+        });
+        lane.bytes.extend_from_slice(&self.scratch);
+        self.bytes += self.scratch.len();
+        bytes
+    }
+
+    /// The next request of a lane: as many rows as fit into `bytes_max`, at least one; none while
+    /// rows that were given are not reported.
+    pub(super) fn request(
+        &self,
+        partition: usize,
+        bytes_max: usize,
+    ) -> impl Iterator<Item = Outgoing<'_>> {
+        let lane = &self.lanes[partition];
+        let waiting = lane.in_flight == 0;
+        let rows = if waiting {
+            &lane.rows[lane.given..]
+        } else {
+            &[]
+        };
+        let mut bytes = 0;
+        let fits = move |row: &&Encoded| {
+            let first = bytes == 0;
+            bytes += (row.end - row.key) as usize + MESSAGE_OVERHEAD;
+            first || bytes <= bytes_max
+        };
+        rows.iter().take_while(fits).map(|row| {
+            let value = &lane.bytes[row.value as usize..row.end as usize];
+            Outgoing {
+                key: Some(&lane.bytes[row.key as usize..row.value as usize]),
+                value: (!row.tombstone).then_some(value),
+                token: row.token,
+            }
+        })
+    }
+
+    /// Says that the producer took the first `count` rows of a lane's request.
+    pub(super) fn given(&mut self, partition: usize, count: usize) {
+        let lane = &mut self.lanes[partition];
+        lane.given += count;
+        lane.in_flight += count;
+        if lane.given == lane.rows.len() {
+            self.bytes -= lane.bytes.len();
+            lane.bytes.clear();
+            lane.rows.clear();
+            lane.given = 0;
+        }
+    }
+
+    /// Says that a row of a lane was reported.
+    #[inline]
+    pub(super) fn reported(&mut self, partition: usize) {
+        self.lanes[partition].in_flight -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deltajoin_workers::batch::{BatchBuilder, BatchSchema, Origin, Slot};
+    use deltajoin_workers::schema::{Column, ColumnType, Schema};
+
+    use super::*;
+    use crate::codec::Format;
+
+    #[test]
+    fn a_lane_gives_a_request_at_a_time_and_keeps_its_order() {
+        let schema = Schema::new(vec![Column::new("id", ColumnType::Int64)], vec![0]);
+        let mut builder = BatchBuilder::new(BatchSchema::register(schema.clone()));
+        for id in 0..10 {
+            builder.push(
+                &[Slot::Int64(id)],
+                Origin::default(),
+                if id == 3 { -1 } else { 1 },
+            );
+        }
+        let batch = builder.finish();
+        let format = Format::rows(&schema);
+        let encoder = format.of(&batch);
+        let mut lanes = Lanes::new(1, Partitioner::Murmur2);
+        for row in 0..10 {
+            assert!(lanes.push(&encoder, (&batch, row), row, 1000) < 1000);
+        }
+        assert!(
+            lanes.push(&encoder, (&batch, 0), 10, 100) > 100,
+            "too large"
+        );
+        let mut tokens = Vec::new();
+        while lanes.bytes() > 0 {
+            let request: Vec<_> = lanes.request(0, 3 * (MESSAGE_OVERHEAD + 18)).collect();
+            for message in &request {
+                assert_eq!(
+                    message.key,
+                    Some(format!("{{\"id\":{}}}", message.token).as_bytes())
+                );
+                assert_eq!(message.value.is_none(), message.token == 3);
+            }
+            tokens.extend(request.iter().map(|message| message.token));
+            // The producer has no room for the last one.
+            let count = request.len().div_ceil(2);
+            tokens.truncate(tokens.len() - (request.len() - count));
+            lanes.given(0, count);
+            for _ in 0..count {
+                assert_eq!(lanes.request(0, 1000).count(), 0);
+                lanes.reported(0);
+            }
+        }
+        assert!(tokens.into_iter().eq(0..10));
+    }
+}
