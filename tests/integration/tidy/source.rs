@@ -76,8 +76,8 @@ fn literal(rest: &str) -> usize {
                 .map_or(rest.len(), |end| open + end + close.len());
         }
     }
-    if plain.starts_with('"') {
-        return prefix + 1 + closing(&plain[1..], '"');
+    if let Some(text) = plain.strip_prefix('"') {
+        return prefix + 1 + closing(text, '"');
     }
     // A character, and not a lifetime: those have no second quote.
     let character = plain
