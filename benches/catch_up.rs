@@ -14,7 +14,7 @@ use crate::{DELTAJOIN, configuration, topic};
 const RUNS: usize = 3;
 
 pub(crate) fn run(broker: &Broker, folder: &Path) {
-    let count = std::env::var("DELTAJOIN_BENCH_EVENTS").ok();
+    let count = std::env::var("BENCH_EVENTS").ok();
     let count = count.map_or(5_000_000, |count| {
         count.parse().expect("a number of events")
     });

@@ -8,7 +8,7 @@
 //! | memory | 10 million distinct keys, resident bytes above the empty job |
 //! | idle | a live job without events, CPU of its workers |
 //!
-//! Arguments name figures; without any, all are made. `DELTAJOIN_BENCH_EVENTS` sets the size of
+//! Arguments name figures; without any, all are made. `BENCH_EVENTS` sets the size of
 //! the topic. Every output is checked against the generator's expectation.
 #![allow(
     clippy::print_stdout,
@@ -85,7 +85,12 @@ fn configuration(
 brokers = "{brokers}"
 topic = "{input}"
 key = ["detection_oid"]
-columns = {{ geographical_location_oid = "int64", video_camera_oid = "int64", detection_oid = "int64", item_name = "string", timestamp_detected = "int64" }}
+[events.columns]
+geographical_location_oid = "int64"
+video_camera_oid = "int64"
+detection_oid = "int64"
+item_name = "string"
+timestamp_detected = "int64"
 [reference]
 path = "{folder}/reference.csv"
 key = ["geographical_location_oid"]

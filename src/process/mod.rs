@@ -30,6 +30,7 @@ use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
 use deltajoin_workers::worker;
 use timely::WorkerConfig;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cluster::{self, Membership};
 use crate::config::{self, Config};
@@ -225,14 +226,17 @@ fn membership(process: &Process) -> Result<Membership, Failure> {
         index: *index,
         addresses: cluster.addresses.clone(),
         secret: secret.trim_ascii().to_vec(),
-        build: build_id(),
+        build: if cluster.processes > 1 { build_id()? } else { String::new() },
         settings,
         peer_timeout: cluster.peer_timeout,
     })
 }
 
-/// Names this build: processes of different builds must not form a cluster, since batches on the
-/// wire have no versions.
-pub fn build_id() -> String {
-    format!("{}-{}", env!("CARGO_PKG_VERSION"), env!("DELTAJOIN_BUILD"))
+/// Names this build by its version and its program's bytes: processes of different builds must not
+/// form a cluster, since batches on the wire have no versions.
+fn build_id() -> Result<String, Failure> {
+    let program = std::env::current_exe().and_then(std::fs::read);
+    let program = program
+        .map_err(|error| Failure::failed(format!("could not read this program: {error}")))?;
+    Ok(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), xxh3_64(&program)))
 }
