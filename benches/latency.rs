@@ -165,7 +165,8 @@ fn publish(producer: &BaseProducer, topic: &str, stop: &AtomicBool) {
         while sent < due {
             let value = format!(
                 "{{\"geographical_location_oid\":{},\"video_camera_oid\":{},\
-                 \"detection_oid\":{sent},\"item_name\":\"person with red umbrella\",\"timestamp_detected\":{}}}",
+                 \"detection_oid\":{sent},\"item_name\":\"person with red umbrella\",\
+                 \"timestamp_detected\":{}}}",
                 sent % 10_000,
                 sent % 1000,
                 now_us()

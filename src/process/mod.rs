@@ -226,7 +226,11 @@ fn membership(process: &Process) -> Result<Membership, Failure> {
         index: *index,
         addresses: cluster.addresses.clone(),
         secret: secret.trim_ascii().to_vec(),
-        build: if cluster.processes > 1 { build_id()? } else { String::new() },
+        build: if cluster.processes > 1 {
+            build_id()?
+        } else {
+            String::new()
+        },
         settings,
         peer_timeout: cluster.peer_timeout,
     })
@@ -238,5 +242,9 @@ fn build_id() -> Result<String, Failure> {
     let program = std::env::current_exe().and_then(std::fs::read);
     let program = program
         .map_err(|error| Failure::failed(format!("could not read this program: {error}")))?;
-    Ok(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), xxh3_64(&program)))
+    Ok(format!(
+        "{}-{:016x}",
+        env!("CARGO_PKG_VERSION"),
+        xxh3_64(&program)
+    ))
 }
