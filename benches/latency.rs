@@ -164,8 +164,9 @@ fn publish(producer: &BaseProducer, topic: &str, stop: &AtomicBool) {
         let partition = (sent / PER_MILLISECOND % 4) as i32;
         while sent < due {
             let value = format!(
-                "{{\"geographical_location_oid\":{},\"video_camera_oid\":{},\"detection_oid\":{sent},\
-                 \"item_name\":\"person with red umbrella\",\"timestamp_detected\":{}}}",
+                "{{\"geographical_location_oid\":{},\"video_camera_oid\":{},\
+                 \"detection_oid\":{sent},\"item_name\":\"person with red umbrella\",\
+                 \"timestamp_detected\":{}}}",
                 sent % 10_000,
                 sent % 1000,
                 now_us()

@@ -85,7 +85,12 @@ fn configuration(
 brokers = "{brokers}"
 topic = "{input}"
 key = ["detection_oid"]
-columns = {{ geographical_location_oid = "int64", video_camera_oid = "int64", detection_oid = "int64", item_name = "string", timestamp_detected = "int64" }}
+[events.columns]
+geographical_location_oid = "int64"
+video_camera_oid = "int64"
+detection_oid = "int64"
+item_name = "string"
+timestamp_detected = "int64"
 [reference]
 path = "{folder}/reference.csv"
 key = ["geographical_location_oid"]

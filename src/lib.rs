@@ -8,6 +8,14 @@
 //! * `telemetry`: logs, progress, status. `failure`, `error`: how a process ends.
 //! * `generate`: the events of the example.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "what a test writes need not last, and its queues are short"
+    )
+)]
+
 pub mod cli;
 pub mod process;
 

@@ -11,7 +11,7 @@
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
@@ -47,7 +47,7 @@ impl Reach {
     pub(super) fn start(
         member: Arc<Membership>,
         to: usize,
-        reached: Sender<Reached>,
+        reached: SyncSender<Reached>,
     ) -> io::Result<Self> {
         // One request is open at a time.
         let (requests, requested) = sync_channel(1);
@@ -88,7 +88,7 @@ fn run(
     member: &Membership,
     to: usize,
     requested: &Receiver<u64>,
-    reached: &Sender<Reached>,
+    reached: &SyncSender<Reached>,
     shared: &Shared,
 ) {
     while let Ok(generation) = requested.recv() {

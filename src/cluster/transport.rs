@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -128,7 +128,8 @@ struct Start {
 impl Start {
     fn new(member: Arc<Membership>, listener: TcpListener) -> Result<Self, Error> {
         listener.set_nonblocking(true)?;
-        let (reaching, reached) = channel();
+        // Each reaches for one process at a time, so there is room for all of them.
+        let (reaching, reached) = sync_channel(member.processes);
         let reaches: Vec<Reach> = (0..member.index)
             .map(|to| Reach::start(Arc::clone(&member), to, reaching.clone()))
             .collect::<io::Result<_>>()?;

@@ -27,8 +27,11 @@ const CORES_PER_READER: usize = 4;
 pub(super) struct Inputs {
     events: Events,
     reference: Option<Reference>,
+    #[cfg(feature = "kafka")]
     threads: usize,
+    #[cfg(feature = "kafka")]
     first_worker: usize,
+    #[cfg(feature = "kafka")]
     workers: usize,
     fatal: fn(&Failure) -> !,
     clock: Arc<WallClock>,
@@ -101,8 +104,11 @@ impl Inputs {
         Ok(Self {
             events,
             reference,
+            #[cfg(feature = "kafka")]
             threads: config.cluster.threads,
+            #[cfg(feature = "kafka")]
             first_worker: index * config.cluster.threads,
+            #[cfg(feature = "kafka")]
             workers: config.cluster.workers(),
             fatal: process.fatal,
             clock: Arc::clone(clock),

@@ -38,10 +38,13 @@ pub enum Message {
 /// Messages as worker 0 receives them: the sender's index, and what it says.
 type Received = Rc<RefCell<VecDeque<(usize, Message)>>>;
 
+/// Where a worker puts what it says.
+type Saying = InputHandle<u64, CapacityContainerBuilder<Vec<(usize, Message)>>>;
+
 /// One worker's end of the messages.
 pub struct Control {
     index: usize,
-    input: Option<InputHandle<u64, CapacityContainerBuilder<Vec<(usize, Message)>>>>,
+    input: Option<Saying>,
     received: Received,
     probe: ProbeHandle<u64>,
 }

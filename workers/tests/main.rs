@@ -1,6 +1,11 @@
 //! Tests of the core: the production operators against the textbook engine and a naive model, at
 //! every closed epoch, on several numbers of workers. No network, no broker, no clock.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test panics, wherever in it something fails"
+)]
+
 mod oracle;
 mod script;
 mod step_loop;

@@ -253,9 +253,13 @@ fn a_reference_change_acts_from_its_own_epoch_on() {
             wide: false,
             block: 9,
         };
-        let rows: Vec<_> = run(setup, &script).rows.into_values().flatten().collect();
+        let rows = run(setup, &script).rows.into_values().flatten();
+        let lines: Vec<_> = rows.map(|row| format!("{row:?}")).collect();
         expect![[r#"
-            [("1,5,a,old @0/0", 1), ("2,5,b,new @0/1", 1), ("3,5,c,null @0/2", 1), ("4,5,d,null @0/3", 1)]"#]]
-        .assert_eq(&format!("{rows:?}"));
+            ("1,5,a,old @0/0", 1)
+            ("2,5,b,new @0/1", 1)
+            ("3,5,c,null @0/2", 1)
+            ("4,5,d,null @0/3", 1)"#]]
+        .assert_eq(&lines.join("\n"));
     }
 }

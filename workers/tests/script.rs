@@ -207,6 +207,30 @@ impl Sink for Collect {
     fn wake_by(&mut self, _: Waker) {}
 }
 
+fn plan(setup: &Setup) -> Plan {
+    Plan {
+        engine: setup.engine,
+        shards: 64,
+        narrow_key: !setup.wide,
+        join: join_settings(setup.unmatched, setup.wide),
+    }
+}
+
+fn sink(name: &str, rows: &Arc<Mutex<Output>>) -> SinkPort {
+    SinkPort {
+        name: name.to_owned(),
+        single_writer: false,
+        sink: Some(Box::new(Collect::new(rows))),
+    }
+}
+
+/// Takes an output, in an order that does not depend on the workers.
+fn sorted(output: &Mutex<Output>) -> Output {
+    let mut output = std::mem::take(&mut *output.lock().unwrap());
+    output.values_mut().for_each(|rows| rows.sort_unstable());
+    output
+}
+
 /// Runs a script: epoch `n` of it is the dataflow's epoch `n + 1`.
 pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
     let rows = Arc::new(Mutex::new(Output::new()));
@@ -215,30 +239,25 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
     let barrier = Arc::new(Barrier::new(setup.workers));
     let minted = Arc::new(AtomicU64::new(0));
     let script: Arc<Vec<Epoch>> = Arc::new(script.to_vec());
-    let shared = (rows.clone(), dead_letters.clone(), counts.clone());
+    let shared = (
+        Arc::clone(&rows),
+        Arc::clone(&dead_letters),
+        Arc::clone(&counts),
+    );
     let guards = timely::execute(timely::Config::process(setup.workers), move |worker| {
         let (rows, dead_letters, all_counts) = &shared;
         let in_flight = InFlight::new(1 << 30);
         let (sender, events) = queue::<Block>(in_flight);
         let (reference_sender, reference) = queue::<ReferenceBlock>(InFlight::new(1 << 30));
-        let sink = |name: &str, rows| SinkPort {
-            name: name.to_owned(),
-            single_writer: false,
-            sink: Some(Box::new(Collect::new(rows))),
-        };
+        let first = worker.index() == 0;
         let ports = Ports {
-            first_of_process: worker.index() == 0,
+            first_of_process: first,
             events: Rc::new(events),
-            reference: (worker.index() == 0).then(|| Rc::new(reference)),
+            reference: first.then(|| Rc::new(reference)),
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),
         };
-        let plan = Plan {
-            engine: setup.engine,
-            shards: 64,
-            narrow_key: !setup.wide,
-            join: join_settings(setup.unmatched, setup.wide),
-        };
+        let plan = plan(&setup);
         let counts = SharedCounts::default();
         let mut job = worker.dataflow(|scope| dataflow::build(scope, plan, ports, &counts));
         let schema = event_schema(setup.wide);
@@ -255,20 +274,18 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
                 }
                 *offset += records.len() as i64;
             }
-            if worker.index() == 0 {
+            if first {
                 let changes = reference_block(&epoch.reference, index == 0);
                 assert!(reference_sender.send(changes, 1));
             }
             barrier.wait();
-            if worker.index() == 0 {
+            if first {
                 job.mints.advance_to(time);
                 job.mints.send(Mint { release: true });
-                job.mints.advance_to(time + 1);
-                job.mints.flush();
                 minted.store(time, Ordering::SeqCst);
-            } else {
-                job.mints.advance_to(time + 1);
             }
+            job.mints.advance_to(time + 1);
+            job.mints.flush();
             while job.closed.less_equal(&time) {
                 worker.step_or_park(Some(Duration::from_millis(1)));
             }
@@ -281,15 +298,9 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
         *all_counts.lock().unwrap() += *counts.borrow();
     });
     drop(guards.unwrap());
-    let sorted = |output: &Arc<Mutex<Output>>| {
-        let mut output = std::mem::take(&mut *output.lock().unwrap());
-        output.values_mut().for_each(|rows| rows.sort_unstable());
-        output
-    };
-    let counts = *counts.lock().unwrap();
     Outcome {
         rows: sorted(&rows),
         dead_letters: sorted(&dead_letters),
-        counts,
+        counts: *counts.lock().unwrap(),
     }
 }

@@ -1,4 +1,4 @@
-//! The batch calls of librdkafka behind a safe face: the only unsafe code of this project.
+//! The batch calls of librdkafka behind a safe face: the only unsafe code of the default build.
 //!
 //! It is apart because reading one record at a time through rust-rdkafka costs four times what
 //! batches do. Configuration, security and metadata stay rust-rdkafka's.
@@ -479,9 +479,8 @@ unsafe fn text(start: *const c_char) -> String {
         return String::new();
     }
     // SAFETY: the caller has promised it.
-    unsafe { CStr::from_ptr(start) }
-        .to_string_lossy()
-        .into_owned()
+    let text = unsafe { CStr::from_ptr(start) };
+    text.to_string_lossy().into_owned()
 }
 
 /// Passes a line of librdkafka's log on, quietly: what matters to all comes as an error event.

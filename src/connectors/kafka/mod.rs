@@ -8,7 +8,7 @@
 //! | `sample` | a look at a topic's newest records |
 //! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
-//! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of this project |
+//! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of the default build |
 //!
 //! # Invariants
 //! * A broker that is away is waited for, and said to be; what waiting cannot cure ends the job

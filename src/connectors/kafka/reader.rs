@@ -294,6 +294,10 @@ fn index(partition: i32) -> usize {
 }
 
 fn now_ms() -> u64 {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "it stands in for the time of publication, which is a time of day"
+    )]
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -354,7 +354,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_batch_survives_the_wire(
-            rows in prop::collection::vec((any::<i64>(), any::<Option<String>>(), any::<bool>()), 1..40),
+            rows in prop::collection::vec(
+                (any::<i64>(), any::<Option<String>>(), any::<bool>()),
+                1..40,
+            ),
             wide in any::<bool>(),
             picks in prop::collection::vec(any::<prop::sample::Index>(), 1..20),
         ) {
