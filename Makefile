@@ -1,6 +1,6 @@
 # What people and CI run. `make test` is all that a fresh machine with Rust needs.
 
-.PHONY: check test test-kafka test-cluster demo docs ci install
+.PHONY: check test test-kafka test-cluster bench demo docs ci install
 
 # What the product is built from, linted as it ships and as it is tried.
 FEATURES := demo,abomonation
@@ -20,6 +20,10 @@ test-kafka: install
 
 test-cluster: install
 	cargo test --test cluster
+
+# Figures of the whole job beside a hand-written loop; `make bench FIGURES=latency` makes one.
+bench: install
+	cargo bench --bench bench -- $(FIGURES)
 
 demo: install
 	cargo run --release --features demo -- demo

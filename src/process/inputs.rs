@@ -6,6 +6,8 @@
 //! * The reference is read by process 0 alone.
 
 use std::sync::Arc;
+#[cfg(feature = "kafka")]
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deltajoin_workers::batch::BatchSchema;
@@ -16,6 +18,7 @@ use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
+use crate::process::outputs::Rejected;
 use crate::process::{Process, Senders};
 use crate::telemetry::{Monitor, WallClock};
 
@@ -71,7 +74,11 @@ impl Readers {
 }
 
 impl Inputs {
-    pub(super) fn connect(process: &Process, clock: &Arc<WallClock>) -> Result<Self, Failure> {
+    pub(super) fn connect(
+        process: &Process,
+        rejected: &Rejected,
+        clock: &Arc<WallClock>,
+    ) -> Result<Self, Failure> {
         let Process { config, index, .. } = process;
         let schema = BatchSchema::register(config.events.schema.clone());
         let record_bytes_max = config.limits.max_record_bytes;
@@ -99,7 +106,7 @@ impl Inputs {
             EventSource::Kafka { .. } => return Err(without_kafka("[events]")),
         };
         let reference = (*index == 0)
-            .then(|| connect_reference(process))
+            .then(|| connect_reference(process, rejected))
             .transpose()?;
         Ok(Self {
             events,
@@ -182,7 +189,7 @@ impl Inputs {
     }
 }
 
-fn connect_reference(process: &Process) -> Result<Reference, Failure> {
+fn connect_reference(process: &Process, rejected: &Rejected) -> Result<Reference, Failure> {
     let Process { config, .. } = process;
     let schema = &config.reference.schema;
     let record_bytes_max = config.limits.max_record_bytes;
@@ -199,7 +206,7 @@ fn connect_reference(process: &Process) -> Result<Reference, Failure> {
                 schema: schema.clone(),
                 record_bytes_max,
                 until_end: process.until_end,
-                on_rejected: Arc::new(|_| {}),
+                on_rejected: collect_reference(rejected),
             };
             Ok(Reference::Kafka(kafka::Reference::connect(
                 options,
@@ -207,8 +214,29 @@ fn connect_reference(process: &Process) -> Result<Reference, Failure> {
             )?))
         }
         #[cfg(not(feature = "kafka"))]
-        ReferenceSource::Kafka { .. } => Err(without_kafka("[reference]")),
+        ReferenceSource::Kafka { .. } => {
+            let _ = rejected;
+            Err(without_kafka("[reference]"))
+        }
     }
+}
+
+/// Makes dead letters of changes of the reference that cannot be read; the job goes on with the
+/// rows that it has.
+#[cfg(feature = "kafka")]
+fn collect_reference(rejected: &Rejected) -> kafka::OnRejected {
+    let rejected = Arc::clone(rejected);
+    Arc::new(move |record: kafka::Rejected| {
+        let mut rejected = rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        let kafka::Rejected {
+            topic,
+            origin,
+            reason,
+            error,
+            raw,
+        } = record;
+        rejected.push(&topic, origin, None, reason, &error, &raw);
+    })
 }
 
 /// Ends the process for an error of Kafka, unless the job is being stopped anyway.

@@ -36,7 +36,7 @@ use crate::cluster::{self, Membership};
 use crate::config::{self, Config};
 use crate::failure::Failure;
 use crate::process::inputs::Inputs;
-use crate::process::outputs::{Outputs, SendSink, WorkerSinks};
+use crate::process::outputs::{Outputs, Rejected, SendSink, WorkerSinks};
 use crate::telemetry::{Monitor, State, WallClock, report_every_second};
 
 /// The budget of the reference table's way to worker 0: rows that it has, it keeps.
@@ -72,6 +72,7 @@ pub struct Summary {
 /// What one worker is given, until its thread takes it.
 struct WorkerParts {
     events: Receiver<Block>,
+    epoch_bytes_max: usize,
     reference: Option<Receiver<ReferenceBlock>>,
     sinks: WorkerSinks,
 }
@@ -97,8 +98,9 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     cluster::loss::install(membership.addresses.clone(), membership.peer_timeout);
 
     let plan = plan::plan(config, process.engine);
-    let inputs = Inputs::connect(&process, &clock)?;
-    let outputs = Outputs::connect(&process)?;
+    let rejected = Rejected::default();
+    let inputs = Inputs::connect(&process, &rejected, &clock)?;
+    let outputs = Outputs::connect(&process, rejected)?;
     let mesh = cluster::connect(&membership, &process.stop)?;
     tracing::info!(
         job = config.job,
@@ -159,6 +161,7 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
     Ports {
         first_of_process: local == 0,
         events: Rc::new(parts.events),
+        epoch_bytes_max: parts.epoch_bytes_max,
         reference: parts.reference.map(Rc::new),
         sinks: parts.sinks.results.into_iter().map(port).collect(),
         dead_letters: port(parts.sinks.dead_letters),
@@ -171,7 +174,10 @@ fn parts(
     outputs: &Outputs,
 ) -> Result<(Vec<Option<WorkerParts>>, Senders), Failure> {
     let Process { config, index, .. } = process;
-    let in_flight = InFlight::new(config.limits.max_in_flight_bytes);
+    let bytes_max = config.limits.max_in_flight_bytes;
+    let in_flight = InFlight::new(bytes_max);
+    // A quarter from each process: one epoch is written while the next is processed.
+    let epoch_bytes_max = (bytes_max / 4 / config.cluster.threads).max(1);
     let mut senders = Senders {
         events: Vec::new(),
         reference: None,
@@ -189,6 +195,7 @@ fn parts(
         let sinks = outputs.open(first_of_job)?;
         parts.push(Some(WorkerParts {
             events,
+            epoch_bytes_max,
             reference,
             sinks,
         }));

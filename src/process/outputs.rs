@@ -24,8 +24,9 @@ use crate::process::inputs::kafka_fatal;
 use crate::process::inputs::without_kafka;
 use crate::process::{Process, plan};
 
-/// Rows that sinks could not take, as dead letters to be.
-type Rejected = Arc<Mutex<DeadLetters>>;
+/// Dead letters that do not come from the events' readers: rows that sinks could not take, and
+/// changes of the reference that could not be read.
+pub(super) type Rejected = Arc<Mutex<DeadLetters>>;
 
 /// What one worker writes to.
 pub(super) struct WorkerSinks {
@@ -51,9 +52,8 @@ enum Output {
 }
 
 impl Outputs {
-    pub(super) fn connect(process: &Process) -> Result<Self, Failure> {
+    pub(super) fn connect(process: &Process, rejected: Rejected) -> Result<Self, Failure> {
         let Process { config, .. } = process;
-        let rejected = Rejected::default();
         // Kafka first: a file is emptied when it is opened, which must not happen in vain.
         let is_file = |target: &Target| matches!(target, Target::JsonLines { .. });
         let mut order: Vec<usize> = (0..config.sinks.len()).collect();
@@ -152,7 +152,7 @@ fn connect(
     }
 }
 
-/// Makes a dead letter of a row that a topic cannot take.
+/// Makes dead letters of rows that a topic cannot take.
 #[cfg(feature = "kafka")]
 fn collect(source_name: &Arc<str>, rejected: &Rejected) -> kafka::OnRejected {
     let (source_name, rejected) = (Arc::clone(source_name), Arc::clone(rejected));

@@ -77,6 +77,8 @@ pub struct Ports {
     pub first_of_process: bool,
     /// Events that this worker reads.
     pub events: Rc<Events>,
+    /// The bytes of events that an epoch takes at most from this worker.
+    pub epoch_bytes_max: usize,
     /// Changes of the reference table, on worker 0.
     pub reference: Option<Rc<Receiver<ReferenceBlock>>>,
     /// Where results go.
@@ -113,6 +115,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let (events, undecoded) = source(
         minted.clone(),
         ports.events,
+        ports.epoch_bytes_max,
         Rc::clone(&unwritten),
         counts(),
     );

@@ -253,6 +253,7 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
         let ports = Ports {
             first_of_process: first,
             events: Rc::new(events),
+            epoch_bytes_max: usize::MAX,
             reference: first.then(|| Rc::new(reference)),
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),

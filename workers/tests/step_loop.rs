@@ -77,6 +77,7 @@ fn run(
         let ports = Ports {
             first_of_process: worker.index() == 0,
             events: Rc::new(events),
+            epoch_bytes_max: bytes_max / 4,
             reference: (worker.index() == 0).then(|| Rc::new(reference)),
             sinks: vec![sink("rows", &rows)],
             dead_letters: sink("dead", &dead_letters),

@@ -20,7 +20,7 @@
 //! # State
 //! For each epoch that is not yet written everywhere, how much it holds (`Unwritten`): a few
 //! numbers an epoch, bounded because reading stops at `max_in_flight_bytes`. An epoch takes at
-//! most a quarter of that, so that one can be written while the next is processed.
+//! most a quarter of that from a process, so that one is written while the next is processed.
 //!
 //! # Recovery
 //! None yet: a restart reads from the beginning.
@@ -81,6 +81,7 @@ impl Unwritten {
 pub fn source<'scope>(
     mints: StreamVec<'scope, u64, Mint>,
     queue: Rc<Events>,
+    epoch_bytes_max: usize,
     unwritten: Rc<RefCell<Unwritten>>,
     counts: SharedCounts,
 ) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
@@ -90,7 +91,6 @@ pub fn source<'scope>(
     let (dead_output, dead_letters) = builder.new_output::<Batch>();
     let mut events_output = OutputBuilder::<u64, Whole>::from(events_output);
     let mut dead_output = OutputBuilder::<u64, Whole>::from(dead_output);
-    let epoch_bytes_max = (queue.in_flight().bytes_max() / 4).max(1);
 
     builder.build(move |_| {
         move |_frontiers| {
