@@ -23,7 +23,7 @@ pub use check::check;
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
@@ -128,7 +128,8 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     let guards = timely::execute::execute_from(
         builders,
         Box::new(()),
-        WorkerConfig::default(),
+        // Workers share their cores with readers and writers: they must not spin.
+        WorkerConfig::default().idle_spin(Duration::ZERO),
         move |worker| {
             let local = worker.index() - first;
             let parts = parts.lock().expect("no panic while taking parts")[local].take();

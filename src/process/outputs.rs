@@ -84,31 +84,43 @@ impl Outputs {
 
     /// What one worker writes to; a file is given to the first worker of the job.
     pub(super) fn open(&self, first_of_job: bool) -> Result<WorkerSinks, Failure> {
-        let open = |name: &str, output: &Output| -> Result<SendSink, Failure> {
-            let rejected = Arc::clone(&self.rejected);
-            match output {
-                Output::File(file) => {
-                    let file = first_of_job
-                        .then(|| file.lock().unwrap_or_else(PoisonError::into_inner).take())
-                        .flatten();
-                    let sink = file.map(|sink| Box::new(Passing { sink, rejected }) as _);
-                    Ok((name.to_owned(), true, sink))
-                }
-                #[cfg(feature = "kafka")]
-                Output::Kafka(destination) => {
-                    let sink = Passing {
-                        sink: destination.open()?,
-                        rejected,
-                    };
-                    Ok((name.to_owned(), false, Some(Box::new(sink))))
-                }
-            }
-        };
-        let results = self.results.iter().map(|(name, output)| open(name, output));
+        let mut results = Vec::new();
+        for (name, output) in &self.results {
+            let sink = output.open(first_of_job)?.map(|sink| {
+                let rejected = Arc::clone(&self.rejected);
+                Box::new(Passing { sink, rejected }) as Box<dyn Sink + Send>
+            });
+            results.push((name.clone(), output.single_writer(), sink));
+        }
+        let dead_letters = &self.dead_letters;
+        let sink = dead_letters.open(first_of_job)?;
+        let dead_letters = (
+            "dead-letters".to_owned(),
+            dead_letters.single_writer(),
+            sink,
+        );
         Ok(WorkerSinks {
-            results: results.collect::<Result<_, _>>()?,
-            dead_letters: open("dead-letters", &self.dead_letters)?,
+            results,
+            dead_letters,
         })
+    }
+}
+
+impl Output {
+    fn single_writer(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    fn open(&self, first_of_job: bool) -> Result<Option<Box<dyn Sink + Send>>, Failure> {
+        match self {
+            Self::File(file) if first_of_job => {
+                let file = file.lock().unwrap_or_else(PoisonError::into_inner).take();
+                Ok(file.map(|sink| Box::new(sink) as _))
+            }
+            Self::File(_) => Ok(None),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(destination) => Ok(Some(Box::new(destination.open()?))),
+        }
     }
 }
 
@@ -163,13 +175,14 @@ fn collect(source_name: &Arc<str>, rejected: &Rejected) -> kafka::OnRejected {
     })
 }
 
-/// A sink that also passes on rejected rows.
-struct Passing<S> {
-    sink: S,
+/// A sink of results that also passes on what was rejected. That of dead letters must not: behind
+/// it, nothing would take them.
+struct Passing {
+    sink: Box<dyn Sink + Send>,
     rejected: Rejected,
 }
 
-impl<S: Sink> Sink for Passing<S> {
+impl Sink for Passing {
     fn write(&mut self, epoch: u64, rows: Batch) {
         self.sink.write(epoch, rows);
     }

@@ -24,7 +24,6 @@ use std::rc::Rc;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
-use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Concatenate, Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 
@@ -89,6 +88,7 @@ pub struct Ports {
 
 /// What the step loop holds of a built dataflow.
 pub struct Dataflow {
+    peers: usize,
     /// Closes epochs; only worker 0 uses it.
     pub mints: InputHandle<u64, CapacityContainerBuilder<Vec<Mint>>>,
     /// Epochs that all workers have closed.
@@ -101,6 +101,17 @@ pub struct Dataflow {
     pub complete: Rc<Cell<bool>>,
 }
 
+impl Dataflow {
+    /// Mints an epoch: tells every worker to close it. Only worker 0 does.
+    pub fn mint(&mut self, epoch: u64, release: bool) {
+        self.mints.advance_to(epoch);
+        for worker in 0..self.peers {
+            self.mints.send(Mint { worker, release });
+        }
+        self.mints.advance_to(epoch + 1);
+    }
+}
+
 /// Builds the job on one worker. All workers build the same operators in the same order; who owns
 /// what is decided inside them.
 pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCounts) -> Dataflow {
@@ -111,7 +122,6 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let complete = Rc::new(Cell::new(false));
 
     let (mints, minted) = scope.new_input_with_builder();
-    let minted = minted.broadcast();
     let (events, undecoded) = source(
         minted.clone(),
         ports.events,
@@ -119,7 +129,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         Rc::clone(&unwritten),
         counts(),
     );
-    let events = events.probe_with(&closed);
+    let undecoded = undecoded.probe_with(&closed);
     let reference = reference(minted, ports.reference, Rc::clone(&complete));
 
     let (joined, unmatched) = match plan.engine {
@@ -139,6 +149,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let dead_letters = scope.concatenate(dead_letters);
     write(dead_letters, ports.dead_letters, counts()).probe_with(&written);
     Dataflow {
+        peers: scope.peers(),
         mints,
         closed,
         written,

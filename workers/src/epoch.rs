@@ -6,6 +6,8 @@
 //! # Invariants
 //! * An epoch is minted at most once a tick, and only when every worker has closed the one before:
 //!   under load, epochs grow by themselves instead of becoming many.
+//! * A worker that has records asks; for `BUSY` after that an epoch is minted every tick, so that a
+//!   worker with a steady stream asks seldom.
 //! * When nothing waits, one is minted every `IDLE_EPOCH`, so frontiers move, the mesh is never
 //!   silent, and "no data" can be told from "stuck".
 
@@ -14,6 +16,10 @@ use std::time::Duration;
 
 use crate::ports::{Clock, IDLE_EPOCH};
 
+/// For how long an epoch is minted every tick after someone asked. Workers that go on having
+/// records ask again after half of it.
+pub const BUSY: Duration = Duration::from_millis(20);
+
 /// When to mint, and what.
 pub struct Minter {
     clock: Arc<dyn Clock>,
@@ -21,26 +27,26 @@ pub struct Minter {
     /// The newest epoch that was minted; 0 before the first.
     last: u64,
     minted_us: u64,
-    /// Whether a worker has records waiting.
-    asked: bool,
+    /// Until when an epoch is minted every tick.
+    busy_until_us: u64,
 }
 
 impl Minter {
     /// A minter whose first epoch is after `last`.
     pub fn new(clock: Arc<dyn Clock>, tick: Duration, last: u64) -> Self {
-        let tick_us = u64::try_from(tick.as_micros()).expect("a tick is short");
+        let tick_us = micros(tick);
         Self {
             clock,
             tick_us,
             last,
             minted_us: 0,
-            asked: false,
+            busy_until_us: 0,
         }
     }
 
     /// Notes that records wait for an epoch.
     pub fn ask(&mut self) {
-        self.asked = true;
+        self.busy_until_us = self.clock.now_us() + micros(BUSY);
     }
 
     /// The newest epoch that was minted.
@@ -55,7 +61,6 @@ impl Minter {
             return None;
         }
         self.minted_us = now_us;
-        self.asked = false;
         self.last = (now_us / 1000).max(self.last + 1);
         Some(self.last)
     }
@@ -66,9 +71,18 @@ impl Minter {
     }
 
     fn due_us(&self) -> u64 {
-        let idle_us = u64::try_from(IDLE_EPOCH.as_micros()).expect("a constant");
-        self.minted_us + if self.asked { self.tick_us } else { idle_us }
+        let tick_us = self.minted_us + self.tick_us;
+        let idle_us = self.minted_us + micros(IDLE_EPOCH);
+        if tick_us < self.busy_until_us {
+            tick_us
+        } else {
+            idle_us
+        }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).expect("it is short")
 }
 
 #[cfg(test)]
@@ -97,10 +111,12 @@ mod tests {
         assert_eq!(minter.due(), None, "not twice a tick");
         clock.0.store(5_001_000, Ordering::Relaxed);
         assert_eq!(minter.due(), Some(5_001));
-        clock.0.store(5_100_999, Ordering::Relaxed);
-        assert_eq!(minter.due(), None, "nobody asked");
-        clock.0.store(5_101_000, Ordering::Relaxed);
-        assert_eq!(minter.due(), Some(5_101));
+        clock.0.store(5_019_500, Ordering::Relaxed);
+        assert_eq!(minter.due(), Some(5_019), "every tick for a while");
+        clock.0.store(5_030_000, Ordering::Relaxed);
+        assert_eq!(minter.due(), None, "nobody asked again");
+        clock.0.store(5_119_500, Ordering::Relaxed);
+        assert_eq!(minter.due(), Some(5_119));
         clock.0.store(1_000, Ordering::Relaxed);
         minter.ask();
         assert_eq!(

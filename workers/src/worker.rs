@@ -19,13 +19,16 @@ use timely::worker::Worker;
 
 use crate::control::{Control, Message};
 use crate::dataflow::{self, Dataflow, Engine, Plan, Ports};
-use crate::epoch::Minter;
-use crate::operators::{Mint, SharedCounts};
+use crate::epoch::{BUSY, Minter};
+use crate::operators::SharedCounts;
 use crate::ports::{Clock, Counts, Events, Observer, Progress, Stop};
 use crate::queue::Waker;
 
 /// How often counts are told to worker 0, and progress to the shell.
 const REPORT_EVERY_US: u64 = 1_000_000;
+/// A worker with records asks for epochs this often: it stays within the time for which one is
+/// minted every tick.
+const ASK_EVERY_US: u64 = BUSY.as_micros() as u64 / 2;
 /// How long a worker that is not woken sleeps at most: it bounds how late a stop is seen.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 
@@ -66,7 +69,7 @@ pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
         dataflow: RefCell::new(dataflow),
         events,
         counts,
-        asked_at: None,
+        asked_us: 0,
         said_exhausted: false,
         said_stop: false,
         reported_us: 0,
@@ -86,9 +89,8 @@ struct This {
     counts: SharedCounts,
     /// Whether this is the first worker of its process, which speaks for it.
     first_here: bool,
-    /// The frontier of closed epochs when worker 0 was last asked for one: while it stands there,
-    /// the answer is still to come.
-    asked_at: Option<u64>,
+    /// When worker 0 was last asked for epochs.
+    asked_us: u64,
     said_exhausted: bool,
     said_stop: bool,
     reported_us: u64,
@@ -125,13 +127,9 @@ impl This {
     /// What every worker does in every turn.
     fn turn(&mut self) {
         self.release();
-        let closed = self
-            .dataflow
-            .borrow()
-            .closed
-            .with_frontier(|f| f.first().copied());
-        if closed.is_some() && closed != self.asked_at && self.events.ready() {
-            self.asked_at = closed;
+        let now_us = self.settings.clock.now_us();
+        if self.events.ready() && now_us >= self.asked_us + ASK_EVERY_US {
+            self.asked_us = now_us;
             self.control.send(Message::Ask);
         }
         if self.events.finished() && !self.said_exhausted {
@@ -143,7 +141,6 @@ impl This {
             self.events.close();
             self.control.send(Message::Stop);
         }
-        let now_us = self.settings.clock.now_us();
         if now_us >= self.reported_us + REPORT_EVERY_US {
             self.reported_us = now_us;
             self.tell_counts();
@@ -249,10 +246,7 @@ impl First {
             self.closed = true;
         } else if let Some(epoch) = self.minter.due() {
             self.live = dataflow.complete.get();
-            dataflow.mints.advance_to(epoch);
-            dataflow.mints.send(Mint { release: self.live });
-            dataflow.mints.advance_to(epoch + 1);
-            dataflow.mints.flush();
+            dataflow.mint(epoch, self.live);
         }
     }
 

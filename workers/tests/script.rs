@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::dataflow::{self, Engine, Plan, Ports, SinkPort};
-use deltajoin_workers::operators::{Join, Mint, SharedCounts, Unmatched};
+use deltajoin_workers::operators::{Join, SharedCounts, Unmatched};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Sink, dead_letter_schema, reason};
 use deltajoin_workers::queue::{InFlight, Waker, queue};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
@@ -281,12 +281,11 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             }
             barrier.wait();
             if first {
-                job.mints.advance_to(time);
-                job.mints.send(Mint { release: true });
+                job.mint(time, true);
                 minted.store(time, Ordering::SeqCst);
+            } else {
+                job.mints.advance_to(time + 1);
             }
-            job.mints.advance_to(time + 1);
-            job.mints.flush();
             while job.closed.less_equal(&time) {
                 worker.step_or_park(Some(Duration::from_millis(1)));
             }

@@ -27,7 +27,9 @@ use std::collections::BTreeMap;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::operate::FrontierInterest;
 
 use crate::batch::{Batch, ByOwner, Gather, RowIndex};
 use crate::key::{KEY_GROUPS, Ownership, key_group};
@@ -41,13 +43,19 @@ pub fn distinct<'scope>(
     narrow: bool,
     counts: SharedCounts,
 ) -> Stream<'scope, u64, Batch> {
+    let mut builder = OperatorBuilder::new("Distinct".to_owned(), events.scope());
     let route = DistributorPact(move |peers| ByOwner::new(ownership, peers));
-    events.unary_frontier::<Whole, _, _, _>(route, "Distinct", move |_, _| {
+    let mut input = builder.new_input(events, route);
+    builder.set_notify_for(0, FrontierInterest::IfCapability);
+    let (output, distinct) = builder.new_output::<Batch>();
+    let mut output = OutputBuilder::<u64, Whole>::from(output);
+
+    builder.build(move |_| {
         let mut seen = KeySet::new(narrow);
         let mut open: BTreeMap<u64, (Capability<u64>, Gather)> = BTreeMap::new();
         let mut order = Order::default();
         let mut kept = Vec::new();
-        move |(input, frontier), output| {
+        move |frontiers| {
             input.for_each(|capability, batch| {
                 let Some(capability) = capability.retain_least(0) else {
                     return;
@@ -56,17 +64,18 @@ pub fn distinct<'scope>(
                 let (_, batches) = open.entry(epoch).or_insert((capability, Gather::default()));
                 batches.push(std::mem::take(batch));
             });
+            let mut output = output.activate();
             while let Some(entry) = open.first_entry()
-                && !frontier.less_equal(entry.key())
+                && !frontiers[0].less_equal(entry.key())
             {
                 let (capability, batches) = entry.remove();
                 let rows = order.rows(batches.batches());
-                let new = rows
-                    .iter()
-                    .copied()
-                    .filter(|(batch, row)| seen.insert(batches.batches()[*batch].keys(), *row));
                 kept.clear();
-                kept.extend(new);
+                kept.extend(
+                    rows.iter()
+                        .copied()
+                        .filter(|(batch, row)| seen.insert(batches.batches()[*batch].keys(), *row)),
+                );
                 let mut session = output.session_with_builder(&capability);
                 for rows in kept.chunks(ROWS_MAX) {
                     session.give_container(&mut batches.rows(rows));
@@ -78,7 +87,8 @@ pub fn distinct<'scope>(
                 counts.key_bytes = seen.bytes();
             }
         }
-    })
+    });
+    distinct
 }
 
 /// Puts the rows of an epoch in the order (key group, partition, offset).

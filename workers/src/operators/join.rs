@@ -16,8 +16,8 @@
 //! None: events stay where `distinct` put them, and every worker has the whole table.
 //!
 //! # Capabilities
-//! One for each output and epoch that has events and whose reference is still open; dropped when
-//! the epoch is joined.
+//! One for each output and epoch that has events or changes and is still open; dropped when the
+//! epoch is joined.
 //!
 //! # State
 //! The reference table (`state::ReferenceTable`), and changes of it that are stamped with epochs
@@ -35,6 +35,7 @@ use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::operate::FrontierInterest;
 
 use crate::batch::{Batch, BatchBuilder, BatchSchema, Gather, RowIndex, Slot, ToEach};
 use crate::operators::{SharedCounts, Whole};
@@ -89,6 +90,10 @@ impl fmt::Debug for Join {
 /// Epochs that wait for the reference: both capabilities, and the events.
 type Waiting = BTreeMap<u64, (Capability<u64>, Capability<u64>, Vec<Batch>)>;
 
+/// Changes of the reference in epochs that are still open. Their capability is there so that the
+/// operator is woken when the epoch is closed, also without events.
+type Changes = BTreeMap<u64, (Capability<u64>, Vec<Batch>)>;
+
 /// The joined rows, and the dead letters among the events.
 pub fn join<'scope>(
     events: Stream<'scope, u64, Batch>,
@@ -100,6 +105,9 @@ pub fn join<'scope>(
     let mut builder = OperatorBuilder::new("Join".to_owned(), events.scope());
     let mut events = builder.new_input(events, Pipeline);
     let mut updates = builder.new_input(reference, DistributorPact(|_| ToEach::default()));
+    for input in [0, 1] {
+        builder.set_notify_for(input, FrontierInterest::IfCapability);
+    }
     let (joined_output, joined) = builder.new_output::<Batch>();
     let (dead_output, dead_letters) = builder.new_output::<Batch>();
     let mut joined_output = OutputBuilder::<u64, Whole>::from(joined_output);
@@ -107,18 +115,17 @@ pub fn join<'scope>(
 
     builder.build(move |_| {
         let mut table = ReferenceTable::new(&join.reference);
-        let mut changes: BTreeMap<u64, Vec<Batch>> = BTreeMap::new();
+        let mut changes = Changes::new();
         let mut waiting: Waiting = BTreeMap::new();
         move |frontiers| {
             // STEP 1. Take what has come.
             updates.for_each(|capability, batch| {
-                let Some(epoch) = capability.least() else {
+                let Some(capability) = capability.retain_least(0) else {
                     return;
                 };
-                changes
-                    .entry(*epoch)
-                    .or_default()
-                    .push(std::mem::take(batch));
+                let epoch = *capability.time();
+                let entry = changes.entry(epoch).or_insert((capability, Vec::new()));
+                entry.1.push(std::mem::take(batch));
             });
             events.for_each(|capability, batch| {
                 let (Some(joined), Some(dead)) =
@@ -173,11 +180,11 @@ pub fn join<'scope>(
 }
 
 /// Applies the changes of all epochs up to `epoch`.
-fn apply_until(changes: &mut BTreeMap<u64, Vec<Batch>>, epoch: u64, table: &mut ReferenceTable) {
+fn apply_until(changes: &mut Changes, epoch: u64, table: &mut ReferenceTable) {
     while let Some(entry) = changes.first_entry()
         && *entry.key() <= epoch
     {
-        for batch in entry.remove() {
+        for batch in entry.remove().1 {
             table.apply(batch);
         }
     }

@@ -1,7 +1,7 @@
 //! Stamps changes of the reference table with an epoch and copies them to every worker.
 //!
 //! # Semantics
-//! The reference table is read by worker 0 alone. On `Mint(e)` the changes that wait are stamped
+//! The reference table is read by worker 0 alone, which is also where mints are made. On `Mint(e)` the changes that wait are stamped
 //! with `e`, so all workers see the same table at the same epoch.
 //!
 //! # Routing

@@ -22,11 +22,14 @@
 //! At least once: a restart writes again what it computes again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::ParallelizationContract;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::operate::FrontierInterest;
 
 use crate::batch::Batch;
 use crate::operators::{SharedCounts, Whole};
@@ -44,17 +47,23 @@ where
     P: ParallelizationContract<u64, Batch>,
 {
     let worker = rows.scope().worker();
-    rows.unary_frontier::<Whole, _, _, _>(route, &format!("Sink:{name}"), move |_, operator| {
-        let activator = worker.sync_activator_for(operator.address.to_vec());
-        if let Some(sink) = &mut sink {
-            sink.wake_by(std::sync::Arc::new(move || {
-                // It fails only when the worker has ended, and then nobody waits.
-                activator.activate().unwrap_or_default();
-            }));
-        }
+    let mut builder = OperatorBuilder::new(format!("Sink:{name}"), rows.scope());
+    let activator = worker.sync_activator_for(builder.operator_info().address.to_vec());
+    if let Some(sink) = &mut sink {
+        sink.wake_by(Arc::new(move || {
+            // It fails only when the worker has ended, and then nobody waits.
+            activator.activate().unwrap_or_default();
+        }));
+    }
+    let mut input = builder.new_input(rows, route);
+    builder.set_notify_for(0, FrontierInterest::IfCapability);
+    let (output, rejected) = builder.new_output::<Batch>();
+    let mut output = OutputBuilder::<u64, Whole>::from(output);
+
+    builder.build(move |_| {
         let mut open: BTreeMap<u64, (Capability<u64>, Vec<Batch>)> = BTreeMap::new();
         let mut writing: VecDeque<Capability<u64>> = VecDeque::new();
-        move |(input, frontier), output| {
+        move |frontiers| {
             input.for_each(|capability, batch| {
                 let Some(capability) = capability.retain_least(0) else {
                     return;
@@ -68,7 +77,7 @@ where
                 return;
             };
             while let Some(entry) = open.first_entry()
-                && !frontier.less_equal(entry.key())
+                && !frontiers[0].less_equal(entry.key())
             {
                 let (capability, batches) = entry.remove();
                 let epoch = *capability.time();
@@ -81,11 +90,13 @@ where
             // Rejected rows of an epoch are at hand before the epoch is written: ask in this order.
             let written = sink.written();
             if let Some(capability) = writing.front() {
-                let mut rejected = sink.rejected();
-                if !rejected.is_empty() {
-                    counts.borrow_mut().dead_letters += rejected.len() as u64;
-                    let mut session = output.session_with_builder(capability);
-                    session.give_container(&mut rejected);
+                let mut rows = sink.rejected();
+                if !rows.is_empty() {
+                    counts.borrow_mut().dead_letters += rows.len() as u64;
+                    let mut output = output.activate();
+                    output
+                        .session_with_builder(capability)
+                        .give_container(&mut rows);
                 }
             }
             while writing
@@ -95,5 +106,6 @@ where
                 writing.pop_front();
             }
         }
-    })
+    });
+    rejected
 }

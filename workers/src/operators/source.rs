@@ -7,11 +7,11 @@
 //!
 //! # Picture
 //! ```text
-//! mints (broadcast) --+--> source --+--> events
+//! mints (addressed) --+--> source --+--> events
 //! blocks (queue) -----+             +--> dead letters (records that could not be decoded)
 //! ```
 //! # Routing
-//! Mints come to every worker. Events leave as they were read; the next operator routes them.
+//! A mint for each worker comes from worker 0. Events leave as they were read; the next operator routes them.
 //!
 //! # Capabilities
 //! Only the one that comes with a mint, and only while the operator runs: the epoch is closed when
@@ -29,10 +29,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
+use timely::progress::operate::FrontierInterest;
 
 use crate::batch::Batch;
 use crate::operators::{SharedCounts, Whole};
@@ -41,6 +42,8 @@ use crate::ports::Events;
 /// Tells every worker to close an epoch, which is the message's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Mint {
+    /// Whom it tells.
+    pub worker: usize,
     /// Whether events may be stamped: the reference table is complete.
     pub release: bool,
 }
@@ -86,7 +89,8 @@ pub fn source<'scope>(
     counts: SharedCounts,
 ) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
     let mut builder = OperatorBuilder::new("Source".to_owned(), mints.scope());
-    let mut mints = builder.new_input(mints, Pipeline);
+    let mut mints = builder.new_input(mints, Exchange::new(|mint: &Mint| mint.worker as u64));
+    builder.set_notify_for(0, FrontierInterest::Never);
     let (events_output, events) = builder.new_output::<Batch>();
     let (dead_output, dead_letters) = builder.new_output::<Batch>();
     let mut events_output = OutputBuilder::<u64, Whole>::from(events_output);
