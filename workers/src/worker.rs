@@ -69,6 +69,7 @@ pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
         asked_at: None,
         said_exhausted: false,
         said_stop: false,
+        said_live: false,
         reported_us: 0,
     };
     match first {
@@ -91,6 +92,7 @@ struct This {
     asked_at: Option<u64>,
     said_exhausted: bool,
     said_stop: bool,
+    said_live: bool,
     reported_us: u64,
 }
 
@@ -125,6 +127,10 @@ impl This {
     /// What every worker does in every turn.
     fn turn(&mut self) {
         self.release();
+        if self.first_here && !self.said_live && self.dataflow.borrow().unwritten.borrow().live {
+            self.said_live = true;
+            self.settings.observer.live();
+        }
         let closed = self
             .dataflow
             .borrow()
@@ -268,7 +274,6 @@ impl First {
         let progress = Progress {
             counts: total,
             epoch: self.minter.last(),
-            live: self.live,
         };
         settings.observer.progress(&progress);
     }
