@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use deltajoin_workers::ports::{Clock, Observer, Progress};
+use deltajoin_workers::ports::{Clock, Observer, Progress, Stop};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,9 @@ pub struct Status {
 /// Collects what the workers of a process tell.
 pub struct Monitor {
     clock: Arc<WallClock>,
+    /// Once it is asked, the job is stopping.
+    stop: Arc<Stop>,
+    status_file: Option<StatusFile>,
     /// Records behind the source; set once the source is connected.
     lag: Mutex<Option<Arc<dyn Fn() -> u64 + Send + Sync>>>,
     inner: Mutex<Inner>,
@@ -143,23 +146,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Monitor {
-    /// A monitor of one process.
-    pub fn new(clock: Arc<WallClock>, job: &str, process: usize) -> Arc<Self> {
+    /// A monitor of one process of this job.
+    ///
+    /// # Errors
+    /// If the status file cannot be written.
+    pub fn start(
+        clock: Arc<WallClock>,
+        stop: Arc<Stop>,
+        job: &str,
+        process: usize,
+        status_file: Option<&Path>,
+    ) -> Result<Arc<Self>, StatusError> {
         let status = Status {
             job: job.to_owned(),
             process,
             ..Status::default()
         };
         let latency = Histogram::new_with_bounds(1, LATENCY_US_MAX, 2);
-        Arc::new(Self {
+        let monitor = Self {
             clock,
+            stop,
+            status_file: status_file.map(|path| StatusFile::of(path, process)),
             lag: Mutex::new(None),
             inner: Mutex::new(Inner {
                 status,
                 progress: Progress::default(),
                 latency: latency.expect("the bounds are constants"),
             }),
-        })
+        };
+        if let Some(file) = &monitor.status_file {
+            file.replace(&monitor.status())?;
+        }
+        Ok(Arc::new(monitor))
     }
 
     /// Sets what tells how many records the process is behind.
@@ -178,12 +196,17 @@ impl Monitor {
     }
 
     /// Notes that the process ends, and says so in the status file.
-    pub fn finish(&self, status_file: Option<&Path>) {
+    pub fn finish(&self) {
         self.enter(State::Stopping);
-        if let Some(path) = status_file
-            && let Err(error) = replace(path, &self.status())
-        {
-            tracing::warn!(%error, path = %path.display(), "could not write the status file");
+        self.report(&self.status());
+    }
+
+    fn report(&self, status: &Status) {
+        let Some(file) = &self.status_file else {
+            return;
+        };
+        if let Err(StatusError { path, source }) = file.replace(status) {
+            tracing::warn!(error = %source, path = %path.display(), "could not write the status");
         }
     }
 
@@ -195,19 +218,13 @@ impl Monitor {
     /// The status now; latencies start anew with each call.
     pub fn status(&self) -> Status {
         let mut inner = lock(&self.inner);
-        let Progress {
-            counts,
-            epoch,
-            live,
-        } = inner.progress.clone();
-        let state = match inner.status.state {
-            State::Loading if live || counts.records > 0 => State::Live,
-            state => state,
-        };
+        let Progress { counts, epoch } = inner.progress.clone();
+        if self.stop.asked() {
+            inner.status.state = State::Stopping;
+        }
         let quantile = |q| inner.latency.value_at_quantile(q) as f64 / 1000.0;
         let (latency_p50_ms, latency_p99_ms) = (quantile(0.5), quantile(0.99));
         inner.latency.reset();
-        inner.status.state = state;
         inner.status = Status {
             epoch,
             lag_records: counts.lag_records,
@@ -231,6 +248,13 @@ impl Monitor {
 }
 
 impl Observer for Monitor {
+    fn live(&self) {
+        let mut inner = lock(&self.inner);
+        if inner.status.state == State::Loading {
+            inner.status.state = State::Live;
+        }
+    }
+
     fn written(&self, records: u64, published_ms: u64) {
         let now_us = self.clock.now_us();
         let late_us = now_us
@@ -241,9 +265,6 @@ impl Observer for Monitor {
             .latency
             .record_n(late_us, records)
             .expect("the latency is within the bounds");
-        if inner.status.state == State::Loading {
-            inner.status.state = State::Live;
-        }
     }
 
     fn lag_records(&self) -> u64 {
@@ -259,21 +280,13 @@ impl Observer for Monitor {
 ///
 /// # Errors
 /// If no thread can be started.
-pub fn report_every_second(
-    monitor: Arc<Monitor>,
-    status_file: Option<PathBuf>,
-    line: Option<fn(&str)>,
-) -> std::io::Result<()> {
-    let wanted = status_file.is_some() || line.is_some();
+pub fn report_every_second(monitor: Arc<Monitor>, line: Option<fn(&str)>) -> std::io::Result<()> {
+    let wanted = monitor.status_file.is_some() || line.is_some();
     let run = move || {
         let mut before = Status::default();
         loop {
             let now = monitor.status();
-            if let Some(path) = &status_file
-                && let Err(error) = replace(path, &now)
-            {
-                tracing::warn!(%error, path = %path.display(), "could not write the status file");
-            }
+            monitor.report(&now);
             if let Some(line) = line
                 && now.state == State::Live
             {
@@ -291,14 +304,59 @@ pub fn report_every_second(
     Ok(())
 }
 
-fn replace(path: &Path, status: &Status) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec(status).expect("a status is plain data");
-    text.push(b'\n');
-    let beside = path.with_extension("new");
-    // A status is not state: it need not survive a crash, so it need not be synced.
-    #[allow(clippy::disallowed_methods)]
-    std::fs::write(&beside, text)?;
-    std::fs::rename(beside, path)
+/// The status file cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write status file {path:?}")]
+pub struct StatusError {
+    /// The file.
+    pub path: PathBuf,
+    /// What the system says.
+    pub source: std::io::Error,
+}
+
+/// The status file of one process.
+struct StatusFile {
+    path: PathBuf,
+    /// Written first, then renamed. One thread at a time writes it.
+    beside: Mutex<PathBuf>,
+}
+
+impl StatusFile {
+    /// Processes on one host have the same configuration, but a file each: that of process 1 of
+    /// `status.json` is `status-1.json`.
+    fn of(path: &Path, process: usize) -> Self {
+        let path = if process == 0 {
+            path.to_owned()
+        } else {
+            let mut name = path.file_stem().unwrap_or_default().to_owned();
+            name.push(format!("-{process}"));
+            if let Some(extension) = path.extension() {
+                name.push(".");
+                name.push(extension);
+            }
+            path.with_file_name(name)
+        };
+        let mut beside = path.clone().into_os_string();
+        beside.push(".new");
+        Self {
+            path,
+            beside: Mutex::new(beside.into()),
+        }
+    }
+
+    fn replace(&self, status: &Status) -> Result<(), StatusError> {
+        let mut text = serde_json::to_vec(status).expect("a status is plain data");
+        text.push(b'\n');
+        let beside = lock(&self.beside);
+        // A status is not state: it need not survive a crash, so it need not be synced.
+        #[allow(clippy::disallowed_methods)]
+        let written = std::fs::write(&*beside, text);
+        let replaced = written.and_then(|()| std::fs::rename(&*beside, &self.path));
+        replaced.map_err(|source| StatusError {
+            path: self.path.clone(),
+            source,
+        })
+    }
 }
 
 /// One line that says how the job does, from two statuses a second apart.

@@ -39,7 +39,7 @@ pub(super) struct GenerateArgs {
     /// Another seed gives another stream.
     #[arg(long, default_value_t = Options::default().seed)]
     seed: u64,
-    /// Records in all, retries and bad ones included; 0 is a stream without end.
+    /// Records in all, retries and bad ones included; 0 never ends.
     #[arg(long, default_value_t = Options::default().count)]
     count: u64,
     /// Records a second; 0 is as fast as possible.
@@ -99,7 +99,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     let options = args.options();
     options
         .check()
-        .map_err(|error| Failure::usage(error.to_string()))?;
+        .map_err(|error| Failure::usage(in_words_of_options(&error.to_string())))?;
     let stop = stop_by_signals()?;
     let pace = Pace {
         clock: WallClock::start(),
@@ -183,7 +183,29 @@ fn write_reference(path: &Path, options: &Options) -> Result<(), Failure> {
 }
 
 fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| unwritable(path, &error))
+    File::create(path).map_err(|error| {
+        Failure::usage(format!("could not open file {path:?} for writing"))
+            .detail(error.to_string())
+    })
+}
+
+/// Names options as they are given here, not as the generator's fields.
+fn in_words_of_options(message: &str) -> String {
+    let names = [
+        ("changed_retry_share", "--changed-retries"),
+        ("retry_share", "--retries"),
+        ("retry_distance", "--retry-distance"),
+        ("hot_share", "--hot"),
+        ("orphan_share", "--orphans"),
+        ("bad_share", "--bad"),
+        ("reference_rows", "--reference-rows"),
+        ("partitions", "--partitions"),
+    ];
+    names
+        .iter()
+        .fold(message.to_owned(), |text, (name, option)| {
+            text.replace(name, option)
+        })
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {

@@ -48,7 +48,7 @@ enum Command {
         #[arg(long, hide = true)]
         supervised: bool,
     },
-    /// Check a configuration: its values, that inputs and outputs can be reached, and their types.
+    /// Check a configuration, and that what it names can be reached and has the right types.
     Check {
         #[command(flatten)]
         settings: SettingsArgs,

@@ -35,9 +35,9 @@ static LEAVING: AtomicBool = AtomicBool::new(false);
 /// A panic has been told, and the process is about to end.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Installs the hook for the whole process. `addresses` are those of all processes of the job, by
-/// index, so that a lost one can be named.
-pub fn install(addresses: Vec<String>, peer_timeout: Duration) {
+/// Installs the hook for the whole process, which is the one of this index. `addresses` are those
+/// of all processes of the job, by index, so that a lost one can be named.
+pub fn install(index: usize, addresses: Vec<String>, peer_timeout: Duration) {
     panic::set_hook(Box::new(move |panic| {
         let thread = thread::current();
         let thread = thread.name().unwrap_or("unnamed");
@@ -45,7 +45,7 @@ pub fn install(addresses: Vec<String>, peer_timeout: Duration) {
             Verdict::Lost(line) if LEAVING.load(Ordering::SeqCst) => {
                 tracing::debug!("{line}, after the end");
             }
-            verdict => end(&verdict, thread, panic),
+            verdict => end(index, &verdict, thread, panic),
         }
     }));
 }
@@ -62,7 +62,7 @@ fn describe(panic: &PanicHookInfo<'_>) -> String {
         .to_owned()
 }
 
-fn end(verdict: &Verdict, thread: &str, panic: &PanicHookInfo<'_>) -> ! {
+fn end(process: usize, verdict: &Verdict, thread: &str, panic: &PanicHookInfo<'_>) -> ! {
     if ENDING.swap(true, Ordering::SeqCst) {
         // Another thread is telling its panic and then ends the process.
         loop {
@@ -70,13 +70,13 @@ fn end(verdict: &Verdict, thread: &str, panic: &PanicHookInfo<'_>) -> ! {
         }
     }
     match verdict {
-        Verdict::Lost(line) => tracing::error!("{line}"),
+        Verdict::Lost(line) => tracing::error!(process, "{line}"),
         Verdict::Broken(message) => {
             let location = panic
                 .location()
                 .map(ToString::to_string)
                 .unwrap_or_default();
-            tracing::error!(location, thread, "broken invariant: {message}");
+            tracing::error!(process, location, thread, "broken invariant: {message}");
         }
     }
     verdict.exit_code().end_at_once()

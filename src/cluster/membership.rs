@@ -155,8 +155,8 @@ impl Error {
                 _ => None,
             },
             Self::Refused { .. } => Some(
-                "All processes of a job must run the same build with the same configuration and \
-                 the same secret.",
+                "All processes of a job must run the same build, with the same configuration, \
+                 options and secret.",
             ),
             _ => None,
         }

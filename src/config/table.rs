@@ -461,6 +461,7 @@ static TELEMETRY: &[Setting] = &[
     Setting::new(
         "status_file",
         OptionalText,
-        "A file that holds the job's state, written anew every second; empty for none.",
+        "A file that holds the job's state, written anew every second; empty for none. Each \
+         process has its own: for `status.json`, process 1 writes `status-1.json`, and so on.",
     ),
 ];

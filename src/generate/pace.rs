@@ -101,7 +101,7 @@ pub(super) mod tests {
 
     impl Clock for StepClock {
         fn now_us(&self) -> u64 {
-            self.0.fetch_add(1, Ordering::Relaxed)
+            1_000 * self.0.fetch_add(1, Ordering::Relaxed)
         }
     }
 

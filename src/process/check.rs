@@ -112,6 +112,11 @@ fn check_target(target: &Target, stop: &Stop) -> Result<String, Failure> {
                     "cannot write files in folder \"{folder}\""
                 )));
             }
+            if path.is_dir() {
+                return Err(
+                    Failure::usage(format!("cannot write file {path:?}")).detail("It is a folder.")
+                );
+            }
             Ok(format!("file {}", path.display()))
         }
         #[cfg(feature = "kafka")]

@@ -147,7 +147,8 @@ impl Inputs {
         match self.events {
             Events::File(file) => {
                 let mut senders = senders.events.into_iter();
-                if let (Some(file), Some(sender)) = (file, senders.next()) {
+                if let Some(file) = file {
+                    let sender = senders.next().expect("a process has a worker");
                     let fatal = self.fatal;
                     let fatal: file::Fatal = Arc::new(move |error| fatal(&error.into()));
                     let clock: Arc<dyn Clock> = self.clock;

@@ -89,13 +89,23 @@ struct Senders {
 /// What keeps the job from starting. Errors that come later end the process by `fatal`.
 pub fn run(process: Process) -> Result<Summary, Failure> {
     let Process { config, index, .. } = &process;
-    let clock = WallClock::start();
-    let monitor = Monitor::new(Arc::clone(&clock), &config.job, *index);
-    let status_file = config.telemetry.status_file.clone();
-    report_every_second(Arc::clone(&monitor), status_file, process.progress_line)
-        .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))?;
     let membership = membership(&process)?;
-    cluster::loss::install(membership.addresses.clone(), membership.peer_timeout);
+    let clock = WallClock::start();
+    let monitor = Monitor::start(
+        Arc::clone(&clock),
+        Arc::clone(&process.stop),
+        &config.job,
+        *index,
+        config.telemetry.status_file.as_deref(),
+    )
+    .map_err(|error| Failure::usage(error.to_string()).detail(error.source.to_string()))?;
+    report_every_second(Arc::clone(&monitor), process.progress_line)
+        .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))?;
+    cluster::loss::install(
+        *index,
+        membership.addresses.clone(),
+        membership.peer_timeout,
+    );
 
     let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
@@ -144,7 +154,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     }
     connections.leave();
     readers.stop();
-    monitor.finish(config.telemetry.status_file.as_deref());
+    monitor.finish();
     let counts = monitor.last_progress().counts;
     Ok(Summary {
         counts,

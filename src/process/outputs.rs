@@ -45,39 +45,35 @@ pub(super) struct Outputs {
 }
 
 enum Output {
-    /// The file is opened on process 0, and taken by worker 0.
-    File(Mutex<Option<file::JsonLines>>),
+    /// The file is reserved by process 0, and taken by worker 0.
+    File(Mutex<Option<OutputFile>>),
     #[cfg(feature = "kafka")]
     Kafka(Arc<kafka::Destination>),
+}
+
+/// A file to be written, which is emptied only when the job begins.
+struct OutputFile {
+    reserved: file::Reserved,
+    format: Format,
+    fatal: file::Fatal,
+}
+
+impl OutputFile {
+    fn start(self) -> Result<file::JsonLines, file::Error> {
+        file::JsonLines::start(self.reserved, self.format, self.fatal)
+    }
 }
 
 impl Outputs {
     pub(super) fn connect(process: &Process, rejected: Rejected) -> Result<Self, Failure> {
         let Process { config, .. } = process;
-        // Kafka first: a file is emptied when it is opened, which must not happen in vain.
-        let is_file = |target: &Target| matches!(target, Target::JsonLines { .. });
-        let mut order: Vec<usize> = (0..config.sinks.len()).collect();
-        order.sort_by_key(|index| is_file(&config.sinks[*index].target));
-        let mut outputs: Vec<Option<Output>> = config.sinks.iter().map(|_| None).collect();
-        let mut dead_letters = None;
-        if !is_file(&config.dead_letters) {
-            dead_letters = Some(connect(process, &config.dead_letters, true, &rejected)?);
-        }
-        for index in order {
-            let target = &config.sinks[index].target;
-            outputs[index] = Some(connect(process, target, false, &rejected)?);
-        }
-        let dead_letters = match dead_letters {
-            Some(dead_letters) => dead_letters,
-            None => connect(process, &config.dead_letters, true, &rejected)?,
-        };
-        let names = config.sinks.iter().map(|sink| sink.name.clone());
-        let results = names
-            .zip(outputs)
-            .filter_map(|(name, output)| Some((name, output?)));
+        let results = config.sinks.iter().map(|sink| {
+            let output = connect(process, &sink.target, false, &rejected)?;
+            Ok((sink.name.clone(), output))
+        });
         Ok(Self {
-            results: results.collect(),
-            dead_letters,
+            results: results.collect::<Result<_, Failure>>()?,
+            dead_letters: connect(process, &config.dead_letters, true, &rejected)?,
             rejected,
         })
     }
@@ -115,7 +111,8 @@ impl Output {
         match self {
             Self::File(file) if first_of_job => {
                 let file = file.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Ok(file.map(|sink| Box::new(sink) as _))
+                let sink = file.map(OutputFile::start).transpose()?;
+                Ok(sink.map(|sink| Box::new(sink) as _))
             }
             Self::File(_) => Ok(None),
             #[cfg(feature = "kafka")]
@@ -139,8 +136,13 @@ fn connect(
     match target {
         Target::JsonLines { path } => {
             let fatal: file::Fatal = Arc::new(move |error| fatal(&error.into()));
-            let file = (process.index == 0).then(|| file::JsonLines::create(path, format, fatal));
-            Ok(Output::File(Mutex::new(file.transpose()?)))
+            let reserved = (process.index == 0).then(|| file::Reserved::open(path));
+            let file = reserved.transpose()?.map(|reserved| OutputFile {
+                reserved,
+                format,
+                fatal,
+            });
+            Ok(Output::File(Mutex::new(file)))
         }
         #[cfg(feature = "kafka")]
         Target::Kafka { topic, partitioner } => {

@@ -1,5 +1,5 @@
-//! Tests of the whole product that need no broker: one binary, so that what it links is linked
-//! once.
+//! The binary as a user meets it: files in, files out, messages, exit codes; and the house's rules.
+//! Nothing here needs a broker: one binary, so that the product is linked once.
 
 #![allow(
     clippy::disallowed_methods,
@@ -7,4 +7,12 @@
     reason = "a test panics where something fails, and what it writes need not last"
 )]
 
+mod case;
+mod configuration;
+mod fault;
+mod generate;
+mod job;
+mod status;
+mod stop;
 mod tidy;
+mod usage;

@@ -87,6 +87,9 @@ pub trait Clock: Send + Sync {
 
 /// Told what a worker has done; calls come from workers' threads and must be cheap.
 pub trait Observer: Send + Sync {
+    /// The reference table is complete, and the events of this process are being released.
+    fn live(&self);
+
     /// `records` records, the oldest published at `published_ms`, are now written by every sink.
     fn written(&self, records: u64, published_ms: u64);
 
@@ -105,8 +108,6 @@ pub struct Progress {
     pub counts: Counts,
     /// The newest closed epoch; 0 before the first.
     pub epoch: u64,
-    /// Whether the reference table is complete and events are being released.
-    pub live: bool,
 }
 
 /// What a worker has counted since the start.

@@ -72,6 +72,7 @@ pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
         asked_us: 0,
         said_exhausted: false,
         said_stop: false,
+        said_live: false,
         reported_us: 0,
     };
     match first {
@@ -93,6 +94,7 @@ struct This {
     asked_us: u64,
     said_exhausted: bool,
     said_stop: bool,
+    said_live: bool,
     reported_us: u64,
 }
 
@@ -127,6 +129,10 @@ impl This {
     /// What every worker does in every turn.
     fn turn(&mut self) {
         self.release();
+        if self.first_here && !self.said_live && self.dataflow.borrow().unwritten.borrow().live {
+            self.said_live = true;
+            self.settings.observer.live();
+        }
         let now_us = self.settings.clock.now_us();
         if self.events.ready() && now_us >= self.asked_us + ASK_EVERY_US {
             self.asked_us = now_us;
@@ -262,7 +268,6 @@ impl First {
         let progress = Progress {
             counts: total,
             epoch: self.minter.last(),
-            live: self.live,
         };
         settings.observer.progress(&progress);
     }

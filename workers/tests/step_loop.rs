@@ -28,6 +28,8 @@ struct Seen {
 }
 
 impl Observer for Seen {
+    fn live(&self) {}
+
     fn written(&self, records: u64, _: u64) {
         self.written.fetch_add(records, Ordering::Relaxed);
     }

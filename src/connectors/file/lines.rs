@@ -44,6 +44,11 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
+    /// What the lines are read from.
+    pub(super) fn reader(&self) -> &R {
+        &self.reader
+    }
+
     /// The next line that is not blank, with its number.
     pub(super) fn next(&mut self) -> io::Result<Option<(u64, Line<'_>)>> {
         // Room for a line of the greatest length with its end.

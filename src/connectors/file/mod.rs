@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use reference::Table;
-pub use sink::JsonLines;
+pub use sink::{JsonLines, Reserved};
 pub use source::Events;
 
 /// Told of an error that ends the job, from a thread of a connector.
@@ -119,6 +119,11 @@ impl Error {
                 Some("Name it .csv (with a header), .jsonl or .ndjson (JSON lines).")
             }
             Self::Locked { .. } => Some("Give each job and sink a file of its own."),
+            Self::Open { path, source } | Self::Create { path, source }
+                if source.kind() == io::ErrorKind::NotFound && path.is_relative() =>
+            {
+                Some("Relative paths are taken from the working directory.")
+            }
             _ => None,
         }
     }

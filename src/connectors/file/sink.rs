@@ -2,7 +2,8 @@
 //!
 //! A thread of its own encodes and writes, so that a slow disk slows no worker; it takes all
 //! epochs that wait at once, so that small epochs cost few calls. A start makes the file empty:
-//! results begin again from the start of the events, and the runs must not mix.
+//! results begin again from the start of the events, and the runs must not mix. Until then the
+//! file is only `Reserved`: a job that cannot start takes nothing away.
 //!
 //! # Invariants
 //! * Rows of an epoch are written when it is closed, not before, and epochs in order.
@@ -25,6 +26,13 @@ use crate::connectors::file::{Error, Fatal};
 
 /// So much text is gathered before it is written: a large epoch is never held as text.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// A file that can be written, and that no other job writes; it still has what was in it.
+#[derive(Debug)]
+pub struct Reserved {
+    file: File,
+    path: PathBuf,
+}
 
 /// A file of JSON lines that takes the rows of one worker.
 pub struct JsonLines {
@@ -76,15 +84,46 @@ impl Shared {
     }
 }
 
+impl Reserved {
+    /// Opens the file, which is made if it is not there, for this job alone.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source| create_failed(path, source);
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false);
+        let file = options.open(path).map_err(failed)?;
+        // Devices and pipes are not ours to lock.
+        if file.metadata().map_err(failed)?.is_file() {
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::Locked {
+                        path: path.to_owned(),
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+        }
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+        })
+    }
+}
+
 impl JsonLines {
-    /// Opens the file for this job alone and makes it empty. If writing fails later, `fatal` is
-    /// told, and nothing counts as written any more.
-    pub fn create(path: &Path, format: Format, fatal: Fatal) -> Result<Self, Error> {
-        let file = open_alone(path)?;
+    /// Makes the file empty and begins to write. If writing fails later, `fatal` is told, and
+    /// nothing counts as written any more.
+    pub fn start(reserved: Reserved, format: Format, fatal: Fatal) -> Result<Self, Error> {
+        let Reserved { file, path } = reserved;
+        let failed = |source| create_failed(&path, source);
+        // Devices and pipes have nothing to be taken away.
+        if file.metadata().map_err(failed)?.is_file() {
+            file.set_len(0).map_err(failed)?;
+        }
         let shared = Arc::new(Shared::default());
         let mut writer = Writer {
             file,
-            path: path.to_owned(),
+            path,
             format,
             text: Vec::new(),
         };
@@ -103,33 +142,6 @@ impl JsonLines {
             writer: Some(writer.expect("the system has room for a thread")),
         })
     }
-}
-
-/// Opens a file, locks it and makes it empty, in this order: the file of another job stays as it
-/// is.
-fn open_alone(path: &Path) -> Result<File, Error> {
-    let failed = |source| Error::Create {
-        path: path.to_owned(),
-        source,
-    };
-    let mut options = OpenOptions::new();
-    let options = options.write(true).create(true).truncate(false);
-    let file = options.open(path).map_err(failed)?;
-    // Devices and pipes are not ours to lock, and have nothing to be taken away.
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Ok(file);
-    }
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(Error::Locked {
-                path: path.to_owned(),
-            });
-        }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
-    }
-    file.set_len(0).map_err(failed)?;
-    Ok(file)
 }
 
 impl Sink for JsonLines {
@@ -237,6 +249,13 @@ fn flush(file: &mut File, text: &mut Vec<u8>, path: &Path) -> Result<(), Error> 
     Ok(())
 }
 
+fn create_failed(path: &Path, source: io::Error) -> Error {
+    Error::Create {
+        path: path.to_owned(),
+        source,
+    }
+}
+
 fn write_failed(path: &Path, source: io::Error) -> Error {
     Error::Write {
         path: path.to_owned(),
@@ -277,6 +296,10 @@ mod tests {
         Arc::new(|error| panic!("{error}"))
     }
 
+    fn start(path: &Path) -> JsonLines {
+        JsonLines::start(Reserved::open(path).unwrap(), format(), never()).unwrap()
+    }
+
     /// Waits by the waker until all rows before `epoch` are written.
     fn wait_for(sink: &mut JsonLines, epoch: u64) {
         let (sender, woken) = mpsc::channel();
@@ -298,7 +321,9 @@ mod tests {
         let path = folder.path().join("joined.jsonl");
         std::fs::write(&path, "of an earlier run\n").unwrap();
         let text = || std::fs::read_to_string(&path).unwrap();
-        let mut sink = JsonLines::create(&path, format(), never()).unwrap();
+        let reserved = Reserved::open(&path).unwrap();
+        assert_eq!(text(), "of an earlier run\n");
+        let mut sink = JsonLines::start(reserved, format(), never()).unwrap();
         assert_eq!(text(), "");
         sink.close(3);
         wait_for(&mut sink, 4);
@@ -322,7 +347,7 @@ mod tests {
     fn a_large_epoch_is_written_in_parts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("joined.jsonl");
-        let mut sink = JsonLines::create(&path, format(), never()).unwrap();
+        let mut sink = start(&path);
         let count = i64::try_from(WRITE_BYTES / 4).unwrap();
         sink.write(1, rows(0..count));
         sink.close(1);
@@ -337,16 +362,16 @@ mod tests {
     fn a_file_has_one_writer_and_the_other_leaves_it_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("joined.jsonl");
-        let mut sink = JsonLines::create(&path, format(), never()).unwrap();
+        let mut sink = start(&path);
         sink.write(1, rows(0..1));
         sink.close(1);
         wait_for(&mut sink, 2);
-        let second = JsonLines::create(&path, format(), never()).err().unwrap();
+        let second = Reserved::open(&path).unwrap_err();
         assert!(matches!(second, Error::Locked { .. }), "{second}");
         assert!(second.needs_correction());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"id\":0}\n");
         drop(sink);
-        JsonLines::create(&path, format(), never()).unwrap();
+        Reserved::open(&path).unwrap();
     }
 
     #[test]
@@ -354,7 +379,8 @@ mod tests {
         let (sender, told) = mpsc::channel();
         let sender = Mutex::new(sender);
         let fatal: Fatal = Arc::new(move |error| sender.lock().unwrap().send(error).unwrap());
-        let mut sink = JsonLines::create(Path::new("/dev/full"), format(), fatal).unwrap();
+        let reserved = Reserved::open(Path::new("/dev/full")).unwrap();
+        let mut sink = JsonLines::start(reserved, format(), fatal).unwrap();
         sink.write(1, rows(0..1));
         sink.close(1);
         let error = told.recv_timeout(DEADLINE).unwrap();
@@ -371,7 +397,7 @@ mod tests {
             folder.path().join("no/joined.jsonl"),
             folder.path().to_owned(),
         ] {
-            let error = JsonLines::create(&path, format(), never()).err().unwrap();
+            let error = Reserved::open(&path).unwrap_err();
             assert!(matches!(error, Error::Create { .. }), "{error}");
         }
     }

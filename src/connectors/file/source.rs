@@ -6,9 +6,10 @@
 //! # Invariants
 //! * A line is an event or a dead letter, unless it is blank.
 //! * However long a line is, at most `max_record_bytes` of it are held.
+//! * A pipe may be kept open: what it has given is handed over, and does not wait for more.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -100,19 +101,22 @@ impl Collector {
     /// Reads to the end, or until the worker wants no more.
     fn read(
         &mut self,
-        lines: &mut Lines<impl BufRead>,
+        lines: &mut Lines<BufReader<File>>,
         sender: &Sender<Block>,
         clock: &dyn Clock,
     ) -> io::Result<()> {
-        // A line has no time of its own: that it is read stands for being published.
-        let mut published_ms = clock.now_ms();
+        let may_wait = !lines.reader().get_ref().metadata()?.is_file();
+        let mut published_ms = 0;
         while let Some((number, line)) = lines.next()? {
-            self.push(number, line);
-            if self.records >= BLOCK_RECORDS_MAX || self.text_bytes >= BLOCK_BYTES_MAX {
-                if !self.send(published_ms, sender) {
-                    return Ok(());
-                }
+            if self.records == 0 {
+                // A line has no time of its own: that it is read stands for being published.
                 published_ms = clock.now_ms();
+            }
+            self.push(number, line);
+            let full = self.records >= BLOCK_RECORDS_MAX || self.text_bytes >= BLOCK_BYTES_MAX;
+            let all = may_wait && lines.reader().buffer().is_empty();
+            if (full || all) && !self.send(published_ms, sender) {
+                return Ok(());
             }
         }
         if self.records > 0 {
@@ -174,7 +178,7 @@ mod tests {
 
     impl Clock for AtOne {
         fn now_us(&self) -> u64 {
-            1
+            1_000
         }
     }
 

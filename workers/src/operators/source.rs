@@ -52,6 +52,8 @@ pub struct Mint {
 #[derive(Debug, Default)]
 pub struct Unwritten {
     epochs: VecDeque<Stamped>,
+    /// Whether events are being stamped, as the reference table is complete.
+    pub live: bool,
 }
 
 /// What one worker has stamped with one epoch.
@@ -107,6 +109,7 @@ pub fn source<'scope>(
                 if !mint.iter().all(|mint| mint.release) {
                     return;
                 }
+                unwritten.borrow_mut().live = true;
                 let mut stamped = Stamped {
                     epoch,
                     bytes: 0,

@@ -1,0 +1,179 @@
+//! Whole jobs over files, until the end: the result, the summary, the dead letters.
+
+use std::collections::BTreeMap;
+
+use deltajoin::generate::{Expected, ExpectedCounts};
+use deltajoin_testkit::Outcome;
+use expect_test::expect_file;
+
+use crate::case::{CONFIG, Folder, counted, options};
+
+/// Where dead letters go if nothing else is said.
+const DEAD: &str = "joined.jsonl.dead.jsonl";
+
+/// The summary is right, and nothing else is on standard output.
+fn assert_summary(outcome: &Outcome, counts: ExpectedCounts, rows_out: u64) {
+    let expected = [
+        ("records", counts.records),
+        ("events", counts.events),
+        ("distinct", counts.distinct),
+        ("duplicates", counts.duplicates),
+        ("unmatched", counts.unmatched),
+        ("dead letters", counts.dead_letters),
+        ("rows out", rows_out),
+    ];
+    for (name, number) in expected {
+        assert_eq!(counted(outcome, name), number, "{name}");
+    }
+    assert_eq!(outcome.stdout.len(), expected.len() + 1);
+    assert!(outcome.stdout[expected.len()].starts_with("seconds "));
+}
+
+#[test]
+fn the_result_is_right_with_1_2_and_4_threads_and_by_the_textbook_engine() {
+    let options = options(100_000);
+    let folder = Folder::with_case(CONFIG, &options);
+    let expected = Expected::of(&options).unwrap();
+    let ways: [&[&str]; 4] = [
+        &["--set", "cluster.threads=1"],
+        &["--set", "cluster.threads=2"],
+        &["--set", "cluster.threads=4"],
+        &["--set", "cluster.threads=2", "--engine", "textbook"],
+    ];
+    for way in ways {
+        let outcome = folder.run_job("run", &[way, &["--until-end"]].concat());
+        outcome.assert_code(0);
+        assert_summary(&outcome, expected.counts(), expected.rows());
+        folder.assert_expected("joined.jsonl", &expected);
+        let dead = folder.line_count(DEAD) as u64;
+        assert_eq!(dead, expected.counts().dead_letters, "{way:?}");
+        let errors = outcome.stderr.iter().any(|line| line.contains("ERROR"));
+        assert!(!errors, "{:#?}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_run_takes_the_place_of_the_run_before() {
+    let options = options(3_000);
+    let folder = Folder::with_case(CONFIG, &options);
+    let expected = Expected::of(&options).unwrap();
+    folder.write("joined.jsonl", "of a much older run\n".repeat(100_000));
+    for _ in 0..2 {
+        folder.run_job("run", &["--until-end"]).assert_code(0);
+        folder.assert_expected("joined.jsonl", &expected);
+    }
+}
+
+#[test]
+fn events_without_a_reference_row_are_dropped_if_wanted() {
+    let options = options(20_000);
+    let folder = Folder::with_case(CONFIG, &options);
+    let expected = Expected::of(&options).unwrap().without_unmatched();
+    let drop = ["--set", "join.unmatched=drop", "--until-end"];
+    let outcome = folder.run_job("run", &drop);
+    outcome.assert_code(0);
+    folder.assert_expected("joined.jsonl", &expected);
+    assert_summary(&outcome, expected.counts(), expected.rows());
+}
+
+#[test]
+fn events_without_a_reference_row_are_dead_letters_if_wanted() {
+    let options = options(20_000);
+    let folder = Folder::with_case(CONFIG, &options);
+    let expected = Expected::of(&options).unwrap().without_unmatched();
+    let keep = ["--set", "join.unmatched=dead-letter", "--until-end"];
+    let outcome = folder.run_job("run", &keep);
+    outcome.assert_code(0);
+    folder.assert_expected("joined.jsonl", &expected);
+    let counts = expected.counts();
+    let dead = counts.dead_letters + counts.unmatched;
+    assert_eq!(counted(&outcome, "dead letters"), dead);
+    assert_eq!(folder.line_count(DEAD) as u64, dead);
+    let letters = folder.read(DEAD);
+    let unmatched = letters
+        .lines()
+        .filter(|line| line.contains("\"unmatched\""));
+    assert_eq!(unmatched.count() as u64, counts.unmatched);
+}
+
+#[test]
+fn two_sinks_get_the_same_rows() {
+    let options = options(20_000);
+    let config = CONFIG.to_owned() + "[[sinks]]\ntype = \"jsonl\"\npath = \"again.jsonl\"\n";
+    let folder = Folder::with_case(&config, &options);
+    let expected = Expected::of(&options).unwrap();
+    let outcome = folder.run_job("run", &["--until-end", "--set", "cluster.threads=2"]);
+    outcome.assert_code(0);
+    assert_eq!(counted(&outcome, "rows out"), expected.rows());
+    folder.assert_expected("joined.jsonl", &expected);
+    assert!(folder.read("again.jsonl") == folder.read("joined.jsonl"));
+}
+
+/// A job with columns of every type and text keys, which are hashed to 128 bits.
+const TYPES: &str = r#"job = "types"
+[events]
+type = "file"
+path = "events.jsonl"
+key = ["id", "part"]
+[events.columns]
+id = "string"
+part = "int64"
+place = "string"
+amount = "decimal(12,3)"
+at = "timestamp"
+sure = "bool"
+score = "float64?"
+note = "string?"
+[reference]
+path = "places.csv"
+key = ["code"]
+[reference.columns]
+code = "string"
+label = "string"
+fee = "decimal(6,2)?"
+since = "timestamp?"
+open = "bool?"
+floors = "int64?"
+[join]
+on = { place = "code" }
+[[sinks]]
+type = "jsonl"
+path = "joined.jsonl"
+"#;
+
+const PLACES: &str = "\
+label,code,fee,since,open,floors,unused
+\"Hall \"\"A\"\", north\",a,12.50,2026-01-01T00:00:00Z,true,3,x
+\u{dc}berlingen,b,,,,,
+";
+
+const EVENTS: &str = include_str!("golden/types-events.jsonl");
+
+#[test]
+fn values_of_every_type_come_through() {
+    let folder = Folder::with_config(TYPES);
+    folder.write("events.jsonl", EVENTS);
+    folder.write("places.csv", PLACES);
+    let mut all = Vec::new();
+    for engine in ["production", "textbook"] {
+        let outcome = folder.run_job("run", &["--until-end", "--engine", engine]);
+        outcome.assert_code(0);
+        let mut rows: Vec<String> = folder
+            .read("joined.jsonl")
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        rows.sort();
+        all.push(rows.join("\n"));
+    }
+    expect_file!["golden/types-joined.jsonl"].assert_eq(&all[0]);
+    assert_eq!(all[0], all[1]);
+    let letters = folder.read(DEAD);
+    let shown = letters.lines().map(|line| {
+        let letter: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+        let text = |name: &str| letter[name].as_str().unwrap_or("null").to_owned();
+        format!("{} {}", text("reason"), text("error"))
+    });
+    expect_file!["golden/types-dead-letters.txt"].assert_eq(&shown.collect::<Vec<_>>().join("\n"));
+    expect_file!["golden/types-dead-letter.json"].assert_eq(letters.lines().next().unwrap());
+}
