@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! * A Kafka sink is written by every worker; a file by worker 0 alone.
-//! * A row that a topic cannot take becomes a dead letter: the sinks of a process share one
-//!   collector, and whichever of them looks next passes on what it holds.
+//! * A row that a topic cannot take becomes a dead letter. Each sink of each worker has a
+//!   collector of its own, since only that sink's operator still holds the row's epoch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +24,8 @@ use crate::process::inputs::kafka_fatal;
 use crate::process::inputs::without_kafka;
 use crate::process::{Process, plan};
 
-/// Rows that sinks could not take, as dead letters to be.
+/// Rows that a sink could not take, as dead letters to be.
+#[cfg(feature = "kafka")]
 type Rejected = Arc<Mutex<DeadLetters>>;
 
 /// What one worker writes to.
@@ -40,7 +41,8 @@ pub(super) type SendSink = (String, bool, Option<Box<dyn Sink + Send>>);
 pub(super) struct Outputs {
     results: Vec<(String, Output)>,
     dead_letters: Output,
-    rejected: Rejected,
+    /// What dead letters name as their source.
+    source_name: Arc<str>,
 }
 
 enum Output {
@@ -53,7 +55,6 @@ enum Output {
 impl Outputs {
     pub(super) fn connect(process: &Process) -> Result<Self, Failure> {
         let Process { config, .. } = process;
-        let rejected = Rejected::default();
         // Kafka first: a file is emptied when it is opened, which must not happen in vain.
         let is_file = |target: &Target| matches!(target, Target::JsonLines { .. });
         let mut order: Vec<usize> = (0..config.sinks.len()).collect();
@@ -61,15 +62,15 @@ impl Outputs {
         let mut outputs: Vec<Option<Output>> = config.sinks.iter().map(|_| None).collect();
         let mut dead_letters = None;
         if !is_file(&config.dead_letters) {
-            dead_letters = Some(connect(process, &config.dead_letters, true, &rejected)?);
+            dead_letters = Some(connect(process, &config.dead_letters, true)?);
         }
         for index in order {
             let target = &config.sinks[index].target;
-            outputs[index] = Some(connect(process, target, false, &rejected)?);
+            outputs[index] = Some(connect(process, target, false)?);
         }
         let dead_letters = match dead_letters {
             Some(dead_letters) => dead_letters,
-            None => connect(process, &config.dead_letters, true, &rejected)?,
+            None => connect(process, &config.dead_letters, true)?,
         };
         let names = config.sinks.iter().map(|sink| sink.name.clone());
         let results = names
@@ -78,28 +79,26 @@ impl Outputs {
         Ok(Self {
             results: results.collect(),
             dead_letters,
-            rejected,
+            source_name: plan::source_name(config),
         })
     }
 
     /// What one worker writes to; a file is given to the first worker of the job.
     pub(super) fn open(&self, first_of_job: bool) -> Result<WorkerSinks, Failure> {
         let open = |name: &str, output: &Output| -> Result<SendSink, Failure> {
-            let rejected = Arc::clone(&self.rejected);
             match output {
                 Output::File(file) => {
                     let file = first_of_job
                         .then(|| file.lock().unwrap_or_else(PoisonError::into_inner).take())
                         .flatten();
-                    let sink = file.map(|sink| Box::new(Passing { sink, rejected }) as _);
+                    let sink = file.map(|sink| Box::new(sink) as _);
                     Ok((name.to_owned(), true, sink))
                 }
                 #[cfg(feature = "kafka")]
                 Output::Kafka(destination) => {
-                    let sink = Passing {
-                        sink: destination.open()?,
-                        rejected,
-                    };
+                    let rejected = Rejected::default();
+                    let sink = destination.open(collect(&self.source_name, &rejected))?;
+                    let sink = Passing { sink, rejected };
                     Ok((name.to_owned(), false, Some(Box::new(sink))))
                 }
             }
@@ -112,12 +111,7 @@ impl Outputs {
     }
 }
 
-fn connect(
-    process: &Process,
-    target: &Target,
-    dead_letters: bool,
-    rejected: &Rejected,
-) -> Result<Output, Failure> {
+fn connect(process: &Process, target: &Target, dead_letters: bool) -> Result<Output, Failure> {
     let format = if dead_letters {
         Format::DeadLetters
     } else {
@@ -136,7 +130,6 @@ fn connect(
                 topic: topic.clone(),
                 partitioner: *partitioner,
                 format,
-                on_rejected: collect(&plan::source_name(&process.config), rejected),
                 fail: kafka_fatal(fatal),
             };
             Ok(Output::Kafka(kafka::Destination::connect(
@@ -145,10 +138,7 @@ fn connect(
             )?))
         }
         #[cfg(not(feature = "kafka"))]
-        Target::Kafka { .. } => {
-            let _ = rejected;
-            Err(without_kafka("a sink"))
-        }
+        Target::Kafka { .. } => Err(without_kafka("a sink")),
     }
 }
 
@@ -164,11 +154,13 @@ fn collect(source_name: &Arc<str>, rejected: &Rejected) -> kafka::OnRejected {
 }
 
 /// A sink that also passes on rejected rows.
+#[cfg(feature = "kafka")]
 struct Passing<S> {
     sink: S,
     rejected: Rejected,
 }
 
+#[cfg(feature = "kafka")]
 impl<S: Sink> Sink for Passing<S> {
     fn write(&mut self, epoch: u64, rows: Batch) {
         self.sink.write(epoch, rows);

@@ -33,8 +33,6 @@ pub struct SinkOptions {
     pub partitioner: Partitioner,
     /// How rows become JSON.
     pub format: Format,
-    /// Told of rows that are too large for the topic. Dead letters are cut to fit instead.
-    pub on_rejected: OnRejected,
     /// Told when writing has failed for good.
     pub fail: Fail,
 }
@@ -60,14 +58,15 @@ impl Destination {
         }))
     }
 
-    /// A sink to this topic, for one worker.
+    /// A sink to this topic, for one worker. `on_rejected` is told of rows that are too large for
+    /// the topic; dead letters are cut to fit instead.
     ///
     /// # Errors
     /// If a client cannot be made.
-    pub fn open(self: &Arc<Self>) -> Result<KafkaSink, Error> {
+    pub fn open(self: &Arc<Self>, on_rejected: OnRejected) -> Result<KafkaSink, Error> {
         let topic = &self.options.topic;
         let shared = Arc::new(Shared::default());
-        let mut writer = Writer::new(Arc::clone(self), Arc::clone(&shared))?;
+        let mut writer = Writer::new(Arc::clone(self), on_rejected, Arc::clone(&shared))?;
         let poll = writer.waker();
         let fail = Arc::clone(&self.options.fail);
         let thread = std::thread::Builder::new()

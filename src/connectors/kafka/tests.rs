@@ -134,10 +134,12 @@ fn read_to_end(topic: &KafkaTopic) -> Vec<Block> {
 }
 
 fn sink(options: SinkOptions) -> KafkaSink {
-    Destination::connect(options, &Stop::default())
-        .unwrap()
-        .open()
-        .unwrap()
+    sink_that_tells(options, nothing_rejected())
+}
+
+fn sink_that_tells(options: SinkOptions, on_rejected: OnRejected) -> KafkaSink {
+    let destination = Destination::connect(options, &Stop::default()).unwrap();
+    destination.open(on_rejected).unwrap()
 }
 
 fn rows(topic: &KafkaTopic) -> SinkOptions {
@@ -145,7 +147,6 @@ fn rows(topic: &KafkaTopic) -> SinkOptions {
         topic: topic.clone(),
         partitioner: Partitioner::KeyGroup,
         format: Format::rows(&schema()),
-        on_rejected: nothing_rejected(),
         fail: fail(),
     }
 }
@@ -311,10 +312,8 @@ fn rows_refused_for_their_company_are_written_and_only_large_ones_rejected() {
     let (cluster, topic) = cluster("large", 1);
     let rejected = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&rejected);
-    let mut sink = sink(SinkOptions {
-        on_rejected: Arc::new(move |row| seen.lock().unwrap().push(row)),
-        ..rows(&topic)
-    });
+    let on_rejected: OnRejected = Arc::new(move |row| seen.lock().unwrap().push(row));
+    let mut sink = sink_that_tells(rows(&topic), on_rejected);
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
     cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
     sink.write(1, batch(0..100, "a"));

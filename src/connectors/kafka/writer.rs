@@ -27,7 +27,7 @@ use crate::connectors::kafka::ledger::Ledger;
 use crate::connectors::kafka::messages::Outgoing;
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::sink::{Command, Destination, Shared};
-use crate::connectors::kafka::{Error, Rejected, partitioner, settings};
+use crate::connectors::kafka::{Error, OnRejected, Rejected, partitioner, settings};
 
 /// Rows encoded before they are produced: enough for each partition to get a good batch.
 const CHUNK_ROWS: usize = 4096;
@@ -43,6 +43,7 @@ const MESSAGE_OVERHEAD: usize = 128;
 /// Writes the rows of one sink.
 pub(super) struct Writer {
     destination: Arc<Destination>,
+    on_rejected: OnRejected,
     shared: Arc<Shared>,
     producer: Producer,
     /// Where in `chunk` the rows of each partition are.
@@ -89,7 +90,11 @@ struct Encoded {
 }
 
 impl Writer {
-    pub(super) fn new(destination: Arc<Destination>, shared: Arc<Shared>) -> Result<Self, Error> {
+    pub(super) fn new(
+        destination: Arc<Destination>,
+        on_rejected: OnRejected,
+        shared: Arc<Shared>,
+    ) -> Result<Self, Error> {
         let topic = &destination.options.topic;
         let config = settings::producer(topic, destination.message_bytes_max)?;
         let producer = Producer::new(&config, &topic.topic);
@@ -100,6 +105,7 @@ impl Writer {
             delivery: Delivery::default(),
             shared,
             destination,
+            on_rejected,
         })
     }
 
@@ -297,7 +303,7 @@ impl Writer {
         let (partition, offset) = (origin.partition, origin.offset);
         let error = format!("row of {bytes} bytes is too large for topic {topic:?}");
         warn!(topic, partition, offset, %key, error, "left a row out");
-        (options.on_rejected)(Rejected {
+        (self.on_rejected)(Rejected {
             topic: topic.clone(),
             origin,
             reason: reason::TOO_LARGE,
