@@ -2,6 +2,18 @@
 //!
 //! One binary, so that librdkafka is linked once, and the tests share one broker: each has topics
 //! of its own. A test that kills or freezes its broker starts one for itself.
+//!
+//! | file | what it tests |
+//! |---|---|
+//! | `broker` | the test kit itself |
+//! | `stream` | a million events, on one process and on several |
+//! | `reference` | the reference table as a compacted topic |
+//! | `poison` | records and rows that must not stop a job |
+//! | `shapes` | topics of every shape |
+//! | `outage` | brokers that are away, silent or slow |
+//! | `refusals` | what keeps a job from starting |
+//! | `stops` | how jobs end |
+//! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
     clippy::disallowed_methods,
@@ -9,4 +21,13 @@
 )]
 
 mod broker;
+mod outage;
+mod poison;
+mod reference;
+mod refusals;
+mod setup;
+mod shapes;
+mod stops;
+mod stream;
 mod support;
+mod topics;

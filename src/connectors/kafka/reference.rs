@@ -153,7 +153,7 @@ impl Reading {
 
     /// Says that the initial content is complete. Returns false if nobody listens any more.
     fn complete(&mut self) -> Result<bool, Error> {
-        if let Some(bad) = self.changes.first_bad() {
+        if let Some(bad) = self.changes.first_bad(&self.ends) {
             return Err(Error::BadReference {
                 topic: bad.topic.clone(),
                 partition: bad.origin.partition,
@@ -162,6 +162,8 @@ impl Reading {
             });
         }
         self.complete = true;
+        // Of records behind the initial content, some may have come with it.
+        self.tell_bad();
         let last = ReferenceBlock {
             complete: true,
             ..ReferenceBlock::default()
@@ -197,15 +199,7 @@ impl Reading {
         }
         let updates = self.changes.finish();
         if self.complete {
-            for bad in self.changes.take_bad() {
-                let Origin { partition, offset } = bad.origin;
-                let (topic, reason) = (&bad.topic, &bad.error);
-                error!(
-                    topic,
-                    partition, offset, reason, "bad reference record; the old row stays"
-                );
-                (self.options.on_rejected)(bad);
-            }
+            self.tell_bad();
         }
         if updates.is_empty() {
             return Ok(true);
@@ -217,6 +211,19 @@ impl Reading {
             complete: false,
         };
         Ok(self.sender.send(block, bytes))
+    }
+
+    /// Tells of bad records that change nothing.
+    fn tell_bad(&mut self) {
+        for bad in self.changes.take_bad() {
+            let Origin { partition, offset } = bad.origin;
+            let (topic, reason) = (&bad.topic, &bad.error);
+            error!(
+                topic,
+                partition, offset, reason, "bad reference record; the old row stays"
+            );
+            (self.options.on_rejected)(bad);
+        }
     }
 }
 
@@ -340,7 +347,8 @@ impl Changes {
                 error,
                 raw: step.raw,
             };
-            self.bad.insert(step.key, bad);
+            // The first of a key is kept: it says whether the initial content is bad.
+            self.bad.entry(step.key).or_insert(bad);
         }
         if kept.len() == rows.len() {
             return rows;
@@ -350,9 +358,11 @@ impl Changes {
         gather.rows(&kept)
     }
 
-    /// The first bad record.
-    fn first_bad(&self) -> Option<&Rejected> {
-        self.bad.values().min_by_key(|bad| bad.origin)
+    /// The first bad record below the ends of the partitions.
+    fn first_bad(&self, ends: &[i64]) -> Option<&Rejected> {
+        let is_below = |origin: Origin| origin.offset < ends[index(origin.partition)];
+        let bad = self.bad.values().filter(|bad| is_below(bad.origin));
+        bad.min_by_key(|bad| bad.origin)
     }
 
     /// Takes the bad records.
@@ -422,7 +432,10 @@ mod tests {
         assert_eq!(batch.diffs(), [1, -1, 1]);
         assert_eq!(batch.offsets(), [0, 4, 5]);
         assert_eq!(batch.slot(1, 1), Slot::Null);
-        assert_eq!(changes.first_bad().map(|bad| bad.origin.offset), Some(1));
+        assert_eq!(
+            changes.first_bad(&[i64::MAX]).map(|bad| bad.origin.offset),
+            Some(1)
+        );
         let mut bad: Vec<_> = changes.take_bad().collect();
         bad.sort_by_key(|bad| bad.origin);
         let errors: Vec<_> = bad.iter().map(|bad| &*bad.error).collect();
@@ -437,7 +450,7 @@ mod tests {
         push(&mut changes, 0, r#"{"id":1}"#, Some("junk"));
         push(&mut changes, 1, "x", Some("junk"));
         changes.finish();
-        assert!(changes.first_bad().is_some());
+        assert!(changes.first_bad(&[i64::MAX]).is_some());
         push(
             &mut changes,
             2,
@@ -446,6 +459,6 @@ mod tests {
         );
         push(&mut changes, 3, "x", None);
         assert_eq!(changes.finish().len(), 1);
-        assert!(changes.first_bad().is_none());
+        assert!(changes.first_bad(&[i64::MAX]).is_none());
     }
 }

@@ -2,22 +2,27 @@
 //!
 //! It is apart from `reader` because it makes no results, commits nothing and stops soon.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::batch::{BatchSchema, Origin};
 use deltajoin_workers::ports::Stop;
 use deltajoin_workers::schema::Schema;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::{ClientConfig, Message};
 
 use crate::codec::json::Decoder;
 use crate::config::{KafkaTopic, Start};
 use crate::connectors::kafka::client::Connection;
+use crate::connectors::kafka::ffi::Consumer;
+use crate::connectors::kafka::messages::Item;
+use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::{Error, settings};
 
 /// Newest records of each partition that are looked at.
 const RECORDS_MAX: i64 = 50;
+/// Records taken at a time.
+const BATCH_RECORDS_MAX: usize = 1_000;
+/// How late a stop is noticed.
+const STEP: Duration = Duration::from_millis(100);
 /// How long the records may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -48,51 +53,68 @@ pub fn sample(
     let partitions = connection.partitions(stop)?;
     let starts = connection.starts(partitions, Start::Earliest, stop)?;
     let ends = connection.ends(partitions, stop)?;
-    let mut list = TopicPartitionList::new();
-    let mut unread = 0;
+    let consumer = Consumer::new(&settings::consumer(topic)?, &topic.topic, BATCH_RECORDS_MAX);
+    let mut consumer = consumer.map_err(|error| Error::from_client(error, topic))?;
+    let mut patience = Patience::later(topic);
+    // Partitions whose newest records are still to come.
+    let mut unread = BTreeSet::new();
     for (partition, (start, end)) in (0..).zip(starts.iter().zip(&ends)) {
         let from = (end - RECORDS_MAX).max(*start);
-        unread += end - from;
         if from < *end {
-            list.add_partition_offset(&topic.topic, partition, Offset::Offset(from))
-                .map_err(|error| Error::from_client(error, topic))?;
+            let started = consumer.start(partition, from);
+            started.map_err(|code| Error::failed(topic, &code.to_string()))?;
+            unread.insert(partition);
         }
     }
-    let mut config: ClientConfig = settings::consumer(topic)?;
-    // The ends of partitions are known already, and rdkafka gives them as errors.
-    config.set("enable.partition.eof", "false");
-    // librdkafka wants a name; nothing is joined or committed under it.
-    config.set("group.id", "deltajoin-check");
-    let consumer: BaseConsumer = config
-        .create()
-        .map_err(|error| Error::from_client(error, topic))?;
-    consumer
-        .assign(&list)
-        .map_err(|error| Error::from_client(error, topic))?;
     let mut sample = Sample {
         partitions,
         ..Sample::default()
     };
     let mut decoder = Decoder::new(BatchSchema::register(schema.clone()), record_bytes_max);
     let until = Instant::now() + PATIENCE;
-    while i64::try_from(sample.records).is_ok_and(|records| records < unread)
-        && Instant::now() < until
-        && !stop.asked()
-    {
-        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
-            continue;
-        };
-        let origin = Origin {
-            partition: message.partition(),
-            offset: message.offset(),
-        };
-        sample.records += 1;
-        if let Err(reject) = decoder.decode(message.payload(), origin) {
-            sample.rejected += 1;
-            sample.first.get_or_insert((origin, reject.error));
+    while !unread.is_empty() && Instant::now() < until && !stop.asked() {
+        consumer.fill(STEP);
+        for item in consumer.batch() {
+            match item {
+                Item::Record(record) => {
+                    let origin = Origin {
+                        partition: record.partition(),
+                        offset: record.offset(),
+                    };
+                    let end = ends[origin.partition.unsigned_abs() as usize];
+                    if unread.contains(&origin.partition) {
+                        sample.look(&mut decoder, record.value(), origin);
+                    }
+                    if origin.offset + 1 >= end {
+                        unread.remove(&origin.partition);
+                    }
+                }
+                Item::End { partition, .. } => {
+                    unread.remove(&partition);
+                }
+                Item::Fault {
+                    partition,
+                    code,
+                    reason,
+                } => {
+                    let at = (partition, starts[partition.unsigned_abs() as usize]);
+                    patience.fault(consumer.handle(), at, code, &reason)?;
+                }
+            }
+        }
+        patience.serve(consumer.handle(), Duration::ZERO, |_| {})?;
+    }
+    Ok(sample)
+}
+
+impl Sample {
+    fn look(&mut self, decoder: &mut Decoder, value: Option<&[u8]>, origin: Origin) {
+        self.records += 1;
+        if let Err(reject) = decoder.decode(value, origin) {
+            self.rejected += 1;
+            self.first.get_or_insert((origin, reject.error));
         }
         // Only whether they decode matters.
         drop(decoder.finish());
     }
-    Ok(sample)
 }

@@ -1,0 +1,155 @@
+//! What keeps a job from starting: credentials, missing topics, wrong types; and what `check` says
+//! of it beforehand.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use deltajoin_testkit::{Broker, Login, Outcome};
+
+use crate::setup::{LIMIT, Setup, quoted, summary};
+use crate::topics::{Publisher, detections, event, values};
+
+/// A person waits for a refusal.
+const SOON: Duration = Duration::from_secs(30);
+
+const TABLES: &[&str] = &["events", "[sinks]", "dead_letters"];
+
+fn secure() -> &'static Broker {
+    static SECURE: OnceLock<Broker> = OnceLock::new();
+    SECURE.get_or_init(Broker::start_secure)
+}
+
+/// The events of a refusal's test, three of them.
+fn publish_three(broker: &Broker, topic: &str) {
+    broker.create_topic(topic, 2, &[]);
+    let publisher = Publisher::new(broker, topic);
+    for detection in 1..=3 {
+        publisher.send(0, None, Some(&event(detection, 1)));
+    }
+    publisher.flush();
+}
+
+fn assert_says(outcome: &Outcome, texts: &[&str]) {
+    let said = outcome.stderr.join("\n");
+    for text in texts {
+        assert!(said.contains(text), "{text:?} is missing in:\n{said}");
+    }
+    assert!(outcome.stdout.is_empty(), "{:?}", outcome.stdout);
+}
+
+#[test]
+fn a_job_signs_in_with_its_password() {
+    let broker = secure();
+    publish_three(broker, "secret-events");
+    let setup = Setup::new(broker, "secret-events")
+        .at(TABLES, broker, Login::Job)
+        .processes(2);
+    assert_eq!(summary(&setup.run_until_end(&[]))["rows out"], 3);
+    let rows = values(broker, &setup.joined());
+    assert_eq!(detections(&rows), [1, 2, 3]);
+}
+
+#[test]
+fn a_wrong_password_ends_every_command_soon_and_says_where() {
+    let broker = secure();
+    broker.create_topic("password", 1, &[]);
+    let setup = Setup::new(broker, "password").at(&["events"], broker, Login::WrongPassword);
+    let of_sink =
+        Setup::without_topics(broker, "password").at(&["[sinks]"], broker, Login::WrongPassword);
+    let bootstrap = broker.bootstrap();
+    for (setup, topic) in [(&setup, "password"), (&of_sink, "password-joined")] {
+        for command in ["run", "check"] {
+            let outcome = setup.command(command, &[]).wait(SOON);
+            outcome.assert_code(2);
+            let topic = format!("topic {topic:?} on {bootstrap}");
+            assert_says(
+                &outcome,
+                &["error: could not authenticate to Kafka", &topic, "hint:"],
+            );
+        }
+    }
+    // The supervisor does not try again what cannot succeed.
+    let cluster = setup.processes(2).start(&[]).wait(SOON);
+    cluster.assert_code(2);
+    assert_says(
+        &cluster,
+        &["error: could not authenticate to Kafka", "not restarted"],
+    );
+}
+
+#[test]
+fn a_user_without_rights_is_told_so() {
+    let broker = secure();
+    broker.create_topic("private", 1, &[]);
+    let setup = Setup::new(broker, "private").at(TABLES, broker, Login::Stranger);
+    let outcome = setup.start(&[]).wait(SOON);
+    outcome.assert_code(2);
+    assert_says(&outcome, &["not authorized", "private", "hint:"]);
+}
+
+#[test]
+fn an_unknown_topic_ends_the_job_with_the_names_that_are_alike() {
+    let broker = Broker::shared();
+    broker.create_topic("detections-of-cameras", 1, &[]);
+    let unknown = quoted("detections-of-camera");
+    let name = "detections-of-cameras";
+    let setup = Setup::new(broker, name).set("events", "topic", &*unknown);
+    let of_sink = Setup::without_topics(broker, name).set("[sinks]", "topic", &*unknown);
+    for setup in [&setup, &of_sink] {
+        for command in ["run", "check"] {
+            let outcome = setup.command(command, &[]).wait(SOON);
+            outcome.assert_code(2);
+            let primary = format!(
+                "error: topic {unknown} does not exist on {}",
+                broker.bootstrap()
+            );
+            assert_says(
+                &outcome,
+                &[&primary, "Did you mean \"detections-of-cameras\""],
+            );
+        }
+    }
+}
+
+#[test]
+fn check_tells_what_is_there_and_writes_nothing() {
+    let broker = Broker::shared();
+    publish_three(broker, "checked");
+    let setup = Setup::new(broker, "checked").processes(2);
+    let outcome = setup.command("check", &[]).wait(LIMIT);
+    outcome.assert_code(0);
+    let events = "topic \"checked\", 2 partitions; of 3 newest records 0 would be dead letters";
+    assert_says(
+        &outcome,
+        &[
+            events,
+            "reference.csv, 0 rows",
+            "topic \"checked-joined\", 4 partitions",
+            "dead letters: topic \"checked-dead\", 1 partitions",
+            "job.toml is good",
+        ],
+    );
+    assert!(values(broker, &setup.joined()).is_empty());
+    assert!(!setup.folder().join("status.json").exists());
+}
+
+#[test]
+fn check_finds_columns_that_no_record_has() {
+    let broker = Broker::shared();
+    publish_three(broker, "mistyped");
+    let setup = Setup::new(broker, "mistyped").set(
+        "events",
+        "columns",
+        r#"{ geographical_location_oid = "int64", detection_oid = "int64", item_name = "bool" }"#,
+    );
+    let outcome = setup.command("check", &[]).wait(LIMIT);
+    outcome.assert_code(2);
+    assert_says(
+        &outcome,
+        &[
+            "no event of topic \"mistyped\" has the declared types",
+            "mistyped[0]@0",
+            "item_name",
+        ],
+    );
+}
