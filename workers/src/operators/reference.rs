@@ -1,8 +1,8 @@
 //! Stamps changes of the reference table with an epoch and copies them to every worker.
 //!
 //! # Semantics
-//! The reference table is read by worker 0 alone, which is also where mints are made. On `Mint(e)` the changes that wait are stamped
-//! with `e`, so all workers see the same table at the same epoch.
+//! The reference table is read by worker 0 alone, which is also where mints are made. On `Mint(e)`
+//! the changes that wait are stamped with `e`, so all workers see the same table at the same epoch.
 //!
 //! # Routing
 //! Each batch is emitted once for every worker (`ToEach`): the table is small, and a copy on every

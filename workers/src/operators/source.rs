@@ -11,7 +11,8 @@
 //! blocks (queue) -----+             +--> dead letters (records that could not be decoded)
 //! ```
 //! # Routing
-//! A mint for each worker comes from worker 0. Events leave as they were read; the next operator routes them.
+//! A mint for each worker comes from worker 0. Events leave as they were read; the next operator
+//! routes them.
 //!
 //! # Capabilities
 //! Only the one that comes with a mint, and only while the operator runs: the epoch is closed when
