@@ -70,13 +70,8 @@ pub(super) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         config.display()
     ));
     let publishing = publish(options, &brokers, &stop)?;
-    let viewing = view::start(
-        &brokers,
-        &folder.0.join("status-0.json"),
-        &stop,
-        args.seconds,
-    )?;
-    let code = run_cluster(&folder.0, &config, &stop)?;
+    let viewing = view::start(&brokers, &folder.0.join("status.json"), &stop, args.seconds)?;
+    let code = run_cluster(&config, &stop)?;
     // A cluster that ended by itself has failed: the others need not go on.
     stop.ask();
     for thread in [publishing, viewing] {
@@ -155,6 +150,7 @@ fn write_files(folder: &Path, brokers: &str, options: &Options) -> Result<PathBu
     let text = include_str!("demo.toml")
         .replace("BROKERS", brokers)
         .replace("REFERENCE", &reference.display().to_string())
+        .replace("STATUS", &folder.join("status.json").display().to_string())
         .replace("SECRET", &secret.display().to_string())
         .replace("ADDRESSES", &addresses.join(", "));
     write("demo.toml", &text)
@@ -195,17 +191,13 @@ fn publish(
         .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))
 }
 
-fn run_cluster(folder: &Path, config: &Path, stop: &Stop) -> Result<ExitCode, Failure> {
+fn run_cluster(config: &Path, stop: &Stop) -> Result<ExitCode, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed(format!("could not find this program: {error}")))?;
     let command = |index: usize| {
-        let status = folder.join(format!("status-{index}.json"));
         let mut command = Command::new(&program);
         command.args(["worker", "--supervised", "--process", &index.to_string()]);
         command.arg("--config").arg(config);
-        command
-            .arg("--set")
-            .arg(format!("telemetry.status_file={}", status.display()));
         command
     };
     let plan = Plan {
