@@ -461,6 +461,8 @@ static TELEMETRY: &[Setting] = &[
     Setting::new(
         "status_file",
         OptionalText,
-        "A file that holds the job's state, written anew every second; empty for none.",
+        "A file that holds the job's state, written anew every second; empty for none. \
+         `deltajoin cluster` gives it to process 0, which knows the whole job, and files beside \
+         it to the others: `status.json` and `status.1.json`.",
     ),
 ];
