@@ -95,7 +95,7 @@ fn a_silent_sink_makes_the_job_wait_and_not_grow() {
     sink.pause();
     let before = job.usage().resident_bytes;
     let paused = Instant::now();
-    stubborn.is_ended_by_a_second_signal();
+    stubborn.end_by_a_second_signal();
     std::thread::sleep(SLOW.saturating_sub(paused.elapsed()));
     let grown = job.usage().resident_bytes_max.saturating_sub(before);
     let lag = setup.status()["lag_records"].as_u64().expect("a number");
@@ -139,7 +139,7 @@ impl Stubborn {
         Self { setup, job }
     }
 
-    fn is_ended_by_a_second_signal(mut self) {
+    fn end_by_a_second_signal(mut self) {
         let publisher = Publisher::new(Broker::shared(), Self::TOPIC);
         publisher.send(0, None, Some(&event(1, 1)));
         publisher.flush();

@@ -13,7 +13,7 @@ const RECORD_BYTES_MAX: usize = 10_000;
 
 /// An event with a piece of its text replaced.
 fn changed(from: &str, to: &str) -> Vec<u8> {
-    let text = String::from_utf8(event(0, 1)).unwrap();
+    let text = String::from_utf8(event(0, 1)).expect("JSON is text");
     assert!(text.contains(from), "{text}");
     text.replacen(from, to, 1).into_bytes()
 }
@@ -91,7 +91,7 @@ fn poison() -> Vec<(&'static str, &'static str, Option<Vec<u8>>)> {
 
 /// Good, though strange.
 fn strange(detection: i64) -> Vec<Vec<u8>> {
-    let text = |detection| String::from_utf8(event(detection, 1)).unwrap();
+    let text = |detection| String::from_utf8(event(detection, 1)).expect("JSON is text");
     let deep = format!("{{\"more\":{}{},", "[".repeat(4_000), "]".repeat(4_000));
     vec![
         text(detection).replacen('{', &deep, 1).into_bytes(),

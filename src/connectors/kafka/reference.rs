@@ -445,6 +445,19 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_behind_the_initial_content_does_not_make_that_bad() {
+        let mut changes = changes();
+        push(&mut changes, 7, r#"{"id":1}"#, Some("junk"));
+        push(&mut changes, 8, r#"{"id":1}"#, Some("more junk"));
+        changes.finish();
+        assert!(changes.first_bad(&[7]).is_none());
+        assert_eq!(
+            changes.first_bad(&[8]).map(|bad| bad.origin.offset),
+            Some(7)
+        );
+    }
+
+    #[test]
     fn a_later_record_of_the_same_key_makes_good() {
         let mut changes = changes();
         push(&mut changes, 0, r#"{"id":1}"#, Some("junk"));
