@@ -9,7 +9,6 @@
 //! sinks is empty, because everything is written everywhere. Only then does it leave, so a peer
 //! that closes its connection after that is no loss.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -66,7 +65,7 @@ pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
         first_here,
         settings,
         control,
-        dataflow: RefCell::new(dataflow),
+        dataflow,
         events,
         counts,
         asked_us: 0,
@@ -85,7 +84,7 @@ pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
 struct This {
     settings: Settings,
     control: Control,
-    dataflow: RefCell<Dataflow>,
+    dataflow: Dataflow,
     events: Rc<Events>,
     counts: SharedCounts,
     /// Whether this is the first worker of its process, which speaks for it.
@@ -100,11 +99,11 @@ struct This {
 
 impl This {
     fn run_first(&mut self, worker: &mut Worker, mut first: First) {
-        while !self.dataflow.borrow().written.done() {
-            worker.step_or_park(Some(first.wait(&self.dataflow.borrow())));
+        while !self.dataflow.written.done() {
+            worker.step_or_park(Some(first.wait(&self.dataflow)));
             self.turn();
             first.receive(&self.control);
-            first.mint(&mut self.dataflow.borrow_mut(), &self.settings);
+            first.mint(&mut self.dataflow, &self.settings);
         }
         self.leave();
         while !self.control.all_left() {
@@ -115,8 +114,8 @@ impl This {
     }
 
     fn run_other(&mut self, worker: &mut Worker) {
-        std::mem::take(&mut self.dataflow.get_mut().mints).close();
-        while !self.dataflow.borrow().written.done() {
+        std::mem::take(&mut self.dataflow.mints).close();
+        while !self.dataflow.written.done() {
             worker.step_or_park(Some(SLEEP_MAX));
             self.turn();
         }
@@ -129,7 +128,7 @@ impl This {
     /// What every worker does in every turn.
     fn turn(&mut self) {
         self.release();
-        if self.first_here && !self.said_live && self.dataflow.borrow().unwritten.borrow().live {
+        if self.first_here && !self.said_live && self.dataflow.unwritten.borrow().live {
             self.said_live = true;
             self.settings.observer.live();
         }
@@ -163,7 +162,7 @@ impl This {
 
     /// Gives back the bytes of epochs that are written everywhere.
     fn release(&self) {
-        let dataflow = self.dataflow.borrow();
+        let dataflow = &self.dataflow;
         let frontier = dataflow
             .written
             .with_frontier(|frontier| frontier.first().copied());
