@@ -2,17 +2,13 @@
 //!
 //! # Invariants
 //! * A Kafka sink is written by every worker; a file by worker 0 alone.
-//! * A row that a topic cannot take becomes a dead letter. Each sink of each worker has a
-//!   collector of its own, since only that sink's operator still holds the row's epoch.
+//! * A row that a topic cannot take becomes a dead letter.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deltajoin_workers::batch::Batch;
 use deltajoin_workers::ports::Sink;
-use deltajoin_workers::queue::Waker;
 
 use crate::codec::Format;
-use crate::codec::dead_letter::DeadLetters;
 use crate::config::Target;
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -22,11 +18,9 @@ use crate::failure::Failure;
 use crate::process::inputs::kafka_fatal;
 #[cfg(not(feature = "kafka"))]
 use crate::process::inputs::without_kafka;
-use crate::process::{Process, plan};
-
-/// Rows that a sink could not take, as dead letters to be.
 #[cfg(feature = "kafka")]
-type Rejected = Arc<Mutex<DeadLetters>>;
+use crate::process::rejecting::Rejecting;
+use crate::process::{Process, plan};
 
 /// What one worker writes to.
 pub(super) struct WorkerSinks {
@@ -41,15 +35,17 @@ pub(super) type SendSink = (String, bool, Option<Box<dyn Sink + Send>>);
 pub(super) struct Outputs {
     results: Vec<(String, Output)>,
     dead_letters: Output,
-    /// What dead letters name as their source.
-    source_name: Arc<str>,
 }
 
 enum Output {
     /// The file is opened on process 0, and taken by worker 0.
     File(Mutex<Option<file::JsonLines>>),
     #[cfg(feature = "kafka")]
-    Kafka(Arc<kafka::Destination>),
+    Kafka {
+        destination: Arc<kafka::Destination>,
+        /// What dead letters name as their source.
+        source_name: Arc<str>,
+    },
 }
 
 impl Outputs {
@@ -79,7 +75,6 @@ impl Outputs {
         Ok(Self {
             results: results.collect(),
             dead_letters,
-            source_name: plan::source_name(config),
         })
     }
 
@@ -95,10 +90,11 @@ impl Outputs {
                     Ok((name.to_owned(), true, sink))
                 }
                 #[cfg(feature = "kafka")]
-                Output::Kafka(destination) => {
-                    let rejected = Rejected::default();
-                    let sink = destination.open(collect(&self.source_name, &rejected))?;
-                    let sink = Passing { sink, rejected };
+                Output::Kafka {
+                    destination,
+                    source_name,
+                } => {
+                    let sink = Rejecting::open(destination, source_name)?;
                     Ok((name.to_owned(), false, Some(Box::new(sink))))
                 }
             }
@@ -132,56 +128,12 @@ fn connect(process: &Process, target: &Target, dead_letters: bool) -> Result<Out
                 format,
                 fail: kafka_fatal(fatal),
             };
-            Ok(Output::Kafka(kafka::Destination::connect(
-                options,
-                &process.stop,
-            )?))
+            Ok(Output::Kafka {
+                destination: kafka::Destination::connect(options, &process.stop)?,
+                source_name: plan::source_name(&process.config),
+            })
         }
         #[cfg(not(feature = "kafka"))]
         Target::Kafka { .. } => Err(without_kafka("a sink")),
-    }
-}
-
-/// Makes a dead letter of a row that a topic cannot take.
-#[cfg(feature = "kafka")]
-fn collect(source_name: &Arc<str>, rejected: &Rejected) -> kafka::OnRejected {
-    let (source_name, rejected) = (Arc::clone(source_name), Arc::clone(rejected));
-    Arc::new(move |row: kafka::Rejected| {
-        let error = format!("sink topic {:?}: {}", row.topic, row.error);
-        let mut rejected = rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        rejected.push(&source_name, row.origin, None, row.reason, &error, &row.raw);
-    })
-}
-
-/// A sink that also passes on rejected rows.
-#[cfg(feature = "kafka")]
-struct Passing<S> {
-    sink: S,
-    rejected: Rejected,
-}
-
-#[cfg(feature = "kafka")]
-impl<S: Sink> Sink for Passing<S> {
-    fn write(&mut self, epoch: u64, rows: Batch) {
-        self.sink.write(epoch, rows);
-    }
-
-    fn close(&mut self, epoch: u64) {
-        self.sink.close(epoch);
-    }
-
-    fn written(&self) -> u64 {
-        self.sink.written()
-    }
-
-    fn wake_by(&mut self, waker: Waker) {
-        self.sink.wake_by(waker);
-    }
-
-    fn rejected(&mut self) -> Batch {
-        self.rejected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .finish()
     }
 }
