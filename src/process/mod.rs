@@ -8,6 +8,7 @@
 //! | `plan` | the core's plan from the configuration |
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `outputs` | sinks and dead letters, for each worker |
+//! | `rejecting` | rows that a topic cannot take, to dead letters |
 //!
 //! # Invariants
 //! * Nothing is read or written before the configuration, all inputs, all outputs and the peers
@@ -18,6 +19,8 @@ mod check;
 mod inputs;
 mod outputs;
 mod plan;
+#[cfg(feature = "kafka")]
+mod rejecting;
 
 pub use check::check;
 

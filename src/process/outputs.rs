@@ -7,12 +7,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deltajoin_workers::batch::Batch;
 use deltajoin_workers::ports::Sink;
-use deltajoin_workers::queue::Waker;
 
 use crate::codec::Format;
-use crate::codec::dead_letter::DeadLetters;
 use crate::config::Target;
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -48,7 +45,11 @@ enum Output {
     /// The file is reserved by process 0, and taken by worker 0.
     File(Mutex<Option<OutputFile>>),
     #[cfg(feature = "kafka")]
-    Kafka(Arc<kafka::Destination>),
+    Kafka {
+        destination: Arc<kafka::Destination>,
+        /// What dead letters name as their source.
+        source_name: Arc<str>,
+    },
 }
 
 /// A file to be written, which is emptied only when the job begins.
@@ -153,10 +154,10 @@ fn connect(
                 on_rejected: collect(&plan::source_name(&process.config), rejected),
                 fail: kafka_fatal(fatal),
             };
-            Ok(Output::Kafka(kafka::Destination::connect(
-                options,
-                &process.stop,
-            )?))
+            Ok(Output::Kafka {
+                destination: kafka::Destination::connect(options, &process.stop)?,
+                source_name: plan::source_name(&process.config),
+            })
         }
         #[cfg(not(feature = "kafka"))]
         Target::Kafka { .. } => {
