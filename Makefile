@@ -10,9 +10,11 @@ check: install
 	cargo clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
 	cargo clippy --package deltajoin --lib --bins --no-default-features -- -D warnings
 
-# Documentation first: the last lines of all are then those of the tests proper.
+# Documentation and the optional encoding, across processes, first: the last lines of all are then
+# those of the tests proper.
 test: install
 	cargo test --workspace --doc
+	cargo test --features abomonation --test cluster under_a_supervisor
 	cargo test --workspace --lib --bins --tests
 
 test-kafka: install

@@ -8,7 +8,6 @@
 //! | `plan` | the core's plan from the configuration |
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `outputs` | sinks and dead letters, for each worker |
-//! | `rejecting` | rows that a topic cannot take, to dead letters |
 //!
 //! # Invariants
 //! * Nothing is read or written before the configuration, all inputs, all outputs and the peers
@@ -19,8 +18,6 @@ mod check;
 mod inputs;
 mod outputs;
 mod plan;
-#[cfg(feature = "kafka")]
-mod rejecting;
 
 pub use check::check;
 

@@ -7,9 +7,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use deltajoin_workers::batch::Batch;
 use deltajoin_workers::ports::Sink;
+use deltajoin_workers::queue::Waker;
 
 use crate::codec::Format;
+use crate::codec::dead_letter::DeadLetters;
 use crate::config::Target;
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -45,11 +48,7 @@ enum Output {
     /// The file is reserved by process 0, and taken by worker 0.
     File(Mutex<Option<OutputFile>>),
     #[cfg(feature = "kafka")]
-    Kafka {
-        destination: Arc<kafka::Destination>,
-        /// What dead letters name as their source.
-        source_name: Arc<str>,
-    },
+    Kafka(Arc<kafka::Destination>),
 }
 
 /// A file to be written, which is emptied only when the job begins.
@@ -154,10 +153,10 @@ fn connect(
                 on_rejected: collect(&plan::source_name(&process.config), rejected),
                 fail: kafka_fatal(fatal),
             };
-            Ok(Output::Kafka {
-                destination: kafka::Destination::connect(options, &process.stop)?,
-                source_name: plan::source_name(&process.config),
-            })
+            Ok(Output::Kafka(kafka::Destination::connect(
+                options,
+                &process.stop,
+            )?))
         }
         #[cfg(not(feature = "kafka"))]
         Target::Kafka { .. } => {
