@@ -19,6 +19,9 @@ use crate::connectors::kafka::partitioner::{by_key_group, by_murmur2};
 /// What a message takes in a request beside key and value, at most: headers of batch and record.
 pub(super) const MESSAGE_OVERHEAD: usize = 128;
 
+/// Bytes of room that an empty lane keeps.
+const ROOM_KEPT: usize = 1 << 20;
+
 /// The lanes of a sink.
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -155,6 +158,9 @@ impl Lanes {
             self.bytes -= lane.bytes.len();
             lane.bytes.clear();
             lane.rows.clear();
+            // A burst leaves no room behind that nobody uses.
+            lane.bytes.shrink_to(ROOM_KEPT);
+            lane.rows.shrink_to(ROOM_KEPT / size_of::<Encoded>());
             lane.given = 0;
         }
     }
