@@ -13,6 +13,7 @@
 
 pub mod worker;
 
+pub mod bindings;
 pub mod control;
 pub mod dataflow;
 pub mod epoch;
