@@ -14,6 +14,8 @@
 //!                              Sink:dead <- Sink:<name> ... (rows that a sink could not take)
 //!                                   |
 //!                                written (probe): what all sinks of all workers have written
+//!
+//!   Source (ends), Reference (changes) --> Bind (worker 0) --> durable: what sinks may be given
 //! ```
 //!
 //! The exchange between `Source` and `Distinct` is the only one in the path of the events.
@@ -29,9 +31,11 @@ use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 
 use crate::Rows;
 use crate::batch::ToWorker;
+use crate::bindings::{Binding, BindingLog, Ends, Replay};
 use crate::key::Ownership;
 use crate::operators::{
-    Join, Mint, SharedCounts, Unwritten, distinct, join, reference, sink, source,
+    BoundChanges, Durable, Join, Mint, SharedCounts, Take, Unwritten, bind, distinct, join,
+    reference, sink, source,
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
@@ -80,6 +84,10 @@ pub struct Ports {
     pub epoch_bytes_max: usize,
     /// Changes of the reference table, on worker 0.
     pub reference: Option<Rc<Receiver<ReferenceBlock>>>,
+    /// What was bound before, on worker 0.
+    pub replay: Replay,
+    /// Where bindings are kept, on worker 0; without one, nothing can be replayed.
+    pub bindings: Option<Box<dyn BindingLog>>,
     /// Where results go.
     pub sinks: Vec<SinkPort>,
     /// Where records go that cannot become results.
@@ -99,17 +107,43 @@ pub struct Dataflow {
     pub unwritten: Rc<RefCell<Unwritten>>,
     /// Whether the reference table is complete; true on worker 0 alone.
     pub complete: Rc<Cell<bool>>,
+    bound_changes: BoundChanges,
 }
 
 impl Dataflow {
     /// Mints an epoch: tells every worker to close it. Only worker 0 does.
     pub fn mint(&mut self, epoch: u64, release: bool) {
+        let take = if release {
+            Take::Waiting
+        } else {
+            Take::Nothing
+        };
+        self.tell(epoch, |_| take.clone());
+    }
+
+    /// Mints a bound epoch again. Partition `p` is read by worker `p` modulo their number.
+    pub fn replay(&mut self, binding: Binding) {
+        let peers = self.peers;
+        self.bound_changes.borrow_mut().push_back(binding.reference);
+        self.tell(binding.epoch, |worker| {
+            let own = |(partition, _): &&(i32, i64)| reader(*partition, peers) == worker;
+            Take::Bound(binding.ends.iter().filter(own).copied().collect::<Ends>())
+        });
+    }
+
+    fn tell(&mut self, epoch: u64, take: impl Fn(usize) -> Take) {
         self.mints.advance_to(epoch);
         for worker in 0..self.peers {
-            self.mints.send(Mint { worker, release });
+            let take = take(worker);
+            self.mints.send(Mint { worker, take });
         }
         self.mints.advance_to(epoch + 1);
     }
+}
+
+/// The worker for which a partition is read.
+pub fn reader(partition: i32, workers: usize) -> usize {
+    partition.unsigned_abs() as usize % workers
 }
 
 /// Builds the job on one worker. All workers build the same operators in the same order; who owns
@@ -122,7 +156,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let complete = Rc::new(Cell::new(false));
 
     let (mints, minted) = scope.new_input_with_builder();
-    let (events, undecoded) = source(
+    let (events, undecoded, ends) = source(
         minted.clone(),
         ports.events,
         ports.epoch_bytes_max,
@@ -130,7 +164,14 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         counts(),
     );
     let undecoded = undecoded.probe_with(&closed);
-    let reference = reference(minted, ports.reference, Rc::clone(&complete));
+    let bound_changes = BoundChanges::default();
+    let (reference, changes) = reference(
+        minted,
+        ports.reference,
+        Rc::clone(&bound_changes),
+        Rc::clone(&complete),
+    );
+    let durable = bind(ends, changes, ports.bindings);
 
     let (joined, unmatched) = match plan.engine {
         Engine::Production => {
@@ -144,10 +185,10 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     // others, and the frontier behind it is what is written everywhere.
     let mut dead_letters = vec![undecoded, unmatched];
     for port in ports.sinks {
-        dead_letters.push(write(joined.clone(), port, counts()));
+        dead_letters.push(write(joined.clone(), durable.clone(), port, counts()));
     }
     let dead_letters = scope.concatenate(dead_letters);
-    write(dead_letters, ports.dead_letters, counts()).probe_with(&written);
+    write(dead_letters, durable, ports.dead_letters, counts()).probe_with(&written);
     Dataflow {
         peers: scope.peers(),
         mints,
@@ -155,14 +196,20 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         written,
         unwritten,
         complete,
+        bound_changes,
     }
 }
 
-fn write<'scope>(rows: Rows<'scope>, port: SinkPort, counts: SharedCounts) -> Rows<'scope> {
+fn write<'scope>(
+    rows: Rows<'scope>,
+    durable: Durable<'scope>,
+    port: SinkPort,
+    counts: SharedCounts,
+) -> Rows<'scope> {
     if port.single_writer {
         let route = DistributorPact(|_| ToWorker(0));
-        sink(rows, route, &port.name, port.sink, counts)
+        sink(rows, route, durable, &port.name, port.sink, counts)
     } else {
-        sink(rows, Pipeline, &port.name, port.sink, counts)
+        sink(rows, Pipeline, durable, &port.name, port.sink, counts)
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! # Invariants
 //! * `send` blocks the sender, never a worker; `pop` never blocks.
+//! * A block that a bound epoch waits for passes: a bound epoch is always read to its end.
 //! * A block that alone is larger than the budget passes when nothing else is in flight, so a
 //!   small budget slows the job but cannot stop it.
 //! * Bytes are charged once, when a block enters a queue, and released once, when the epoch that
@@ -51,10 +52,11 @@ impl InFlight {
         *lock(&self.bytes)
     }
 
-    /// Waits for room and charges `bytes`; gives up, and returns false, once `stop` is set.
-    fn charge(&self, bytes: usize, stop: &AtomicBool) -> bool {
+    /// Waits for room, or until `needed` is set, and charges `bytes`; gives up, and returns false,
+    /// once `stop` is set.
+    fn charge(&self, bytes: usize, needed: &AtomicBool, stop: &AtomicBool) -> bool {
         let mut held = lock(&self.bytes);
-        while *held > 0 && *held + bytes > self.bytes_max {
+        while *held > 0 && *held + bytes > self.bytes_max && !needed.load(Ordering::Relaxed) {
             if stop.load(Ordering::Relaxed) {
                 return false;
             }
@@ -82,6 +84,8 @@ impl InFlight {
 struct Shared<T> {
     items: Mutex<VecDeque<(T, usize)>>,
     waker: Mutex<Option<Waker>>,
+    /// Items are needed, whatever is in flight.
+    needed: AtomicBool,
     /// No more items are wanted: senders give up.
     closed: AtomicBool,
     /// No more items will come.
@@ -114,6 +118,7 @@ pub fn queue<T>(in_flight: Arc<InFlight>) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         items: Mutex::new(VecDeque::new()),
         waker: Mutex::new(None),
+        needed: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         finished: AtomicBool::new(false),
         in_flight,
@@ -127,7 +132,13 @@ impl<T> Sender<T> {
     /// Returns false if the worker wants no more: the sender must then end.
     #[must_use]
     pub fn send(&self, item: T, bytes: usize) -> bool {
-        if self.closed() || !self.0.in_flight.charge(bytes, &self.0.closed) {
+        let Shared {
+            in_flight,
+            needed,
+            closed,
+            ..
+        } = &*self.0;
+        if self.closed() || !in_flight.charge(bytes, needed, closed) {
             return false;
         }
         let mut items = lock(&self.0.items);
@@ -168,6 +179,17 @@ impl<T> Receiver<T> {
         self.0.finished.load(Ordering::Acquire) && !self.ready()
     }
 
+    /// Says whether the next item is needed, whatever is in flight: others wait for what it
+    /// completes, and so give nothing back.
+    pub fn need(&self, needed: bool) {
+        if self.0.needed.swap(needed, Ordering::Relaxed) != needed && needed {
+            // Under the lock, so that no sender misses it between its look and its sleep.
+            let held = lock(&self.0.in_flight.bytes);
+            self.0.in_flight.released.notify_all();
+            drop(held);
+        }
+    }
+
     /// Gives the bytes of written items back.
     pub fn release(&self, bytes: usize) {
         self.0.in_flight.release(bytes);
@@ -205,6 +227,16 @@ mod tests {
         assert!(waiting.join().unwrap());
         assert_eq!(receiver.in_flight().bytes(), 500);
         assert_eq!(receiver.pop(), Some((2, 500)));
+    }
+
+    #[test]
+    fn a_needed_item_passes() {
+        let (sender, receiver) = queue::<u32>(InFlight::new(10));
+        assert!(sender.send(1, 10));
+        let waiting = std::thread::spawn(move || sender.send(2, 10));
+        receiver.need(true);
+        assert!(waiting.join().unwrap());
+        assert_eq!(receiver.in_flight().bytes(), 20);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The step loop: what a timely worker does from start to end.
 //!
+//! Bound epochs of earlier runs are minted again first, as they were; then new ones by the clock.
 //! Each turn steps the dataflow, gives back the bytes of epochs that are written, and tells worker
 //! 0 what it must know. Worker 0 also mints epochs, adds up counts, and ends the job.
 //!
@@ -9,13 +10,14 @@
 //! sinks is empty, because everything is written everywhere. Only then does it leave, so a peer
 //! that closes its connection after that is no loss.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use timely::worker::Worker;
 
+use crate::bindings::{Binding, Replay};
 use crate::control::{Control, Message};
 use crate::dataflow::{self, Dataflow, Engine, Plan, Ports};
 use crate::epoch::{BUSY, Minter};
@@ -47,7 +49,7 @@ pub struct Settings {
 }
 
 /// Runs a worker until everything is written or, after a stop, everything that was read.
-pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
+pub fn run(worker: &mut Worker, settings: Settings, mut ports: Ports) {
     let counts = SharedCounts::default();
     let control = Control::build(worker);
     let events = Rc::clone(&ports.events);
@@ -59,8 +61,9 @@ pub fn run(worker: &mut Worker, settings: Settings, ports: Ports) {
     }
     let first_here = ports.first_of_process;
     let plan = settings.plan.clone();
+    let replay = std::mem::take(&mut ports.replay);
     let dataflow = worker.dataflow(|scope| dataflow::build(scope, plan, ports, &counts));
-    let first = (worker.index() == 0).then(|| First::new(&settings, worker.peers()));
+    let first = (worker.index() == 0).then(|| First::new(&settings, worker.peers(), replay));
     let mut this = This {
         first_here,
         settings,
@@ -133,17 +136,17 @@ impl This {
             self.settings.observer.live();
         }
         let now_us = self.settings.clock.now_us();
-        if self.events.ready() && now_us >= self.asked_us + ASK_EVERY_US {
+        let left_over = self.dataflow.unwritten.borrow().left_over;
+        if (self.events.ready() || left_over) && now_us >= self.asked_us + ASK_EVERY_US {
             self.asked_us = now_us;
             self.control.send(Message::Ask);
         }
-        if self.events.finished() && !self.said_exhausted {
+        if self.events.finished() && !left_over && !self.said_exhausted {
             self.said_exhausted = true;
             self.control.send(Message::Exhausted);
         }
         if self.settings.stop.asked() && !self.said_stop {
             self.said_stop = true;
-            self.events.close();
             self.control.send(Message::Stop);
         }
         if now_us >= self.reported_us + REPORT_EVERY_US {
@@ -176,6 +179,7 @@ impl This {
     }
 
     fn leave(&mut self) {
+        self.events.close();
         self.release();
         self.tell_counts();
         self.control.leave();
@@ -185,8 +189,12 @@ impl This {
 /// What only worker 0 does.
 struct First {
     minter: Minter,
+    /// Bound epochs that are still to be minted again.
+    bound: VecDeque<Binding>,
     counts: Vec<Counts>,
     running: BTreeSet<usize>,
+    /// The newest epoch that was minted here; 0 before the first.
+    minted: u64,
     stopping: bool,
     /// Whether the last epoch is minted and the input closed.
     closed: bool,
@@ -195,9 +203,11 @@ struct First {
 }
 
 impl First {
-    fn new(settings: &Settings, peers: usize) -> Self {
+    fn new(settings: &Settings, peers: usize, replay: Replay) -> Self {
         Self {
-            minter: Minter::new(Arc::clone(&settings.clock), settings.tick, 0),
+            minter: Minter::new(Arc::clone(&settings.clock), settings.tick, replay.newest),
+            bound: replay.bindings,
+            minted: 0,
             counts: vec![Counts::default(); peers],
             running: (0..peers).collect(),
             stopping: false,
@@ -209,13 +219,15 @@ impl First {
 
     /// Whether every worker has closed the newest epoch.
     fn all_closed(&self, dataflow: &Dataflow) -> bool {
-        let last = self.minter.last();
-        last == 0 || !dataflow.closed.less_equal(&last)
+        self.minted == 0 || !dataflow.closed.less_equal(&self.minted)
     }
 
     /// How long there is nothing to do but to wait for messages, which end the wait.
     fn wait(&self, dataflow: &Dataflow) -> Duration {
         if self.all_closed(dataflow) && !self.closed {
+            if !self.bound.is_empty() {
+                return Duration::ZERO;
+            }
             self.minter.wait().min(SLEEP_MAX)
         } else {
             SLEEP_MAX
@@ -246,11 +258,16 @@ impl First {
         if self.closed || !self.all_closed(dataflow) {
             return;
         }
-        if self.stopping || self.live && self.running.is_empty() {
+        let ended = self.live && self.running.is_empty() && self.bound.is_empty();
+        if self.stopping || ended {
             std::mem::take(&mut dataflow.mints).close();
             self.closed = true;
+        } else if let Some(binding) = self.bound.pop_front() {
+            self.minted = binding.epoch;
+            dataflow.replay(binding);
         } else if let Some(epoch) = self.minter.due() {
             self.live = dataflow.complete.get();
+            self.minted = epoch;
             dataflow.mint(epoch, self.live);
         }
     }
@@ -266,7 +283,7 @@ impl First {
         }
         let progress = Progress {
             counts: total,
-            epoch: self.minter.last(),
+            epoch: self.minted,
         };
         settings.observer.progress(&progress);
     }

@@ -6,6 +6,7 @@
     reason = "a test panics, wherever in it something fails"
 )]
 
+mod crash;
 mod oracle;
 mod script;
 mod step_loop;

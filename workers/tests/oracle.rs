@@ -74,7 +74,7 @@ fn random_script(random: &mut Random) -> Vec<Epoch> {
 }
 
 /// The definition, recomputed from scratch for each epoch.
-fn naive(setup: Setup, script: &[Epoch]) -> Outcome {
+pub(crate) fn naive(setup: Setup, script: &[Epoch]) -> Outcome {
     let mut outcome = Outcome::default();
     let mut seen = BTreeSet::new();
     let mut table: BTreeMap<i64, String> = BTreeMap::new();

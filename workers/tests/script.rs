@@ -8,6 +8,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
+use deltajoin_workers::bindings::Replay;
 use deltajoin_workers::dataflow::{self, Engine, Plan, Ports, SinkPort};
 use deltajoin_workers::operators::{Join, SharedCounts, Unmatched};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Sink, dead_letter_schema, reason};
@@ -255,6 +256,8 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             events: Rc::new(events),
             epoch_bytes_max: usize::MAX,
             reference: first.then(|| Rc::new(reference)),
+            replay: Replay::default(),
+            bindings: None,
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),
         };

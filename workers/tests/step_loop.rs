@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use deltajoin_workers::bindings::Replay;
 use deltajoin_workers::dataflow::{Engine, Plan, Ports, SinkPort};
 use deltajoin_workers::operators::Unmatched;
 use deltajoin_workers::ports::{Block, Clock, Observer, Progress, ReferenceBlock, Stop};
@@ -13,7 +14,7 @@ use deltajoin_workers::worker::{self, Settings};
 
 use crate::script::{Collect, Event, Output, block, event_schema, join_settings, reference_block};
 
-struct Since(Instant);
+pub(crate) struct Since(pub(crate) Instant);
 
 impl Clock for Since {
     fn now_us(&self) -> u64 {
@@ -22,7 +23,7 @@ impl Clock for Since {
 }
 
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     written: AtomicU64,
     progress: Mutex<Progress>,
 }
@@ -81,6 +82,8 @@ fn run(
             events: Rc::new(events),
             epoch_bytes_max: bytes_max / 4,
             reference: (worker.index() == 0).then(|| Rc::new(reference)),
+            replay: Replay::default(),
+            bindings: None,
             sinks: vec![sink("rows", &rows)],
             dead_letters: sink("dead", &dead_letters),
         };

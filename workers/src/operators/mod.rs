@@ -1,17 +1,19 @@
 //! Operators, in the order of the data.
 
+mod bind;
 mod distinct;
 mod join;
 mod reference;
 mod sink;
 mod source;
 
+pub use bind::{Durable, bind};
 pub use distinct::distinct;
 pub(crate) use join::unmatched_letters;
 pub use join::{Join, RowText, Unmatched, join};
-pub use reference::reference;
+pub use reference::{BoundChanges, reference};
 pub use sink::sink;
-pub use source::{Mint, Stamped, Unwritten, source};
+pub use source::{Mint, Sourced, Stamped, Take, Unwritten, source};
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,12 +1,14 @@
 //! Stamps changes of the reference table with an epoch and copies them to every worker.
 //!
 //! # Semantics
-//! The reference table is read by worker 0 alone, which is also where mints are made. On `Mint(e)`
-//! the changes that wait are stamped with `e`, so all workers see the same table at the same epoch.
+//! The reference table is read by worker 0 alone, which is also where mints are made. On a live
+//! mint of `e` the changes that wait are stamped with `e`, so all workers see the same table at the
+//! same epoch. A bound epoch takes the changes of its binding and leaves those that wait.
 //!
 //! # Routing
 //! Each batch is emitted once for every worker (`ToEach`): the table is small, and a copy on every
-//! worker keeps the events where they are, however hot one location is.
+//! worker keeps the events where they are, however hot one location is. The changes of live epochs
+//! are emitted once more, to be bound.
 //!
 //! # Capabilities
 //! Only the one that comes with a mint, while the operator runs.
@@ -16,45 +18,84 @@
 //! go before.
 //!
 //! # Recovery
-//! The table is read whole at every start.
+//! The changes of bound epochs come from their bindings. After them the table is read whole, and
+//! the shell hands over only what differs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
+use timely::progress::operate::FrontierInterest;
 
 use crate::batch::Batch;
+use crate::operators::source::Take;
 use crate::operators::{Mint, Whole};
 use crate::ports::ReferenceBlock;
 use crate::queue::Receiver;
 
-/// The changes of the reference table, on all workers; `queue` is there on worker 0 alone.
+/// The changes of bound epochs, each taken by the mint of its epoch.
+pub type BoundChanges = Rc<RefCell<VecDeque<Vec<Batch>>>>;
+
+/// The changes of the reference table on all workers, and those of live epochs on worker 0;
+/// `queue` is there on worker 0 alone.
 ///
 /// `complete` is set once the initial content has been emitted.
 pub fn reference<'scope>(
     mints: StreamVec<'scope, u64, Mint>,
     queue: Option<Rc<Receiver<ReferenceBlock>>>,
+    bound: BoundChanges,
     complete: Rc<Cell<bool>>,
-) -> Stream<'scope, u64, Batch> {
+) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
     let peers = mints.scope().peers();
-    mints.unary::<Whole, _, _, _>(Pipeline, "Reference", move |_, _| {
-        move |mints, output| {
-            mints.for_each(|capability, _| {
+    let mut builder = OperatorBuilder::new("Reference".to_owned(), mints.scope());
+    let mut mints = builder.new_input(mints, Pipeline);
+    builder.set_notify_for(0, FrontierInterest::Never);
+    let (copies_output, copies) = builder.new_output::<Batch>();
+    let (changes_output, changes) = builder.new_output::<Batch>();
+    let mut copies_output = OutputBuilder::<u64, Whole>::from(copies_output);
+    let mut changes_output = OutputBuilder::<u64, Whole>::from(changes_output);
+
+    builder.build(move |_| {
+        move |_frontiers| {
+            let mut copies_output = copies_output.activate();
+            let mut changes_output = changes_output.activate();
+            mints.for_each(|capability, mints| {
                 let Some(queue) = &queue else { return };
-                let mut session = output.session_with_builder(&capability);
-                while let Some((block, bytes)) = queue.pop() {
+                let mut copies = copies_output.session_with_builder(&capability);
+                let mut copy = |updates: &Batch| {
+                    for _ in 0..peers {
+                        copies.give_container(&mut updates.clone());
+                    }
+                };
+                // One mint an epoch goes to each worker, and each says the same.
+                if let [
+                    Mint {
+                        take: Take::Bound(_),
+                        ..
+                    },
+                    ..,
+                ] = &mints[..]
+                {
+                    let changes = bound.borrow_mut().pop_front();
+                    changes.iter().flatten().for_each(copy);
+                    return;
+                }
+                while let Some((mut block, bytes)) = queue.pop() {
                     // The rows stay in memory for good, so they are not in flight any more.
                     queue.release(bytes);
                     if !block.updates.is_empty() {
-                        for _ in 0..peers {
-                            session.give_container(&mut block.updates.clone());
-                        }
+                        copy(&block.updates);
+                        let mut session = changes_output.session_with_builder(&capability);
+                        session.give_container(&mut block.updates);
                     }
                     complete.set(complete.get() || block.complete);
                 }
             });
         }
-    })
+    });
+    (copies, changes)
 }

@@ -1,8 +1,8 @@
-//! Hands the rows of closed epochs to a sink, in order, and tells when they are written.
+//! Hands the rows of closed and bound epochs to a sink, in order, and tells when they are written.
 //!
 //! # Semantics
-//! The sink is given every epoch whole, one after the other, and only once it is closed on all
-//! workers. The output is a dead letter for each row that the sink could not take; its frontier
+//! This is the gate: the sink is given every epoch whole, one after the other, and only once it is
+//! closed on all workers and its binding is durable. The output is a dead letter for each row that the sink could not take; its frontier
 //! says which epochs are written.
 //!
 //! # Routing
@@ -15,30 +15,32 @@
 //! progress tracking.
 //!
 //! # State
-//! Rows of epochs that are still open, bounded by `max_in_flight_bytes`; a capability for each
+//! Rows of epochs that are still open or not yet durable, bounded by `max_in_flight_bytes`; a capability for each
 //! epoch that is being written.
 //!
 //! # Recovery
-//! At least once: a restart writes again what it computes again.
+//! Bound epochs are computed again, and the sink skips what it has committed; one that commits
+//! nothing writes them again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::operate::FrontierInterest;
 
 use crate::batch::Batch;
-use crate::operators::{SharedCounts, Whole};
+use crate::operators::{Durable, SharedCounts, Whole};
 use crate::ports::Sink;
 
 /// Writes `rows` to `sink`, which is there on the workers that write.
 pub fn sink<'scope, P>(
     rows: Stream<'scope, u64, Batch>,
     route: P,
+    durable: Durable<'scope>,
     name: &str,
     mut sink: Option<Box<dyn Sink>>,
     counts: SharedCounts,
@@ -56,7 +58,9 @@ where
         }));
     }
     let mut input = builder.new_input(rows, route);
+    let mut durable = builder.new_input(durable, Pipeline);
     builder.set_notify_for(0, FrontierInterest::IfCapability);
+    builder.set_notify_for(1, FrontierInterest::IfCapability);
     let (output, rejected) = builder.new_output::<Batch>();
     let mut output = OutputBuilder::<u64, Whole>::from(output);
 
@@ -72,12 +76,15 @@ where
                 let entry = open.entry(epoch).or_insert((capability, Vec::new()));
                 entry.1.push(std::mem::take(batch));
             });
+            durable.for_each(|_, _| {});
             let Some(sink) = &mut sink else {
                 assert!(open.is_empty(), "rows are routed to workers that write");
                 return;
             };
             while let Some(entry) = open.first_entry()
-                && !frontiers[0].less_equal(entry.key())
+                && !frontiers
+                    .iter()
+                    .any(|frontier| frontier.less_equal(entry.key()))
             {
                 let (capability, batches) = entry.remove();
                 let epoch = *capability.time();

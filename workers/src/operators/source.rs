@@ -1,52 +1,75 @@
-//! Stamps the records that wait with the epoch that is being minted.
+//! Stamps records with the epoch that is being minted.
 //!
 //! # Semantics
-//! Every record of a source belongs to exactly one epoch. On `Mint(e)` a worker takes what its
-//! readers have handed over, stamps it with `e`, and thereby closes `e`: nothing else will ever be
-//! stamped with it here. A worker without records closes the epoch as well, by saying nothing.
+//! Every record of a source belongs to exactly one epoch. On a live mint of `e` a worker takes what
+//! its readers have handed over, stamps it with `e`, and thereby closes `e`: nothing else will ever
+//! be stamped with it here. A worker without records closes the epoch as well, by saying nothing.
+//! The mint of a bound epoch names the offsets at which it ends, and the epoch is closed here when
+//! exactly the records up to there have been stamped, however long their reading takes.
 //!
 //! # Picture
 //! ```text
 //! mints (addressed) --+--> source --+--> events
 //! blocks (queue) -----+             +--> dead letters (records that could not be decoded)
+//!                                   +--> ends (where a live epoch ends in each partition)
 //! ```
 //! # Routing
 //! A mint for each worker comes from worker 0. Events leave as they were read; the next operator
 //! routes them.
 //!
 //! # Capabilities
-//! Only the one that comes with a mint, and only while the operator runs: the epoch is closed when
-//! all workers have seen its mint, whatever their readers do.
+//! The one that comes with a mint: while the operator runs for a live epoch, so that the epoch is
+//! closed when all workers have seen its mint, whatever their readers do; for a bound one until
+//! its last record is there.
 //!
 //! # State
 //! For each epoch that is not yet written everywhere, how much it holds (`Unwritten`): a few
 //! numbers an epoch, bounded because reading stops at `max_in_flight_bytes`. An epoch takes at
-//! most a quarter of that from a process, so that one is written while the next is processed.
+//! most a quarter of that from a process, so that one is written while the next is processed. In a
+//! replay also blocks of which only a part is bound to the epoch.
 //!
 //! # Recovery
-//! None yet: a restart reads from the beginning.
+//! Bound epochs are minted again, with the same ends; see `bindings`.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
 use timely::progress::operate::FrontierInterest;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Gather};
+use crate::bindings::{Ends, advance};
 use crate::operators::{SharedCounts, Whole};
-use crate::ports::Events;
+use crate::ports::{Block, Events};
+
+/// How long a source that waits for the records of a bound epoch sleeps.
+const STARVED: Duration = Duration::from_micros(500);
 
 /// Tells every worker to close an epoch, which is the message's time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Mint {
     /// Whom it tells.
     pub worker: usize,
-    /// Whether events may be stamped: the reference table is complete.
-    pub release: bool,
+    /// What the epoch is made of.
+    pub take: Take,
+}
+
+/// What a worker stamps with an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Take {
+    /// No events: the reference table is not complete.
+    Nothing,
+    /// What is there.
+    Waiting,
+    /// The records before these offsets, by partition: the epoch is bound.
+    Bound(Ends),
 }
 
 /// What a worker has stamped and not all sinks have written.
@@ -55,6 +78,8 @@ pub struct Unwritten {
     epochs: VecDeque<Stamped>,
     /// Whether events are being stamped, as the reference table is complete.
     pub live: bool,
+    /// Whether records wait here that were read with those of a bound epoch, and no epoch has.
+    pub left_over: bool,
 }
 
 /// What one worker has stamped with one epoch.
@@ -83,64 +108,235 @@ impl Unwritten {
     }
 }
 
-/// The events of this worker's readers, and the dead letters among them.
+/// Streams of a source: events, records that could not be decoded, and where live epochs end.
+pub type Sourced<'scope> = (
+    Stream<'scope, u64, Batch>,
+    Stream<'scope, u64, Batch>,
+    StreamVec<'scope, u64, (i32, i64)>,
+);
+
+/// The events of this worker's readers, and what else is known of them.
 pub fn source<'scope>(
     mints: StreamVec<'scope, u64, Mint>,
     queue: Rc<Events>,
     epoch_bytes_max: usize,
     unwritten: Rc<RefCell<Unwritten>>,
     counts: SharedCounts,
-) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
+) -> Sourced<'scope> {
+    let worker = mints.scope().worker();
     let mut builder = OperatorBuilder::new("Source".to_owned(), mints.scope());
+    let activator = worker.activator_for(builder.operator_info().address);
     let mut mints = builder.new_input(mints, Exchange::new(|mint: &Mint| mint.worker as u64));
     builder.set_notify_for(0, FrontierInterest::Never);
     let (events_output, events) = builder.new_output::<Batch>();
     let (dead_output, dead_letters) = builder.new_output::<Batch>();
+    let (ends_output, ends) = builder.new_output::<Vec<(i32, i64)>>();
     let mut events_output = OutputBuilder::<u64, Whole>::from(events_output);
     let mut dead_output = OutputBuilder::<u64, Whole>::from(dead_output);
+    let mut ends_output =
+        OutputBuilder::<u64, CapacityContainerBuilder<Vec<(i32, i64)>>>::from(ends_output);
 
     builder.build(move |_| {
+        let mut open: VecDeque<Open> = VecDeque::new();
+        let mut waiting = Waiting::new(queue);
         move |_frontiers| {
+            mints.for_each(|capability, mints| {
+                for mint in mints.drain(..) {
+                    let outputs = [0, 1, 2].map(|output| capability.retain_least(output));
+                    if let [Some(events), Some(dead_letters), Some(ends)] = outputs {
+                        open.push_back(Open::new([events, dead_letters, ends], mint.take));
+                    }
+                }
+            });
             let mut events_output = events_output.activate();
             let mut dead_output = dead_output.activate();
-            mints.for_each(|capability, mint| {
-                let Some(epoch) = capability.least().copied() else {
-                    return;
-                };
-                if !mint.iter().all(|mint| mint.release) {
-                    return;
-                }
-                unwritten.borrow_mut().live = true;
-                let mut stamped = Stamped {
-                    epoch,
-                    bytes: 0,
-                    records: 0,
-                    published_ms: u64::MAX,
-                };
-                while stamped.bytes < epoch_bytes_max
-                    && let Some((mut block, bytes)) = queue.pop()
+            let mut ends_output = ends_output.activate();
+            while let Some(epoch) = open.front_mut() {
+                let [events, dead_letters, ends] = &epoch.capabilities;
+                let (take, reached) = (&epoch.take, &mut epoch.reached);
+                while let Some((mut block, bytes)) =
+                    waiting.next(take, reached, epoch.stamped.bytes < epoch_bytes_max)
                 {
-                    stamped.bytes += bytes;
-                    stamped.records += block.records;
-                    stamped.published_ms = stamped.published_ms.min(block.published_ms);
+                    epoch.stamped.add(&block, bytes);
                     let mut counts = counts.borrow_mut();
                     counts.records += block.records;
                     counts.events += block.events.len() as u64;
                     counts.dead_letters += block.dead_letters.len() as u64;
                     if !block.events.is_empty() {
-                        let mut session = events_output.session_with_builder(&capability);
+                        let mut session = events_output.session_with_builder(events);
                         session.give_container(&mut block.events);
                     }
                     if !block.dead_letters.is_empty() {
-                        let mut session = dead_output.session_with_builder(&capability);
+                        let mut session = dead_output.session_with_builder(dead_letters);
                         session.give_container(&mut block.dead_letters);
                     }
                 }
-                if stamped.bytes > 0 {
-                    unwritten.borrow_mut().epochs.push_back(stamped);
+                let mut unwritten = unwritten.borrow_mut();
+                unwritten.left_over = !waiting.left_over.is_empty();
+                unwritten.live |= epoch.take != Take::Nothing;
+                if !take.complete(reached) {
+                    waiting.queue.need(true);
+                    activator.activate_after(STARVED);
+                    break;
                 }
-            });
+                waiting.queue.need(false);
+                if epoch.take == Take::Waiting {
+                    let mut session = ends_output.session_with_builder(ends);
+                    session.give_iterator(epoch.reached.drain(..));
+                }
+                if epoch.stamped.records > 0 {
+                    unwritten.epochs.push_back(epoch.stamped);
+                }
+                open.pop_front();
+            }
         }
     });
-    (events, dead_letters)
+    (events, dead_letters, ends)
+}
+
+/// An epoch that is minted and not closed here.
+struct Open {
+    /// For events, dead letters and ends.
+    capabilities: [Capability<u64>; 3],
+    take: Take,
+    /// How far its records go.
+    reached: Ends,
+    stamped: Stamped,
+}
+
+impl Open {
+    fn new(capabilities: [Capability<u64>; 3], take: Take) -> Self {
+        let stamped = Stamped {
+            epoch: *capabilities[0].time(),
+            bytes: 0,
+            records: 0,
+            published_ms: u64::MAX,
+        };
+        Self {
+            capabilities,
+            take,
+            reached: Ends::new(),
+            stamped,
+        }
+    }
+}
+
+impl Take {
+    /// Whether nothing more belongs to an epoch whose records go so far.
+    fn complete(&self, reached: &Ends) -> bool {
+        match self {
+            Self::Bound(ends) => ends.iter().all(|end| reached.contains(end)),
+            Self::Nothing | Self::Waiting => true,
+        }
+    }
+}
+
+impl Stamped {
+    fn add(&mut self, block: &Block, bytes: usize) {
+        self.bytes += bytes;
+        self.records += block.records;
+        self.published_ms = self.published_ms.min(block.published_ms);
+    }
+}
+
+/// Records that no epoch has: in the queue, and left over of blocks of which a part was bound.
+struct Waiting {
+    queue: Rc<Events>,
+    left_over: VecDeque<(Block, usize)>,
+    /// How many of those were looked at for the epoch that is open.
+    looked_at: usize,
+}
+
+impl Waiting {
+    fn new(queue: Rc<Events>) -> Self {
+        Self {
+            queue,
+            left_over: VecDeque::new(),
+            looked_at: 0,
+        }
+    }
+
+    /// The next records of an epoch that goes as far as `reached`, and the bytes that they are
+    /// charged with; a live epoch takes them only while it has room.
+    fn next(&mut self, take: &Take, reached: &mut Ends, room: bool) -> Option<(Block, usize)> {
+        match take {
+            Take::Nothing => None,
+            Take::Waiting => {
+                let next = || self.left_over.pop_front().or_else(|| self.queue.pop());
+                let (block, bytes) = room.then(next).flatten()?;
+                block.reach(reached);
+                Some((block, bytes))
+            }
+            Take::Bound(ends) => loop {
+                if take.complete(reached) {
+                    self.looked_at = 0;
+                    return None;
+                }
+                if self.looked_at == self.left_over.len() {
+                    self.left_over.push_back(self.queue.pop()?);
+                }
+                let (block, bytes) = &mut self.left_over[self.looked_at];
+                let taken = block.split(ends);
+                taken.reach(reached);
+                if block.records == 0 {
+                    let bytes = *bytes;
+                    self.left_over.remove(self.looked_at);
+                    return Some((taken, bytes));
+                }
+                self.looked_at += 1;
+                if taken.records > 0 {
+                    return Some((taken, 0));
+                }
+            },
+        }
+    }
+}
+
+impl Block {
+    /// Takes out the records before the ends of their partitions.
+    fn split(&mut self, ends: &Ends) -> Self {
+        let events = split(&mut self.events, ends);
+        let dead_letters = split(&mut self.dead_letters, ends);
+        let records = (events.len() + dead_letters.len()) as u64;
+        self.records -= records;
+        Self {
+            events,
+            dead_letters,
+            records,
+            published_ms: self.published_ms,
+        }
+    }
+
+    /// Advances `ends` to behind the records of this block.
+    fn reach(&self, ends: &mut Ends) {
+        for batch in [&self.events, &self.dead_letters] {
+            for (partition, offset) in batch.partitions().iter().zip(batch.offsets()) {
+                advance(ends, *partition, offset + 1);
+            }
+        }
+    }
+}
+
+fn split(batch: &mut Batch, ends: &Ends) -> Batch {
+    let mut last = (i32::MIN, i64::MIN);
+    let before = |row: &usize| {
+        let partition = batch.partitions()[*row];
+        if last.0 != partition {
+            let end = ends.iter().find(|(known, _)| *known == partition);
+            last = (partition, end.map_or(i64::MIN, |(_, end)| *end));
+        }
+        batch.offsets()[*row] < last.1
+    };
+    let (taken, rest): (Vec<_>, Vec<_>) = (0..batch.len()).partition(before);
+    if rest.is_empty() {
+        return std::mem::take(batch);
+    }
+    if taken.is_empty() {
+        return Batch::default();
+    }
+    let mut gather = Gather::default();
+    gather.push(std::mem::take(batch));
+    let rows = |rows: Vec<usize>| rows.into_iter().map(|row| (0, row)).collect::<Vec<_>>();
+    *batch = gather.rows(&rows(rest));
+    gather.rows(&rows(taken))
 }

@@ -1,0 +1,116 @@
+//! Appends bindings to their log, and lets results pass when their binding is durable.
+//!
+//! # Semantics
+//! When an epoch is closed everywhere, worker 0 knows where it ends in each partition and which
+//! changes of the reference are in it: its binding. The output never has data; its frontier says
+//! which epochs are durable, and sinks are given only those.
+//!
+//! # Routing
+//! Ends go to worker 0. Changes of the reference are made there.
+//!
+//! # Capabilities
+//! One for each epoch with records or changes, held until the log says that its binding is
+//! durable. So "durable" reaches all workers by timely's own progress tracking. An epoch without
+//! either has no binding and holds none.
+//!
+//! # State
+//! Bindings of open epochs; a capability for each that is being appended.
+//!
+//! # Recovery
+//! Bound epochs report no ends and no changes, so nothing is appended twice.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Stream, StreamVec};
+use timely::progress::operate::FrontierInterest;
+
+use crate::batch::Batch;
+use crate::bindings::{Binding, BindingLog, advance};
+
+/// A stream without data, whose frontier tells which epochs are durable.
+pub type Durable<'scope> = StreamVec<'scope, u64, ()>;
+
+/// Binds epochs; `log` is there on worker 0, and without one every closed epoch counts as durable.
+pub fn bind<'scope>(
+    ends: StreamVec<'scope, u64, (i32, i64)>,
+    changes: Stream<'scope, u64, Batch>,
+    mut log: Option<Box<dyn BindingLog>>,
+) -> Durable<'scope> {
+    let worker = ends.scope().worker();
+    let mut builder = OperatorBuilder::new("Bind".to_owned(), ends.scope());
+    let activator = worker.sync_activator_for(builder.operator_info().address.to_vec());
+    if let Some(log) = &mut log {
+        log.wake_by(Arc::new(move || {
+            // It fails only when the worker has ended, and then nobody waits.
+            activator.activate().unwrap_or_default();
+        }));
+    }
+    let mut ends = builder.new_input(ends, Exchange::new(|_: &(i32, i64)| 0));
+    let mut changes = builder.new_input(changes, Pipeline);
+    builder.set_notify_for(0, FrontierInterest::IfCapability);
+    builder.set_notify_for(1, FrontierInterest::IfCapability);
+    let (output, durable) = builder.new_output::<Vec<()>>();
+    let _output = OutputBuilder::<u64, CapacityContainerBuilder<Vec<()>>>::from(output);
+
+    builder.build(move |_| {
+        let mut open: BTreeMap<u64, (Capability<u64>, Binding)> = BTreeMap::new();
+        let mut appended: VecDeque<Capability<u64>> = VecDeque::new();
+        let mut durable = 0;
+        move |frontiers| {
+            ends.for_each(|capability, ends| {
+                let Some(capability) = capability.retain_least(0) else {
+                    return;
+                };
+                let epoch = *capability.time();
+                let entry = open.entry(epoch);
+                let (_, binding) = entry.or_insert_with(|| (capability, Binding::of(epoch)));
+                for (partition, end) in ends.drain(..) {
+                    advance(&mut binding.ends, partition, end);
+                }
+            });
+            changes.for_each(|capability, changes| {
+                let Some(capability) = capability.retain_least(0) else {
+                    return;
+                };
+                let epoch = *capability.time();
+                let entry = open.entry(epoch);
+                let (_, binding) = entry.or_insert_with(|| (capability, Binding::of(epoch)));
+                binding.reference.push(std::mem::take(changes));
+            });
+            let Some(log) = &mut log else {
+                open.retain(|epoch, _| frontiers.iter().any(|frontier| frontier.less_equal(epoch)));
+                return;
+            };
+            while let Some(entry) = open.first_entry()
+                && !frontiers
+                    .iter()
+                    .any(|frontier| frontier.less_equal(entry.key()))
+            {
+                let (capability, mut binding) = entry.remove();
+                binding.ends.sort_unstable();
+                log.append(binding);
+                appended.push_back(capability);
+            }
+            while durable < log.durable() {
+                durable += 1;
+                appended.pop_front();
+            }
+        }
+    });
+    durable
+}
+
+impl Binding {
+    fn of(epoch: u64) -> Self {
+        Self {
+            epoch,
+            ..Self::default()
+        }
+    }
+}
