@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use crate::config::address::{brokers, is_address};
 use crate::config::fault::Faults;
 use crate::config::section::Sections;
-use crate::config::walk::{Section, missing};
+use crate::config::walk::Section;
 
 /// Checks everything but columns.
 pub(super) fn check(sections: &Sections, faults: &mut Faults) {
@@ -26,15 +27,11 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     }
     files(sections, faults);
     sink_names(sections, faults);
-    dead_letters(sections, faults);
     targets(sections, faults);
 }
 
 fn addresses(cluster: &Section, faults: &mut Faults) {
-    let (Some(addresses), Some(processes)) = (
-        cluster.names("addresses"),
-        cluster.whole::<usize>("processes"),
-    ) else {
+    let Some(addresses) = cluster.names("addresses") else {
         return;
     };
     for address in addresses {
@@ -47,6 +44,9 @@ fn addresses(cluster: &Section, faults: &mut Faults) {
                 .hint("Write host:port, with a port from 1 to 65535, as \"10.0.0.1:9000\".");
         }
     }
+    let Some(processes) = cluster.whole::<usize>("processes") else {
+        return;
+    };
     let alone = processes == 1 && addresses.is_empty();
     if addresses.len() != processes && !alone {
         let addresses = plural(addresses.len(), "address", "addresses");
@@ -63,17 +63,6 @@ fn addresses(cluster: &Section, faults: &mut Faults) {
 fn plural(count: usize, one: &str, many: &str) -> String {
     let noun = if count == 1 { one } else { many };
     format!("{count} {noun}")
-}
-
-fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    // An IPv6 address has colons of its own, and stands in brackets.
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let host_is_one = bracketed || !host.contains(':');
-    let plain = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
-    host_is_one && plain && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn secret(cluster: &Section, faults: &mut Faults) {
@@ -186,28 +175,6 @@ fn sink_names(sections: &Sections, faults: &mut Faults) {
     }
 }
 
-/// Dead letters need a target that is written or derived.
-fn dead_letters(sections: &Sections, faults: &mut Faults) {
-    // What it would be derived from may have been reported as missing.
-    if !faults.is_empty() {
-        return;
-    }
-    let Some(section) = sections.get("dead_letters") else {
-        return;
-    };
-    let needed: &[&str] = match section.text("type") {
-        Some("kafka") => &["brokers", "topic"],
-        _ => &["path"],
-    };
-    for name in needed {
-        if section.field(name).is_none()
-            && let Some(setting) = section.table.setting(name)
-        {
-            missing(section.table, setting, &section.place, faults);
-        }
-    }
-}
-
 /// What a table reads or writes.
 #[derive(PartialEq, Eq)]
 enum Place {
@@ -225,9 +192,9 @@ impl Place {
             let plain = components.filter(|part| *part != Component::CurDir);
             return Some(Self::File(plain.collect()));
         }
-        let brokers = section.text("brokers")?.split(',');
+        let brokers = brokers(section.text("brokers")?);
         Some(Self::Topic {
-            brokers: brokers.map(|broker| broker.trim().to_owned()).collect(),
+            brokers: brokers.map(str::to_owned).collect(),
             topic: section.text("topic")?.to_owned(),
         })
     }

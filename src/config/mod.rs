@@ -9,6 +9,7 @@
 //! * All faults are reported at once; a fault never hides one of another setting.
 //! * Nothing here reads any other file than the configuration, nor the environment itself.
 
+mod address;
 mod check;
 mod columns;
 mod derive;
@@ -33,8 +34,10 @@ mod walk;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use address::wrong_brokers;
 pub use fault::Error;
 pub use model::*;
+pub use properties::reserved;
 pub use show::digest;
 
 use crate::config::fault::{Document, Faults};
