@@ -1,19 +1,20 @@
-//! Checks of settings against one another: the cluster, the limits, and who writes where.
+//! Checks of settings against one another: the cluster, the limits, the names.
 //!
-//! They are apart from `columns`, which checks what rows look like.
+//! They are apart from `columns`, which checks what rows look like, and from `targets`, which finds
+//! out who writes where.
 //!
 //! # Invariants
 //! * A check whose settings have faults of their own is left out; it could only repeat them.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
-use crate::config::address::{brokers, is_address};
+use crate::config::address::is_address;
 use crate::config::fault::Faults;
 use crate::config::section::Sections;
 use crate::config::walk::Section;
 
-/// Checks everything but columns.
+/// Checks everything but columns and targets.
 pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     if let Some(cluster) = sections.get("cluster") {
         addresses(cluster, faults);
@@ -27,7 +28,6 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     }
     files(sections, faults);
     sink_names(sections, faults);
-    targets(sections, faults);
 }
 
 fn addresses(cluster: &Section, faults: &mut Faults) {
@@ -171,89 +171,6 @@ fn sink_names(sections: &Sections, faults: &mut Faults) {
             faults
                 .add(sink.place(&["name", "topic", "path"]), message)
                 .hint("Give this one another \"name\".");
-        }
-    }
-}
-
-/// What a table reads or writes.
-#[derive(PartialEq, Eq)]
-enum Place {
-    Topic {
-        brokers: BTreeSet<String>,
-        topic: String,
-    },
-    File(PathBuf),
-}
-
-impl Place {
-    fn of(section: &Section) -> Option<Self> {
-        if let Some(path) = section.text("path") {
-            let components = Path::new(path).components();
-            let plain = components.filter(|part| *part != Component::CurDir);
-            return Some(Self::File(plain.collect()));
-        }
-        let brokers = brokers(section.text("brokers")?);
-        Some(Self::Topic {
-            brokers: brokers.map(str::to_owned).collect(),
-            topic: section.text("topic")?.to_owned(),
-        })
-    }
-
-    /// Clusters that share a broker are one.
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (
-                Self::Topic { brokers, topic },
-                Self::Topic {
-                    brokers: other_brokers,
-                    topic: other_topic,
-                },
-            ) => topic == other_topic && !brokers.is_disjoint(other_brokers),
-            (Self::File(path), Self::File(other)) => path == other,
-            _ => false,
-        }
-    }
-
-    fn describe(&self) -> String {
-        match self {
-            Self::Topic { topic, .. } => format!("topic \"{topic}\""),
-            Self::File(path) => format!("file \"{}\"", path.display()),
-        }
-    }
-}
-
-/// Who reads or writes, for messages.
-fn who(section: &Section) -> String {
-    match section.text("name") {
-        Some(name) => format!("sink \"{name}\""),
-        None => section.table.header(),
-    }
-}
-
-/// Nothing is written by two, and nothing is written that is read.
-fn targets(sections: &Sections, faults: &mut Faults) {
-    let mut taken: Vec<(&Section, Place)> = Vec::new();
-    for table in ["events", "reference", "sinks", "dead_letters"] {
-        for section in sections.all(table) {
-            let Some(place) = Place::of(section) else {
-                continue;
-            };
-            let reads = ["events", "reference"].contains(&table);
-            let other = taken.iter().find(|(_, other)| other.is_same(&place));
-            if let Some((other, _)) = other
-                && !reads
-            {
-                let (who, whom) = (who(section), who(other));
-                let what = place.describe();
-                let message = match other.table.name {
-                    "events" | "reference" => format!("{who} writes {what}, which {whom} reads"),
-                    _ => format!("{who} and {whom} both write {what}"),
-                };
-                faults
-                    .add(section.place(&["topic", "path"]), message)
-                    .hint("Give each its own.");
-            }
-            taken.push((section, place));
         }
     }
 }

@@ -11,6 +11,7 @@ mod names;
 mod overrides;
 mod sections;
 mod sources;
+mod targets;
 mod values;
 
 use std::ffi::OsString;
