@@ -3,16 +3,20 @@
 //!
 //! Reading goes by these steps, one file each: `tree` and `overrides` gather what was written,
 //! with its place; `derive` adds what follows from it; `walk` compares it with the list in
-//! `table`; `check` and `columns` compare settings with one another; `read` makes a [`Config`].
+//! `table`; `check`, `columns` and `targets` compare settings with one another; `read` makes a
+//! [`Config`].
 //!
 //! # Invariants
 //! * All faults are reported at once; a fault never hides one of another setting.
-//! * Nothing here reads any other file than the configuration, nor the environment itself.
+//! * Nothing here reads any other file than the configuration, nor the environment itself. Of other
+//!   files it is only asked which they are.
 
+mod address;
 mod check;
 mod columns;
 mod derive;
 mod fault;
+mod identity;
 #[cfg(test)]
 mod manual;
 mod model;
@@ -24,6 +28,7 @@ mod section;
 mod settings;
 mod show;
 mod table;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -33,8 +38,11 @@ mod walk;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use address::wrong_brokers;
 pub use fault::Error;
+pub use identity::FileIdentity;
 pub use model::*;
+pub use properties::reserved;
 pub use show::digest;
 
 use crate::config::fault::{Document, Faults};
@@ -110,6 +118,7 @@ where
     let sections = Sections(walk::walk(&tree, &mut faults));
     let config = read::read(&sections, &mut faults);
     check::check(&sections, &mut faults);
+    targets::check(&sections, &sources.file, &mut faults);
     match config {
         Some(config) if faults.is_empty() => Ok(Loaded {
             config,
