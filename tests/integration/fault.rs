@@ -156,6 +156,17 @@ fn duplicate_keys_of_the_reference_are_told_with_both_lines() {
 }
 
 #[test]
+fn an_open_quote_of_the_reference_is_told_with_its_line() {
+    let text = "geographical_location_oid,geographical_location\n1,one\n2,\"two\n3,three\n";
+    check_reference(
+        text,
+        expect![[r#"
+        error: reference file "reference.csv" has 1 fault
+          detail: reference.csv:3:3: this quote is never closed"#]],
+    );
+}
+
+#[test]
 fn missing_columns_of_the_reference_are_told() {
     let text = "oid,geographical_location\n1,one\n";
     expect_file!["golden/reference-columns.txt"].assert_eq(&refusal_of_reference(text));
