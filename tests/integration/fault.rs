@@ -88,12 +88,42 @@ fn dead_letters_that_cannot_be_written_are_refused() {
 #[test]
 fn a_status_file_that_cannot_be_written_is_refused() {
     let tables = "[telemetry]\nstatus_file = \"no/status.json\"\n";
+    let folder = good(&(CONFIG.to_owned() + tables));
     refused(
-        &good(&(CONFIG.to_owned() + tables)),
+        &folder,
         expect![[r#"
         error: could not write status file "no/status.json"
           detail: No such file or directory (os error 2)"#]],
     );
+    let check = |folder: &Folder, expect: Expect| {
+        let checked = folder.run_job("check", &[]);
+        checked.assert_code(2);
+        expect.assert_eq(&report(&checked));
+    };
+    check(
+        &folder,
+        expect![[r#"
+            error: cannot write status file "no/status.json"
+              --> job.toml:28:15
+               |
+            28 | status_file = "no/status.json"
+               |               ^^^^^^^^^^^^^^^^
+              detail: There is no folder "no"."#]],
+    );
+    std::fs::create_dir_all(folder.path("no/status.json")).unwrap();
+    check(
+        &folder,
+        expect![[r#"
+            error: cannot write status file "no/status.json"
+              --> job.toml:28:15
+               |
+            28 | status_file = "no/status.json"
+               |               ^^^^^^^^^^^^^^^^
+              detail: It is a folder."#]],
+    );
+    std::fs::remove_dir(folder.path("no/status.json")).unwrap();
+    folder.run_job("check", &[]).assert_code(0);
+    assert!(!folder.path("no/status.json").exists());
 }
 
 #[test]
