@@ -84,7 +84,7 @@ const ARROWS: [Arrow; 12] = [
         &["batch", "key", "ports", "queue", "schema"],
     ),
     arrow("cluster", &["error"], &["ports"]),
-    arrow("telemetry", &["error"], &["ports"]),
+    arrow("telemetry", &["config", "error"], &["ports"]),
     arrow("codec", &[], &["batch", "ports", "schema"]),
     arrow("config", &[], &["schema"]),
     arrow("failure", &["cluster", "connectors", "error"], &[]),
