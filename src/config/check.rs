@@ -28,6 +28,52 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     }
     files(sections, faults);
     sink_names(sections, faults);
+    exactly_once(sections, faults);
+}
+
+/// Exactly-once is a promise of the whole job: what it reads must be there to be read again, and
+/// all that it writes must be committed together.
+fn exactly_once(sections: &Sections, faults: &mut Faults) {
+    let outputs = || sections.all("sinks").chain(sections.all("dead_letters"));
+    let promised = |section: &&Section| section.text("delivery") == Some("exactly-once");
+    let Some(first) = outputs().find(promised) else {
+        return;
+    };
+    let place = first.place(&["delivery"]);
+    let mut refuse = |message: &str, hint: &str| {
+        faults.add(place, message.to_owned()).hint(hint);
+    };
+    if sections
+        .get("events")
+        .and_then(|events| events.text("type"))
+        != Some("kafka")
+    {
+        refuse(
+            "exactly-once needs events from Kafka",
+            "A file of events is read once; leave \"delivery\" out.",
+        );
+    }
+    if !outputs().all(|section| promised(&section)) {
+        refuse(
+            "with one exactly-once sink, all sinks and the dead letters must be exactly-once",
+            "Give each of them type = \"kafka\" and delivery = \"exactly-once\".",
+        );
+    }
+    if outputs().any(|section| section.text("brokers") != first.text("brokers")) {
+        refuse(
+            "exactly-once sinks at several Kafka clusters are not built yet",
+            "Name the same \"brokers\" in all sinks and in [dead_letters].",
+        );
+    }
+    let processes = sections
+        .get("cluster")
+        .and_then(|cluster| cluster.whole::<u64>("processes"));
+    if processes.is_some_and(|processes| processes > 1) {
+        refuse(
+            "exactly-once on several processes is not built yet",
+            "Set processes = 1 in [cluster], with as many threads as you like.",
+        );
+    }
 }
 
 fn addresses(cluster: &Section, faults: &mut Faults) {

@@ -91,6 +91,12 @@ fn address_dead_letters(dead_letters: &mut Node, sinks: &[Node]) {
     }
     if dead_letters.get("type").and_then(Node::text) == Some("kafka") {
         fill(dead_letters, "kafka", Value::Table(Vec::new()));
+        let delivery = kafka.and_then(|sink| sink.get("delivery"));
+        let delivery = delivery.map_or_else(
+            || Value::Text("at-least-once".to_owned()),
+            |delivery| delivery.value.clone(),
+        );
+        fill(dead_letters, "delivery", delivery);
     }
 }
 

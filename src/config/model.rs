@@ -188,11 +188,25 @@ pub enum Target {
         topic: KafkaTopic,
         /// How a row finds its partition.
         partitioner: Partitioner,
+        /// What a reader sees after a failure.
+        delivery: Delivery,
     },
     /// A file of JSON lines.
     JsonLines {
         /// The file.
         path: PathBuf,
+    },
+}
+
+/// What a reader of a topic sees after a failure of the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Every row, some twice.
+    AtLeastOnce,
+    /// Every row once, if it reads what is committed.
+    ExactlyOnce {
+        /// How often rows are committed.
+        commit_interval: Duration,
     },
 }
 

@@ -9,7 +9,7 @@
 use crate::config::columns;
 use crate::config::fault::Faults;
 use crate::config::model::{
-    Cluster, Config, Distinct, EventSource, Events, Limits, Partitioner, Reference,
+    Cluster, Config, Delivery, Distinct, EventSource, Events, Limits, Partitioner, Reference,
     ReferenceSource, Sink, Target, Telemetry,
 };
 use crate::config::section::Sections;
@@ -88,6 +88,12 @@ fn target(section: &Section) -> Option<Target> {
                 // Dead letters are no rows of a key group; they go by their own key.
                 Some("murmur2") => Partitioner::Murmur2,
                 _ => Partitioner::KeyGroup,
+            },
+            delivery: match section.text("delivery")? {
+                "exactly-once" => Delivery::ExactlyOnce {
+                    commit_interval: section.duration("commit_interval")?,
+                },
+                _ => Delivery::AtLeastOnce,
             },
         },
         _ => Target::JsonLines {

@@ -15,8 +15,6 @@ use crate::config::settings::Literal::{Flag as No, Text as Word, Whole as Count}
 use crate::config::settings::{Setting, Table};
 
 const AT: &str = "The brokers to begin with, as `host:port`, with commas between them.";
-const AT_LEAST_ONCE: &str = "After a failure some rows can be written twice.";
-const NO_TRANSACTIONS: &str = "There are no transactions: rows are sent as they come.";
 const NO_CHECKPOINTS: &str = "There are no checkpoints: a restart begins at `start` again.";
 const ALL_IN_MEMORY: &str = "The whole state is kept in memory.";
 const ALL_KEYS: &str = "Every key is remembered for as long as the job runs.";
@@ -311,15 +309,13 @@ static SINKS: &[Setting] = &[
         OneOf(&["exactly-once", "at-least-once"]),
         "Whether a reader can see a row twice after a failure.",
     )
-    .only_for("kafka")
-    .only(Word("at-least-once"), AT_LEAST_ONCE),
+    .only_for("kafka"),
     Setting::new(
         "commit_interval",
         Duration("1ms", "1m"),
-        "How often a transaction is committed.",
+        "How often a transaction is committed, with `delivery = \"exactly-once\"`.",
     )
-    .only_for("kafka")
-    .not_built(NO_TRANSACTIONS),
+    .only_for("kafka"),
     Setting::new(
         "partitioner",
         OneOf(&["key-group", "murmur2"]),
@@ -351,15 +347,14 @@ static DEAD_LETTERS: &[Setting] = &[
         OneOf(&["exactly-once", "at-least-once"]),
         "As in `[[sinks]]`.",
     )
-    .only_for("kafka")
-    .only(Word("at-least-once"), AT_LEAST_ONCE),
+    .derived("what the first Kafka sink has")
+    .only_for("kafka"),
     Setting::new(
         "commit_interval",
         Duration("1ms", "1m"),
         "As in `[[sinks]]`.",
     )
-    .only_for("kafka")
-    .not_built(NO_TRANSACTIONS),
+    .only_for("kafka"),
     Setting::new("kafka", Properties, PASS_THROUGH)
         .derived("what the first Kafka sink has if `brokers` is left out, else `{}`")
         .only_for("kafka"),

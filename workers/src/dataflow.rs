@@ -30,7 +30,7 @@ use timely::dataflow::operators::{Concatenate, Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 
 use crate::Rows;
-use crate::batch::ToWorker;
+use crate::batch::{ByOwner, ToWorker};
 use crate::bindings::{Binding, BindingLog, Ends, Replay};
 use crate::key::Ownership;
 use crate::operators::{
@@ -188,7 +188,22 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         dead_letters.push(write(joined.clone(), durable.clone(), port, counts()));
     }
     let dead_letters = scope.concatenate(dead_letters);
-    write(dead_letters, durable, ports.dead_letters, counts()).probe_with(&written);
+    let port = ports.dead_letters;
+    let dead_letters = if port.single_writer {
+        write(dead_letters, durable, port, counts())
+    } else {
+        // By their source's name, so that they too have an owner when workers come and go.
+        let route = DistributorPact(move |peers| ByOwner::new(ownership, peers));
+        sink(
+            dead_letters,
+            route,
+            durable,
+            &port.name,
+            port.sink,
+            counts(),
+        )
+    };
+    dead_letters.probe_with(&written);
     Dataflow {
         peers: scope.peers(),
         mints,

@@ -1,0 +1,146 @@
+//! The reference table as it is now, told as a difference from the one that is bound.
+//!
+//! After a restart the workers make the table anew from the bindings, and events of bound epochs
+//! meet exactly the rows that they met before. What the file or topic holds now may differ: that is
+//! a change of the first new epoch.
+//!
+//! # Invariants
+//! * A row that is the same costs nothing; a bound row that is gone is removed.
+//! * Nothing is told before the content is complete.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Gather, RowIndex, Slot};
+use deltajoin_workers::bindings::Binding;
+use deltajoin_workers::ports::ReferenceBlock;
+use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
+
+/// Rows by key: where each of them is.
+#[derive(Default)]
+struct Table {
+    rows: BTreeMap<u128, RowIndex>,
+    batches: Gather,
+}
+
+impl Table {
+    fn apply(&mut self, changes: Batch) {
+        if changes.is_empty() {
+            return;
+        }
+        let index = self.batches.push(changes);
+        let changes = &self.batches.batches()[index];
+        for row in 0..changes.len() {
+            let key = changes.keys().get(row);
+            if changes.diffs()[row] > 0 {
+                self.rows.insert(key, (index, row));
+            } else {
+                self.rows.remove(&key);
+            }
+        }
+    }
+
+    fn slots(&self, key: u128) -> Option<Vec<Slot<'_>>> {
+        let (batch, row) = *self.rows.get(&key)?;
+        let batch = &self.batches.batches()[batch];
+        let columns = 0..batch.columns().len();
+        Some(columns.map(|column| batch.slot(column, row)).collect())
+    }
+}
+
+/// What must be done to `bound` so that it becomes `now`.
+fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Vec<Batch> {
+    let mut removed = BatchBuilder::new(Arc::clone(schema));
+    for (key, (batch, row)) in &bound.rows {
+        if !now.rows.contains_key(key) {
+            let origin = bound.batches.batches()[*batch].origin(*row);
+            let mut slots = bound.slots(*key).expect("the row is there");
+            for (column, slot) in slots.iter_mut().enumerate() {
+                if !schema.schema.key.contains(&column) {
+                    *slot = Slot::Null;
+                }
+            }
+            removed.push(&slots, origin, -1);
+        }
+    }
+    let changed = now.rows.iter().filter(|(key, _)| bound.slots(**key) != now.slots(**key));
+    let changed: Vec<RowIndex> = changed.map(|(_, row)| *row).collect();
+    vec![removed.finish(), now.batches.rows(&changed)]
+}
+
+/// A sender that stands before `onward`: it takes the table's content and hands over how that
+/// differs from what is bound, then every change as it comes.
+///
+/// # Errors
+/// If a thread cannot be made.
+pub(super) fn since(
+    bindings: &[Binding],
+    schema: Arc<BatchSchema>,
+    onward: Sender<ReferenceBlock>,
+    bytes_max: usize,
+) -> std::io::Result<Sender<ReferenceBlock>> {
+    let mut bound = Table::default();
+    for binding in bindings {
+        binding.reference.iter().cloned().for_each(|changes| bound.apply(changes));
+    }
+    let (sender, receiver) = queue(InFlight::new(bytes_max));
+    std::thread::Builder::new()
+        .name("reference-changes".to_owned())
+        .spawn(move || forward(&receiver, bound, &schema, &onward))?;
+    Ok(sender)
+}
+
+fn forward(
+    receiver: &Receiver<ReferenceBlock>,
+    bound: Table,
+    schema: &Arc<BatchSchema>,
+    onward: &Sender<ReferenceBlock>,
+) {
+    let thread = std::thread::current();
+    receiver.wake_by(Arc::new(move || thread.unpark()));
+    let mut content = Some((bound, Table::default()));
+    loop {
+        while let Some((block, bytes)) = receiver.pop() {
+            receiver.release(bytes);
+            let blocks = match &mut content {
+                None => vec![block],
+                Some((bound, now)) => {
+                    now.apply(block.updates);
+                    if !block.complete {
+                        continue;
+                    }
+                    let mut blocks: Vec<_> = difference(bound, now, schema)
+                        .into_iter()
+                        .map(|updates| ReferenceBlock {
+                            updates,
+                            complete: false,
+                        })
+                        .collect();
+                    blocks.push(ReferenceBlock {
+                        updates: Batch::default(),
+                        complete: true,
+                    });
+                    content = None;
+                    blocks
+                }
+            };
+            for block in blocks {
+                let bytes = block.updates.bytes();
+                if !onward.send(block, bytes) {
+                    receiver.close();
+                    return;
+                }
+            }
+        }
+        if receiver.finished() {
+            onward.finish();
+            return;
+        }
+        // Woken by what comes; the time-out ends it with the job.
+        std::thread::park_timeout(std::time::Duration::from_millis(100));
+        if onward.closed() {
+            receiver.close();
+            return;
+        }
+    }
+}
