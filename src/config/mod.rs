@@ -35,6 +35,7 @@ use std::path::PathBuf;
 
 pub use fault::Error;
 pub use model::*;
+pub use quantity::{Error as QuantityError, size};
 pub use show::digest;
 
 use crate::config::fault::{Document, Faults};
