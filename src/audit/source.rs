@@ -140,11 +140,14 @@ impl Source {
     }
 
     /// Names the place of a record.
-    pub(super) fn place(&self, Origin { partition, offset }: Origin) -> String {
+    pub(super) fn place(&self, origin: Origin) -> String {
         match self {
-            Self::File(scan) => format!("{}:{offset}", scan.path().display()),
+            Self::File(scan) => format!("{}:{}", scan.path().display(), origin.offset),
             #[cfg(feature = "kafka")]
-            Self::Kafka(scan) => format!("{}[{partition}]@{offset}", scan.topic().topic),
+            Self::Kafka(scan) => {
+                let Origin { partition, offset } = origin;
+                format!("{}[{partition}]@{offset}", scan.topic().topic)
+            }
         }
     }
 }
