@@ -43,6 +43,7 @@ pub use fault::Error;
 pub use identity::FileIdentity;
 pub use model::*;
 pub use properties::reserved;
+pub use quantity::{Error as QuantityError, size};
 pub use show::digest;
 
 use crate::config::fault::{Document, Faults};

@@ -13,6 +13,7 @@
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `stops` | how jobs end |
+//! | `audit` | `deltajoin audit` |
 //! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
@@ -20,6 +21,7 @@
     reason = "what a test writes need not last, and its queues are short"
 )]
 
+mod audit;
 mod broker;
 mod outage;
 mod poison;

@@ -64,6 +64,11 @@ impl Table {
         self.blocks.iter().map(Batch::len).sum()
     }
 
+    /// Its rows, in the order of the file.
+    pub fn blocks(&self) -> &[Batch] {
+        &self.blocks
+    }
+
     /// Hands the table over, the last block marked complete, and finishes the queue; waits while
     /// too much is in flight. False if the worker wants no more.
     pub fn send(self, sender: &Sender<ReferenceBlock>) -> bool {

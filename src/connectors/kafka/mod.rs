@@ -6,6 +6,7 @@
 //! | `reference` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic |
 //! | `sample` | a look at a topic's newest records |
+//! | `scan` | a topic as it stands, for audits |
 //! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
 //! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of the default build |
@@ -28,6 +29,7 @@ mod patience;
 mod reader;
 mod reference;
 mod sample;
+mod scan;
 mod settings;
 mod sink;
 mod source;
@@ -45,6 +47,7 @@ pub use error::Error;
 pub use lag::Lag;
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
+pub use scan::{Scan, Scanned};
 pub use sink::{Destination, KafkaSink, SinkOptions};
 pub use source::{Assignment, Readers, Source, SourceOptions};
 
