@@ -47,7 +47,7 @@ struct Arrow {
 }
 
 /// The arrows between the parts, from the command line inwards. `*` stands for every module.
-const ARROWS: [Arrow; 12] = [
+const ARROWS: [Arrow; 13] = [
     arrow("main", &["cli"], &[]),
     arrow("lib", &[], &[]),
     arrow(
@@ -80,14 +80,23 @@ const ARROWS: [Arrow; 12] = [
     ),
     arrow(
         "connectors",
-        &["codec", "config"],
+        &["bindings", "codec", "config"],
         &["batch", "key", "ports", "queue", "schema"],
+    ),
+    arrow(
+        "bindings",
+        &["codec", "error"],
+        &["batch", "bindings", "ports", "queue", "schema"],
     ),
     arrow("cluster", &["error"], &["ports"]),
     arrow("telemetry", &["error"], &["ports"]),
     arrow("codec", &[], &["batch", "ports", "schema"]),
     arrow("config", &[], &["schema"]),
-    arrow("failure", &["cluster", "connectors", "error"], &[]),
+    arrow(
+        "failure",
+        &["bindings", "cluster", "connectors", "error"],
+        &[],
+    ),
     arrow("error", &[], &[]),
     arrow("generate", &["codec", "config"], &["ports"]),
 ];
