@@ -10,6 +10,7 @@
 //! | `reference` | the reference table as a compacted topic |
 //! | `poison` | records and rows that must not stop a job |
 //! | `shapes` | topics of every shape |
+//! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `stops` | how jobs end |
@@ -20,6 +21,7 @@
     reason = "what a test writes need not last, and its queues are short"
 )]
 
+mod bindings;
 mod broker;
 mod outage;
 mod poison;
