@@ -47,7 +47,7 @@ pub(crate) fn memory(broker: &Broker, folder: &Path) {
     let empty = live(broker, folder, "empty", 1, 0).usage().resident_bytes;
     let job = live(broker, folder, "keys", 1, keys);
     // What was in flight is given back within a moment.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(5));
     let full = job.usage().resident_bytes;
     let status = std::fs::read(folder.join("status.json")).expect("the job is live");
     let status: Status = serde_json::from_slice(&status).expect("it is JSON");

@@ -50,6 +50,13 @@ impl Failure {
         Self::usage(report.strip_prefix("error: ").unwrap_or(report))
     }
 
+    /// With another exit code; a failure of code 0 is not told.
+    #[must_use]
+    pub fn code(mut self, code: ExitCode) -> Self {
+        self.code = code;
+        self
+    }
+
     /// With what else is known.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {

@@ -16,6 +16,8 @@ use deltajoin_workers::ports::{Clock, Observer, Progress, Stop};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::config::StatusFile;
+
 /// The latency that is told apart at most: an hour, in microseconds.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
 
@@ -128,7 +130,8 @@ pub struct Monitor {
     clock: Arc<WallClock>,
     /// Once it is asked, the job is stopping.
     stop: Arc<Stop>,
-    status_file: Option<StatusFile>,
+    /// One thread at a time writes it.
+    status_file: Option<Mutex<StatusFile>>,
     /// Records behind the source; set once the source is connected.
     lag: Mutex<Option<Arc<dyn Fn() -> u64 + Send + Sync>>>,
     inner: Mutex<Inner>,
@@ -166,7 +169,7 @@ impl Monitor {
         let monitor = Self {
             clock,
             stop,
-            status_file: status_file.map(|path| StatusFile::of(path, process)),
+            status_file: status_file.map(|path| Mutex::new(StatusFile::of(path, process))),
             lag: Mutex::new(None),
             inner: Mutex::new(Inner {
                 status,
@@ -175,7 +178,7 @@ impl Monitor {
             }),
         };
         if let Some(file) = &monitor.status_file {
-            file.replace(&monitor.status())?;
+            replace(&lock(file), &monitor.status())?;
         }
         Ok(Arc::new(monitor))
     }
@@ -205,7 +208,7 @@ impl Monitor {
         let Some(file) = &self.status_file else {
             return;
         };
-        if let Err(StatusError { path, source }) = file.replace(status) {
+        if let Err(StatusError { path, source }) = replace(&lock(file), status) {
             tracing::warn!(error = %source, path = %path.display(), "could not write the status");
         }
     }
@@ -314,49 +317,18 @@ pub struct StatusError {
     pub source: std::io::Error,
 }
 
-/// The status file of one process.
-struct StatusFile {
-    path: PathBuf,
-    /// Written first, then renamed. One thread at a time writes it.
-    beside: Mutex<PathBuf>,
-}
-
-impl StatusFile {
-    /// Processes on one host have the same configuration, but a file each: that of process 1 of
-    /// `status.json` is `status-1.json`.
-    fn of(path: &Path, process: usize) -> Self {
-        let path = if process == 0 {
-            path.to_owned()
-        } else {
-            let mut name = path.file_stem().unwrap_or_default().to_owned();
-            name.push(format!("-{process}"));
-            if let Some(extension) = path.extension() {
-                name.push(".");
-                name.push(extension);
-            }
-            path.with_file_name(name)
-        };
-        let mut beside = path.clone().into_os_string();
-        beside.push(".new");
-        Self {
-            path,
-            beside: Mutex::new(beside.into()),
-        }
-    }
-
-    fn replace(&self, status: &Status) -> Result<(), StatusError> {
-        let mut text = serde_json::to_vec(status).expect("a status is plain data");
-        text.push(b'\n');
-        let beside = lock(&self.beside);
-        // A status is not state: it need not survive a crash, so it need not be synced.
-        #[allow(clippy::disallowed_methods)]
-        let written = std::fs::write(&*beside, text);
-        let replaced = written.and_then(|()| std::fs::rename(&*beside, &self.path));
-        replaced.map_err(|source| StatusError {
-            path: self.path.clone(),
-            source,
-        })
-    }
+/// Replaces the status file.
+fn replace(file: &StatusFile, status: &Status) -> Result<(), StatusError> {
+    let mut text = serde_json::to_vec(status).expect("a status is plain data");
+    text.push(b'\n');
+    // A status is not state: it need not survive a crash, so it need not be synced.
+    #[allow(clippy::disallowed_methods)]
+    let written = std::fs::write(&file.beside, text);
+    let replaced = written.and_then(|()| std::fs::rename(&file.beside, &file.path));
+    replaced.map_err(|source| StatusError {
+        path: file.path.clone(),
+        source,
+    })
 }
 
 /// One line that says how the job does, from two statuses a second apart.

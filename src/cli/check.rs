@@ -8,15 +8,19 @@ use crate::process;
 /// Checks a configuration; without `offline` also what it names.
 pub(super) fn run(settings: &SettingsArgs, show: bool, offline: bool) -> Result<ExitCode, Failure> {
     let loaded = load(settings)?;
-    if show {
-        print(loaded.resolved().trim_end());
-    }
+    // Whether the settings are good is found out even if nobody wants to see all of them.
+    let shown = if show {
+        print(loaded.resolved().trim_end())
+    } else {
+        Ok(())
+    };
     if !offline {
         let stop = stop_by_signals()?;
-        for line in process::check(&loaded.config, &stop)? {
+        for line in process::check(&loaded, &stop)? {
             say(&line);
         }
     }
+    shown?;
     say(&format!("{} is good", settings.config.display()));
     Ok(ExitCode::Done)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::{say, stop_by_signals};
+use crate::config::{FileIdentity, wrong_brokers};
 use crate::error::ExitCode;
 use crate::failure::Failure;
 use crate::generate::{self, Generator, Options, Pace};
@@ -25,10 +26,10 @@ pub(super) struct GenerateArgs {
     )]
     brokers: Option<String>,
     /// The topic of the events.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file", requires = "brokers")]
     topic: Option<String>,
     /// A setting for librdkafka, as sasl.username=app; may be given more than once.
-    #[arg(long, value_name = "NAME=VALUE")]
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "file")]
     kafka: Vec<String>,
     /// A file of JSON lines instead of a topic.
     #[arg(long)]
@@ -37,38 +38,93 @@ pub(super) struct GenerateArgs {
     #[arg(long, value_name = "FILE|TOPIC")]
     reference: Option<String>,
     /// Another seed gives another stream.
-    #[arg(long, default_value_t = Options::default().seed)]
+    #[arg(
+        long,
+        default_value_t = Options::default().seed,
+        value_parser = whole,
+        allow_negative_numbers = true
+    )]
     seed: u64,
     /// Records in all, retries and bad ones included; 0 never ends.
-    #[arg(long, default_value_t = Options::default().count)]
+    #[arg(
+        long,
+        default_value_t = Options::default().count,
+        value_parser = whole,
+        allow_negative_numbers = true
+    )]
     count: u64,
     /// Records a second; 0 is as fast as possible.
-    #[arg(long, default_value_t = Options::default().rate)]
+    #[arg(
+        long,
+        default_value_t = Options::default().rate,
+        value_parser = whole,
+        allow_negative_numbers = true
+    )]
     rate: u64,
     /// Partitions of the topic that records are spread over.
-    #[arg(long, default_value_t = Options::default().partitions)]
+    #[arg(
+        long,
+        default_value_t = Options::default().partitions,
+        allow_negative_numbers = true
+    )]
     partitions: i32,
     /// The part of all records that repeat an earlier event.
-    #[arg(long, default_value_t = Options::default().retry_share)]
+    #[arg(
+        long,
+        default_value_t = Options::default().retry_share,
+        allow_negative_numbers = true
+    )]
     retries: f64,
     /// A retry comes at most this many records after its event.
-    #[arg(long, default_value_t = Options::default().retry_distance)]
+    #[arg(
+        long,
+        default_value_t = Options::default().retry_distance,
+        value_parser = whole,
+        allow_negative_numbers = true
+    )]
     retry_distance: u64,
     /// The part of the retries that carry another item name.
-    #[arg(long, default_value_t = Options::default().changed_retry_share)]
+    #[arg(
+        long,
+        default_value_t = Options::default().changed_retry_share,
+        allow_negative_numbers = true
+    )]
     changed_retries: f64,
     /// The part of all events that come from one location.
-    #[arg(long, default_value_t = Options::default().hot_share)]
+    #[arg(
+        long,
+        default_value_t = Options::default().hot_share,
+        allow_negative_numbers = true
+    )]
     hot: f64,
     /// The part of all events whose location the reference table does not have.
-    #[arg(long, default_value_t = Options::default().orphan_share)]
+    #[arg(
+        long,
+        default_value_t = Options::default().orphan_share,
+        allow_negative_numbers = true
+    )]
     orphans: f64,
     /// The part of all records that cannot be decoded.
-    #[arg(long, default_value_t = Options::default().bad_share)]
+    #[arg(
+        long,
+        default_value_t = Options::default().bad_share,
+        allow_negative_numbers = true
+    )]
     bad: f64,
     /// Rows of the reference table.
-    #[arg(long, default_value_t = Options::default().reference_rows)]
+    #[arg(
+        long,
+        default_value_t = Options::default().reference_rows,
+        value_parser = whole,
+        allow_negative_numbers = true
+    )]
     reference_rows: u64,
+}
+
+/// Reads a number that cannot be negative.
+fn whole(text: &str) -> Result<u64, String> {
+    let number = text.parse();
+    number.map_err(|_| format!("not a whole number from 0 to {}", u64::MAX))
 }
 
 impl GenerateArgs {
@@ -100,6 +156,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     options
         .check()
         .map_err(|error| Failure::usage(in_words_of_options(&error.to_string())))?;
+    check_targets(args)?;
     let stop = stop_by_signals()?;
     let pace = Pace {
         clock: WallClock::start(),
@@ -130,6 +187,28 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         written.elapsed_ms as f64 / 1000.0
     ));
     Ok(ExitCode::Done)
+}
+
+/// Refuses targets that no try reaches, or of which one would overwrite the other.
+fn check_targets(args: &GenerateArgs) -> Result<(), Failure> {
+    if let (Some(file), Some(reference)) = (&args.file, &args.reference)
+        && FileIdentity::of(file) == FileIdentity::of(Path::new(reference))
+    {
+        let primary = format!("events and reference would be one file, {file:?}");
+        return Err(Failure::usage(primary).hint("Give --reference another name."));
+    }
+    if args.topic.is_some() && args.topic == args.reference {
+        return Err(Failure::usage("events and reference would be one topic")
+            .hint("Give --reference another name."));
+    }
+    let wrong = args.brokers.as_deref().map_or(Vec::new(), wrong_brokers);
+    if let Some(broker) = wrong.first() {
+        return Err(
+            Failure::usage(format!("--brokers names no broker: {broker:?}"))
+                .hint("Write host:port, with commas between several, as \"10.0.0.1:9092\"."),
+        );
+    }
+    Ok(())
 }
 
 #[cfg(feature = "kafka")]

@@ -10,6 +10,7 @@ mod demo;
 mod generate;
 mod run;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -111,16 +112,7 @@ impl From<EngineArg> for Engine {
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let wrong = error.use_stderr();
-            // Nothing can be said if the terminal is gone.
-            error.print().unwrap_or_default();
-            return if wrong {
-                ExitCode::Usage
-            } else {
-                ExitCode::Done
-            };
-        }
+        Err(error) => return told(&error),
     };
     let result = match cli.command {
         Command::Run(job) => run::run(&job),
@@ -139,24 +131,50 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
     };
-    result.unwrap_or_else(|failure| {
-        if failure.code != ExitCode::Done {
-            say(&failure.to_string());
-        }
-        failure.code
-    })
+    result.unwrap_or_else(|failure| end(&failure))
 }
 
-/// Writes a line to standard error, and goes on if nobody reads it.
-#[allow(clippy::print_stderr)]
+/// Shows help, or what is wrong with the command line.
+fn told(error: &clap::Error) -> ExitCode {
+    let told = error.print().and_then(|()| io::stdout().flush());
+    match told {
+        _ if error.use_stderr() => ExitCode::Usage,
+        Ok(()) => ExitCode::Done,
+        Err(error) => end(&unprinted(&error)),
+    }
+}
+
+/// Says why a command failed, unless it was only stopped.
+fn end(failure: &Failure) -> ExitCode {
+    if failure.code != ExitCode::Done {
+        say(&failure.to_string());
+    }
+    failure.code
+}
+
+/// Writes a line to standard error, and goes on if it cannot be written: there is nowhere else to
+/// say so.
 fn say(line: &str) {
-    eprintln!("{line}");
+    writeln!(io::stderr(), "{line}").unwrap_or_default();
 }
 
 /// Writes a line to standard output: a result.
-#[allow(clippy::print_stdout)]
-fn print(line: &str) {
-    println!("{line}");
+///
+/// # Errors
+/// If it cannot be written. The failure is silent and its code is that of success if whoever read
+/// the output has seen enough.
+fn print(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|error| unprinted(&error))
+}
+
+fn unprinted(error: &io::Error) -> Failure {
+    let failure = Failure::failed(format!("could not write to standard output: {error}"));
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => failure.code(ExitCode::Done),
+        _ => failure,
+    }
 }
 
 /// Ends the process for an error on a thread.

@@ -50,7 +50,7 @@ fn start(
         progress_line: watched.then_some(say as fn(&str)),
     })?;
     if until_end && index == 0 {
-        print(&text(&summary));
+        print(&text(&summary))?;
     }
     Ok(ExitCode::Done)
 }

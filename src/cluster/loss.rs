@@ -129,9 +129,13 @@ fn peer_of(thread: &str) -> Option<usize> {
 /// Timely's "reading data: ...", in words for a reader who does not know sockets.
 fn cause_of_loss(cause: &str, peer_timeout: Duration) -> String {
     // A socket's time-out is reported as EAGAIN, in the words of the C library.
-    if cause.contains("os error 11)") || cause.contains("timed out") {
+    let silent = ["(os error 11)", "timed out"];
+    // A peer that is gone closes its socket, or resets it (ECONNRESET) if it had not read all, or
+    // is found gone by whoever writes to it (EPIPE): chance decides which.
+    let closed = ["socket closed", "(os error 104)", "(os error 32)"];
+    if silent.iter().any(|words| cause.contains(words)) {
         format!("silent for {peer_timeout:?}")
-    } else if cause.ends_with("socket closed") {
+    } else if closed.iter().any(|words| cause.ends_with(words)) {
         "connection closed".to_owned()
     } else {
         cause.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -1,18 +1,20 @@
-//! Checks of settings against one another: the cluster, the limits, and who writes where.
+//! Checks of settings against one another: the cluster, the limits, the names.
 //!
-//! They are apart from `columns`, which checks what rows look like.
+//! They are apart from `columns`, which checks what rows look like, and from `targets`, which finds
+//! out who writes where.
 //!
 //! # Invariants
 //! * A check whose settings have faults of their own is left out; it could only repeat them.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
+use crate::config::address::is_address;
 use crate::config::fault::Faults;
 use crate::config::section::Sections;
-use crate::config::walk::{Section, missing};
+use crate::config::walk::Section;
 
-/// Checks everything but columns.
+/// Checks everything but columns and targets.
 pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     if let Some(cluster) = sections.get("cluster") {
         addresses(cluster, faults);
@@ -26,15 +28,10 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     }
     files(sections, faults);
     sink_names(sections, faults);
-    dead_letters(sections, faults);
-    targets(sections, faults);
 }
 
 fn addresses(cluster: &Section, faults: &mut Faults) {
-    let (Some(addresses), Some(processes)) = (
-        cluster.names("addresses"),
-        cluster.whole::<usize>("processes"),
-    ) else {
+    let Some(addresses) = cluster.names("addresses") else {
         return;
     };
     for address in addresses {
@@ -47,6 +44,9 @@ fn addresses(cluster: &Section, faults: &mut Faults) {
                 .hint("Write host:port, with a port from 1 to 65535, as \"10.0.0.1:9000\".");
         }
     }
+    let Some(processes) = cluster.whole::<usize>("processes") else {
+        return;
+    };
     let alone = processes == 1 && addresses.is_empty();
     if addresses.len() != processes && !alone {
         let addresses = plural(addresses.len(), "address", "addresses");
@@ -63,17 +63,6 @@ fn addresses(cluster: &Section, faults: &mut Faults) {
 fn plural(count: usize, one: &str, many: &str) -> String {
     let noun = if count == 1 { one } else { many };
     format!("{count} {noun}")
-}
-
-fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    // An IPv6 address has colons of its own, and stands in brackets.
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let host_is_one = bracketed || !host.contains(':');
-    let plain = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
-    host_is_one && plain && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn secret(cluster: &Section, faults: &mut Faults) {
@@ -182,111 +171,6 @@ fn sink_names(sections: &Sections, faults: &mut Faults) {
             faults
                 .add(sink.place(&["name", "topic", "path"]), message)
                 .hint("Give this one another \"name\".");
-        }
-    }
-}
-
-/// Dead letters need a target that is written or derived.
-fn dead_letters(sections: &Sections, faults: &mut Faults) {
-    // What it would be derived from may have been reported as missing.
-    if !faults.is_empty() {
-        return;
-    }
-    let Some(section) = sections.get("dead_letters") else {
-        return;
-    };
-    let needed: &[&str] = match section.text("type") {
-        Some("kafka") => &["brokers", "topic"],
-        _ => &["path"],
-    };
-    for name in needed {
-        if section.field(name).is_none()
-            && let Some(setting) = section.table.setting(name)
-        {
-            missing(section.table, setting, &section.place, faults);
-        }
-    }
-}
-
-/// What a table reads or writes.
-#[derive(PartialEq, Eq)]
-enum Place {
-    Topic {
-        brokers: BTreeSet<String>,
-        topic: String,
-    },
-    File(PathBuf),
-}
-
-impl Place {
-    fn of(section: &Section) -> Option<Self> {
-        if let Some(path) = section.text("path") {
-            let components = Path::new(path).components();
-            let plain = components.filter(|part| *part != Component::CurDir);
-            return Some(Self::File(plain.collect()));
-        }
-        let brokers = section.text("brokers")?.split(',');
-        Some(Self::Topic {
-            brokers: brokers.map(|broker| broker.trim().to_owned()).collect(),
-            topic: section.text("topic")?.to_owned(),
-        })
-    }
-
-    /// Clusters that share a broker are one.
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (
-                Self::Topic { brokers, topic },
-                Self::Topic {
-                    brokers: other_brokers,
-                    topic: other_topic,
-                },
-            ) => topic == other_topic && !brokers.is_disjoint(other_brokers),
-            (Self::File(path), Self::File(other)) => path == other,
-            _ => false,
-        }
-    }
-
-    fn describe(&self) -> String {
-        match self {
-            Self::Topic { topic, .. } => format!("topic \"{topic}\""),
-            Self::File(path) => format!("file \"{}\"", path.display()),
-        }
-    }
-}
-
-/// Who reads or writes, for messages.
-fn who(section: &Section) -> String {
-    match section.text("name") {
-        Some(name) => format!("sink \"{name}\""),
-        None => section.table.header(),
-    }
-}
-
-/// Nothing is written by two, and nothing is written that is read.
-fn targets(sections: &Sections, faults: &mut Faults) {
-    let mut taken: Vec<(&Section, Place)> = Vec::new();
-    for table in ["events", "reference", "sinks", "dead_letters"] {
-        for section in sections.all(table) {
-            let Some(place) = Place::of(section) else {
-                continue;
-            };
-            let reads = ["events", "reference"].contains(&table);
-            let other = taken.iter().find(|(_, other)| other.is_same(&place));
-            if let Some((other, _)) = other
-                && !reads
-            {
-                let (who, whom) = (who(section), who(other));
-                let what = place.describe();
-                let message = match other.table.name {
-                    "events" | "reference" => format!("{who} writes {what}, which {whom} reads"),
-                    _ => format!("{who} and {whom} both write {what}"),
-                };
-                faults
-                    .add(section.place(&["topic", "path"]), message)
-                    .hint("Give each its own.");
-            }
-            taken.push((section, place));
         }
     }
 }

@@ -4,18 +4,18 @@
 //!
 //! # Invariants
 //! * Checks go by the lists of columns as written, so that a fault in a key hides no fault in the
-//!   join.
+//!   join, and one in a type hides none in the use of any column.
 
-use deltajoin_workers::schema::{Column, ColumnType, Schema};
+use deltajoin_workers::schema::{ColumnType, Schema};
 
 use crate::config::fault::{Faults, did_you_mean};
 use crate::config::model::{EventTime, Join, TimeUnit, Unmatched};
 use crate::config::section::Sections;
 use crate::config::settings::quoted_list;
-use crate::config::value::Located;
+use crate::config::value::{Declared, Located, Unit};
 use crate::config::walk::Section;
 
-type Columns = [Located<Column>];
+type Columns = [Located<Declared>];
 
 /// The columns and the key of a table.
 pub(super) fn schema(section: &Section, faults: &mut Faults) -> Option<Schema> {
@@ -40,7 +40,8 @@ pub(super) fn schema(section: &Section, faults: &mut Faults) -> Option<Schema> {
         }
         key.push(index);
     }
-    let columns: Vec<_> = columns.iter().map(|column| column.value.clone()).collect();
+    let columns = columns.iter().map(|column| column.value.column());
+    let columns: Vec<_> = columns.collect::<Option<_>>()?;
     (key.len() == names.len()).then(|| Schema::new(columns, key))
 }
 
@@ -52,11 +53,12 @@ pub(super) fn event_time(events: &Section, faults: &mut Faults) -> Option<Option
     let (name, unit) = events.time("time")?;
     let columns = events.columns("columns")?;
     let column = index_of(columns, name, "\"time\" in [events]", events, faults)?;
-    let unit = match (columns[column].value.column_type, unit) {
-        (ColumnType::Int64, Some(unit)) => unit,
+    let unit = match (columns[column].value.column_type?, unit) {
+        (ColumnType::Int64, Unit::Wrong) => return None,
+        (ColumnType::Int64, Unit::Known(unit)) => unit,
         // A timestamp is kept in microseconds.
-        (ColumnType::Timestamp, None) => TimeUnit::Microseconds,
-        (ColumnType::Int64, None) => {
+        (ColumnType::Timestamp, Unit::Absent) => TimeUnit::Microseconds,
+        (ColumnType::Int64, Unit::Absent) => {
             let message = format!("the event time \"{}\" in [events] has no unit", name.value);
             faults
                 .add(&name.origin, message)
@@ -64,7 +66,7 @@ pub(super) fn event_time(events: &Section, faults: &mut Faults) -> Option<Option
                 .hint("Add unit = \"s\", \"ms\" or \"us\".");
             return None;
         }
-        (ColumnType::Timestamp, Some(_)) => {
+        (ColumnType::Timestamp, Unit::Known(_) | Unit::Wrong) => {
             let message = format!(
                 "the event time \"{}\" in [events] takes no unit",
                 name.value
@@ -91,31 +93,31 @@ pub(super) fn join(sections: &Sections, faults: &mut Faults) -> Option<Join> {
     let (events, reference) = (sections.get("events")?, sections.get("reference")?);
     let join = sections.get("join")?;
     no_clash(events, reference, faults);
-    let pairs = join.pairs("on");
     let left_columns = events.columns("columns");
     let right_columns = reference.columns("columns");
     let mut sides = Vec::new();
-    for (left, right) in pairs.unwrap_or_default() {
-        let left_index =
-            left_columns.and_then(|all| index_of(all, left, "\"on\" in [join]", events, faults));
-        let right_index = right_columns
-            .and_then(|all| index_of(all, right, "\"on\" in [join]", reference, faults));
-        if let (Some(left_index), Some(right_index)) = (left_index, right_index)
-            && let (Some(left_columns), Some(right_columns)) = (left_columns, right_columns)
+    for (left, right) in join.pairs("on").unwrap_or_default() {
+        let index = |all: Option<&Columns>, name, section, faults: &mut Faults| {
+            index_of(all?, name, "\"on\" in [join]", section, faults)
+        };
+        let left_index = index(left_columns, left, events, faults);
+        let Some(right) = right else { continue };
+        let right_index = index(right_columns, right, reference, faults);
+        let type_of = |all: Option<&Columns>, index: Option<usize>| all?[index?].value.column_type;
+        let left_type = type_of(left_columns, left_index);
+        let right_type = type_of(right_columns, right_index);
+        if let (Some(left_type), Some(right_type)) = (left_type, right_type)
+            && left_type != right_type
         {
-            let left_type = left_columns[left_index].value.column_type;
-            let right_type = right_columns[right_index].value.column_type;
-            if left_type != right_type {
-                let message = format!(
-                    "columns of \"on\" in [join] differ in type: \"{}\" and \"{}\"",
-                    left.value, right.value
-                );
-                faults.add(&left.origin, message).detail(format!(
-                    "In [events] it is \"{left_type}\", in [reference] it is \"{right_type}\"."
-                ));
-            }
-            sides.push((left_index, right));
+            let message = format!(
+                "columns of \"on\" in [join] differ in type: \"{}\" and \"{}\"",
+                left.value, right.value
+            );
+            faults.add(&left.origin, message).detail(format!(
+                "In [events] it is \"{left_type}\", in [reference] it is \"{right_type}\"."
+            ));
         }
+        sides.extend(left_index.map(|left_index| (left_index, right)));
     }
     let key = reference.names("key")?;
     right_sides_are_the_key(join, key, faults);
@@ -139,11 +141,12 @@ fn right_sides_are_the_key(join: &Section, key: &[Located<String>], faults: &mut
         return;
     };
     let key_text = quoted_list(key.iter().map(|name| &*name.value), "and");
-    for (index, (_, right)) in pairs.iter().enumerate() {
+    let rights = || pairs.iter().filter_map(|(_, right)| right.as_ref());
+    for (index, right) in rights().enumerate() {
         let is_key = key.iter().any(|name| name.value == right.value);
-        let is_first = pairs[..index]
-            .iter()
-            .all(|(_, earlier)| earlier.value != right.value);
+        let is_first = rights()
+            .take(index)
+            .all(|earlier| earlier.value != right.value);
         let fault = match (is_key, is_first) {
             (true, true) => continue,
             (false, _) => format!(
@@ -156,8 +159,12 @@ fn right_sides_are_the_key(join: &Section, key: &[Located<String>], faults: &mut
             "The right sides must be the key of [reference], which is {key_text}."
         ));
     }
+    if rights().count() < pairs.len() {
+        // What was meant by one that is wrong nobody knows.
+        return;
+    }
     for name in key {
-        if pairs.iter().all(|(_, right)| right.value != name.value) {
+        if rights().all(|right| right.value != name.value) {
             let message = format!("\"on\" in [join] lacks the key column \"{}\"", name.value);
             faults
                 .add(join.place(&["on"]), message)
@@ -175,7 +182,7 @@ fn no_clash(events: &Section, reference: &Section, faults: &mut Faults) {
     let key = reference.names("key").unwrap_or_default();
     for column in right {
         let name = &column.value.name;
-        let is_key = key.iter().any(|key| *key.value == **name);
+        let is_key = key.iter().any(|key| key.value == *name);
         if !is_key && left.iter().any(|other| other.value.name == *name) {
             let message =
                 format!("column \"{name}\" of [reference] is a column of [events] as well");
@@ -199,7 +206,7 @@ fn index_of(
 ) -> Option<usize> {
     let index = columns
         .iter()
-        .position(|column| *column.value.name == *name.value);
+        .position(|column| column.value.name == name.value);
     if index.is_none() {
         let known = || columns.iter().map(|column| &*column.value.name);
         let message = format!("{what} names an unknown column \"{}\"", name.value);

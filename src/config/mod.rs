@@ -3,16 +3,20 @@
 //!
 //! Reading goes by these steps, one file each: `tree` and `overrides` gather what was written,
 //! with its place; `derive` adds what follows from it; `walk` compares it with the list in
-//! `table`; `check` and `columns` compare settings with one another; `read` makes a [`Config`].
+//! `table`; `check`, `columns` and `targets` compare settings with one another; `read` makes a
+//! [`Config`].
 //!
 //! # Invariants
 //! * All faults are reported at once; a fault never hides one of another setting.
-//! * Nothing here reads any other file than the configuration, nor the environment itself.
+//! * Nothing here reads any other file than the configuration, nor the environment itself. Of other
+//!   files it is only asked which they are.
 
+mod address;
 mod check;
 mod columns;
 mod derive;
 mod fault;
+mod identity;
 #[cfg(test)]
 mod manual;
 mod model;
@@ -24,6 +28,7 @@ mod section;
 mod settings;
 mod show;
 mod table;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -33,8 +38,11 @@ mod walk;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use address::wrong_brokers;
 pub use fault::Error;
+pub use identity::FileIdentity;
 pub use model::*;
+pub use properties::reserved;
 pub use show::digest;
 
 use crate::config::fault::{Document, Faults};
@@ -66,6 +74,16 @@ impl Loaded {
     /// and settings that this build does not act on are comments.
     pub fn resolved(&self) -> String {
         show::resolved(&self.sections, &self.document)
+    }
+
+    /// The report of a fault that the file alone does not show: what is wrong with the value of a
+    /// setting, and why.
+    pub fn fault(&self, table: &str, setting: &str, message: &str, detail: &str) -> Error {
+        let section = self.sections.get(table);
+        let place = section.map_or(&Origin::Default, |section| section.place(&[setting]));
+        let mut faults = Faults::default();
+        faults.add(place, message).detail(detail);
+        faults.into_error(&self.document)
     }
 }
 
@@ -110,6 +128,7 @@ where
     let sections = Sections(walk::walk(&tree, &mut faults));
     let config = read::read(&sections, &mut faults);
     check::check(&sections, &mut faults);
+    targets::check(&sections, &sources.file, &mut faults);
     match config {
         Some(config) if faults.is_empty() => Ok(Loaded {
             config,

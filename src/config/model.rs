@@ -4,7 +4,7 @@
 //! that its user needs, every default is filled in, and what contradicts itself cannot be said.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deltajoin_workers::schema::Schema;
@@ -32,6 +32,22 @@ pub struct Config {
     pub limits: Limits,
     /// What the job tells of itself.
     pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// The files that the job reads.
+    pub fn input_files(&self) -> Vec<&Path> {
+        let events = match &self.events.source {
+            EventSource::File { path } => Some(path),
+            EventSource::Kafka { .. } => None,
+        };
+        let reference = match &self.reference.source {
+            ReferenceSource::File { path } => Some(path),
+            ReferenceSource::Kafka { .. } => None,
+        };
+        let files = [events, reference, self.cluster.secret_file.as_ref()];
+        files.into_iter().flatten().map(PathBuf::as_path).collect()
+    }
 }
 
 /// A Kafka topic and how to reach it.
@@ -235,4 +251,37 @@ pub struct Telemetry {
     pub log: String,
     /// Where the state is written every second.
     pub status_file: Option<PathBuf>,
+}
+
+/// Where one process tells its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusFile {
+    /// The file that is read.
+    pub path: PathBuf,
+    /// The file that is written first, and then takes the place of the other.
+    pub beside: PathBuf,
+}
+
+impl StatusFile {
+    /// Processes on one host have the same configuration, but a file each: that of process 1 of
+    /// `status.json` is `status-1.json`.
+    pub fn of(path: &Path, process: usize) -> Self {
+        let path = if process == 0 {
+            path.to_owned()
+        } else {
+            let mut name = path.file_stem().unwrap_or_default().to_owned();
+            name.push(format!("-{process}"));
+            if let Some(extension) = path.extension() {
+                name.push(".");
+                name.push(extension);
+            }
+            path.with_file_name(name)
+        };
+        let mut beside = path.clone().into_os_string();
+        beside.push(".new");
+        Self {
+            path,
+            beside: beside.into(),
+        }
+    }
 }

@@ -162,6 +162,8 @@ fn apply(tree: &mut Node, item: Override, faults: &mut Faults) {
         wants_text = setting.kind.is_text() && below.is_empty();
         if matches!(setting.kind, Kind::Properties) {
             is_table_of_properties = below.is_empty();
+            // To librdkafka all is text, and a password may look like a number.
+            wants_text = !below.is_empty();
             // What stands below is one name, with or without quotes around it.
             if !below.is_empty() {
                 let name = below.join(".");

@@ -39,11 +39,27 @@ const RESERVED: &[(&str, &str)] = &[
         "enable.idempotence",
         "The job relies on it to keep the order of rows.",
     ),
+    ("acks", ACKS),
+    ("request.required.acks", ACKS),
+    ("message.timeout.ms", TIMEOUT),
+    ("delivery.timeout.ms", TIMEOUT),
+    (
+        "delivery.report.only.error",
+        "The job counts acknowledgements.",
+    ),
 ];
 
 const BROKERS: &str = "The job sets it from \"brokers\".";
 const GROUP: &str = "The job assigns partitions itself, and its group has the job's name.";
 const OFFSETS: &str = "The job keeps track of offsets itself.";
+const ACKS: &str = "A row counts as written when all in-sync replicas have it.";
+const TIMEOUT: &str = "The job waits for a broker that is away: a row is never given up.";
+
+/// Why a property cannot be set, if it is the job's own.
+pub fn reserved(name: &str) -> Option<&'static str> {
+    let (_, reason) = RESERVED.iter().find(|(reserved, _)| *reserved == name)?;
+    Some(reason)
+}
 
 /// Whether the value of the property called `name` is a secret.
 pub(super) fn is_secret(name: &str) -> bool {
@@ -89,34 +105,90 @@ pub(super) fn read(
     faults: &mut Faults,
 ) -> Option<BTreeMap<String, String>> {
     let mut properties = BTreeMap::new();
+    let mut all_right = true;
     for entry in node.table()? {
         let name = &entry.name;
         let place = format!("kafka property \"{name}\" {}", table.phrase());
-        if let Some((_, reason)) = RESERVED.iter().find(|(reserved, _)| reserved == name) {
-            faults
-                .add(&entry.origin, format!("{place} cannot be set"))
-                .detail(*reason)
-                .hint("Remove it.");
-            continue;
-        }
-        let text = match &entry.node.value {
-            Value::Text(text) => text.clone(),
-            value @ (Value::Whole(_) | Value::Float(_) | Value::Flag(_)) => value.to_toml(),
-            Value::Time(_) | Value::List(_) | Value::Table(_) => {
+        let text = match checked(name, &place, entry, faults) {
+            Some(text) if !properties.contains_key(name) => text,
+            Some(_) => {
                 faults
-                    .add(
-                        &entry.node.origin,
-                        format!("{place} must be text, a number, true or false"),
-                    )
-                    .detail(format!("It is {}.", entry.node.value.describe()));
+                    .add(&entry.origin, format!("{place} is written twice"))
+                    .hint("Remove one.");
+                all_right = false;
+                continue;
+            }
+            None => {
+                all_right = false;
                 continue;
             }
         };
-        if properties.insert(name.clone(), text).is_some() {
-            faults
-                .add(&entry.origin, format!("{place} is written twice"))
-                .hint("Remove one.");
-        }
+        properties.insert(name.clone(), text);
     }
-    Some(properties)
+    all_right.then_some(properties)
+}
+
+/// The text of one property, if it can be set so.
+fn checked(name: &str, place: &str, entry: &Entry, faults: &mut Faults) -> Option<String> {
+    if let Some(reason) = reserved(name) {
+        faults
+            .add(&entry.origin, format!("{place} cannot be set"))
+            .detail(reason)
+            .hint("Remove it.");
+        return None;
+    }
+    let text = match &entry.node.value {
+        Value::Text(text) => text.clone(),
+        // As a number 1e5 and 100000.0 are one; as a password they are two.
+        value if is_secret(name) => {
+            let mut kind = value.describe();
+            if matches!(value, Value::Whole(_) | Value::Float(_)) {
+                kind = "a number".to_owned();
+            }
+            faults
+                .add(&entry.node.origin, format!("{place} must be text"))
+                .detail(format!("It is {kind}."))
+                .hint("Write it in quotes.");
+            return None;
+        }
+        value @ (Value::Whole(_) | Value::Float(_) | Value::Flag(_)) => value.to_toml(),
+        Value::Time(_) | Value::List(_) | Value::Table(_) => {
+            faults
+                .add(
+                    &entry.node.origin,
+                    format!("{place} must be text, a number, true or false"),
+                )
+                .detail(format!("It is {}.", entry.node.value.describe()));
+            return None;
+        }
+    };
+    if let Err(reason) = accepted(name, &text) {
+        let fault = faults.add(&entry.origin, format!("librdkafka does not accept {place}"));
+        // What it says of a value shows it.
+        if !is_secret(name) {
+            fault.detail(reason);
+        }
+        return None;
+    }
+    Some(text)
+}
+
+/// Asks librdkafka whether it knows a property and takes its value; a reason ends in a full stop.
+#[cfg(feature = "kafka")]
+fn accepted(name: &str, value: &str) -> Result<(), String> {
+    use rdkafka::config::ClientConfig;
+    use rdkafka::error::KafkaError;
+
+    let set = ClientConfig::new().set(name, value).create_native_config();
+    match set {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(_, reason, ..)) => Err(format!("{reason}.")),
+        Err(error) => Err(format!("{error}.")),
+    }
+}
+
+/// Without librdkafka nobody knows.
+#[cfg(not(feature = "kafka"))]
+fn accepted(_: &str, _: &str) -> Result<(), String> {
+    Ok(())
 }

@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use deltajoin_workers::schema::Column;
-
-use crate::config::model::{KafkaTopic, Start, TimeUnit};
+use crate::config::model::{KafkaTopic, Start};
 use crate::config::tree::Origin;
-use crate::config::value::{Located, Meaning};
+use crate::config::value::{Declared, Located, Meaning, Unit};
 use crate::config::walk::{Field, Section};
+
+/// A column of the events and the one of the reference that it must equal, if that is right.
+type Pair = (Located<String>, Option<Located<String>>);
 
 /// The sections of the whole file.
 pub(super) struct Sections(pub(super) Vec<Section>);
@@ -104,7 +105,7 @@ impl Section {
     }
 
     /// The column of the event time.
-    pub(super) fn time(&self, name: &str) -> Option<(&Located<String>, Option<TimeUnit>)> {
+    pub(super) fn time(&self, name: &str) -> Option<(&Located<String>, Unit)> {
         match self.meaning(name)? {
             Meaning::Time(column, unit) => Some((column, *unit)),
             _ => None,
@@ -120,7 +121,7 @@ impl Section {
     }
 
     /// Columns.
-    pub(super) fn columns(&self, name: &str) -> Option<&[Located<Column>]> {
+    pub(super) fn columns(&self, name: &str) -> Option<&[Located<Declared>]> {
         match self.meaning(name)? {
             Meaning::Columns(columns) => Some(columns),
             _ => None,
@@ -128,7 +129,7 @@ impl Section {
     }
 
     /// Pairs of columns.
-    pub(super) fn pairs(&self, name: &str) -> Option<&[(Located<String>, Located<String>)]> {
+    pub(super) fn pairs(&self, name: &str) -> Option<&[Pair]> {
         match self.meaning(name)? {
             Meaning::Pairs(pairs) => Some(pairs),
             _ => None,

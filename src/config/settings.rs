@@ -81,16 +81,20 @@ pub(super) enum Kind {
     Job,
     /// A name that Kafka takes for a topic.
     Topic,
+    /// Addresses of brokers with commas between them.
+    Brokers,
+    /// Levels of log lines, by module.
+    LogFilter,
     /// One of these words.
     OneOf(&'static [&'static str]),
     /// True or false.
     Flag,
     /// A whole number within these bounds.
     Whole(i128, i128),
-    /// A duration.
-    Duration,
-    /// A size in bytes.
-    Size,
+    /// A duration within these bounds.
+    Duration(&'static str, &'static str),
+    /// A size in bytes within these bounds.
+    Size(&'static str, &'static str),
     /// Where reading starts.
     Start,
     /// The column of the event time.
@@ -110,11 +114,13 @@ pub(super) enum Kind {
 impl Kind {
     /// Whether the value is text, so that an override needs no quotes.
     pub(super) fn is_text(self) -> bool {
-        use Kind::{Duration, Job, OneOf, OptionalText, Size, Start, Text, Topic};
-        matches!(
-            self,
-            Text | OptionalText | Job | Topic | OneOf(_) | Duration | Size | Start
-        )
+        match self {
+            Self::Text | Self::OptionalText | Self::Job | Self::Topic | Self::Brokers => true,
+            Self::LogFilter | Self::OneOf(_) | Self::Start => true,
+            Self::Duration(..) | Self::Size(..) => true,
+            Self::Flag | Self::Whole(..) | Self::Time | Self::Key | Self::Columns => false,
+            Self::Pairs | Self::Addresses | Self::Properties => false,
+        }
     }
 
     /// What may be written, as a noun.
@@ -124,13 +130,12 @@ impl Kind {
             Self::Job => "a name".to_owned(),
             Self::Topic => "the name of a topic".to_owned(),
             Self::OneOf(words) => quoted_list(words.iter().copied(), "or"),
+            Self::Brokers => "addresses of brokers".to_owned(),
+            Self::LogFilter => "a log filter".to_owned(),
             Self::Flag => "true or false".to_owned(),
-            Self::Whole(least, most) if most == i128::from(u32::MAX) => {
-                format!("a whole number of at least {least}")
-            }
             Self::Whole(least, most) => format!("a whole number from {least} to {most}"),
-            Self::Duration => "a duration".to_owned(),
-            Self::Size => "a size".to_owned(),
+            Self::Duration(least, most) => format!("a duration from {least} to {most}"),
+            Self::Size(least, most) => format!("a size from {least} to {most}"),
             Self::Start => "\"earliest\", \"latest\" or a time".to_owned(),
             Self::Time => "a table of column and unit".to_owned(),
             Self::Key => "a list of column names".to_owned(),
@@ -145,10 +150,14 @@ impl Kind {
     pub(super) fn example(self) -> Option<&'static str> {
         Some(match self {
             Self::Text | Self::OptionalText | Self::Job | Self::Topic => "Write text in quotes.",
-            Self::Duration => {
+            Self::Brokers => "Write host:port, with commas between several, as \"10.0.0.1:9092\".",
+            Self::LogFilter => {
+                "Write a level, as \"info\", or levels by module, as \"info,deltajoin=debug\"."
+            }
+            Self::Duration(..) => {
                 "Write a whole number and ms, s, m, h or d, as \"10ms\", \"20s\" or \"24h\"."
             }
-            Self::Size => {
+            Self::Size(..) => {
                 "Write a whole number of bytes, or one with KB, MB, GB (1000) or KiB, MiB, GiB \
                  (1024), as \"64MB\"."
             }

@@ -8,14 +8,13 @@
 //! * Every setting has its default in `default.toml`, or says here that it has none.
 
 use crate::config::settings::Kind::{
-    Addresses, Columns, Duration, Flag, Job, Key, OneOf, OptionalText, Pairs, Properties, Size,
-    Start, Text, Time, Topic, Whole,
+    Addresses, Brokers, Columns, Duration, Flag, Job, Key, LogFilter, OneOf, OptionalText, Pairs,
+    Properties, Size, Start, Text, Time, Topic, Whole,
 };
 use crate::config::settings::Literal::{Flag as No, Text as Word, Whole as Count};
 use crate::config::settings::{Setting, Table};
 
-const ENDLESS: i128 = u32::MAX as i128;
-const BROKERS: &str = "The brokers to begin with, as `host:port`, with commas between them.";
+const AT: &str = "The brokers to begin with, as `host:port`, with commas between them.";
 const AT_LEAST_ONCE: &str = "After a failure some rows can be written twice.";
 const NO_TRANSACTIONS: &str = "There are no transactions: rows are sent as they come.";
 const NO_CHECKPOINTS: &str = "There are no checkpoints: a restart begins at `start` again.";
@@ -35,7 +34,8 @@ pub(super) static TABLES: &[Table] = &[
         settings: &[Setting::new(
             "job",
             Job,
-            "Names state, topics and transactional ids: 1 to 100 letters, digits, `.`, `_`, `-`.",
+            "Names state, topics and transactional ids: 1 to 100 of the letters `a` to `z` and `A` \
+             to `Z`, digits, `.`, `_` and `-`; not `.` or `..`.",
         )
         .required()],
     },
@@ -117,7 +117,7 @@ static EVENTS: &[Setting] = &[
         OneOf(&["kafka", "file"]),
         "A Kafka topic, or a file of JSON lines.",
     ),
-    Setting::new("brokers", Text, BROKERS)
+    Setting::new("brokers", Brokers, AT)
         .required()
         .only_for("kafka"),
     Setting::new("topic", Topic, "The topic to read.")
@@ -177,10 +177,15 @@ static DISTINCT: &[Setting] = &[
         "Whether a retry carries the `same` event time as the event that it repeats.",
     )
     .only(Word("same"), "A retry is found whatever its event time."),
-    Setting::new("horizon", Duration, "How long a key is remembered.").not_built(ALL_KEYS),
+    Setting::new(
+        "horizon",
+        Duration("1s", "3650d"),
+        "How long a key is remembered.",
+    )
+    .not_built(ALL_KEYS),
     Setting::new(
         "future",
-        Duration,
+        Duration("1ms", "365d"),
         "An event whose time is later than its epoch by more than this is a dead letter.",
     )
     .not_built(ANY_TIME),
@@ -207,16 +212,20 @@ static REFERENCE: &[Setting] = &[
     )
     .required()
     .only_for("file"),
-    Setting::new("brokers", Text, BROKERS)
+    Setting::new("brokers", Brokers, AT)
         .required()
         .only_for("kafka"),
     Setting::new("topic", Topic, "The topic to read.")
         .required()
         .only_for("kafka"),
     Setting::new("format", OneOf(&["json"]), "Keys and values are JSON.").only_for("kafka"),
-    Setting::new("refresh", Duration, "How often to look for a changed file.")
-        .only_for("file")
-        .not_built("The file is read once, when the job starts."),
+    Setting::new(
+        "refresh",
+        Duration("100ms", "1d"),
+        "How often to look for a changed file.",
+    )
+    .only_for("file")
+    .not_built("The file is read once, when the job starts."),
     Setting::new(
         "key",
         Key,
@@ -250,7 +259,7 @@ static JOIN: &[Setting] = &[
     .only(Word("future-only"), "Results stay as they were written."),
     Setting::new(
         "revise_window",
-        Duration,
+        Duration("1s", "3650d"),
         "Results this recent are revised.",
     )
     .not_built("Results stay as they were written."),
@@ -280,7 +289,7 @@ static SINKS: &[Setting] = &[
         "Its name in progress, logs and metrics; unique.",
     )
     .derived("the topic, or the name of the file"),
-    Setting::new("brokers", Text, BROKERS)
+    Setting::new("brokers", Brokers, AT)
         .required()
         .only_for("kafka"),
     Setting::new("topic", Topic, "The topic to write.")
@@ -306,7 +315,7 @@ static SINKS: &[Setting] = &[
     .only(Word("at-least-once"), AT_LEAST_ONCE),
     Setting::new(
         "commit_interval",
-        Duration,
+        Duration("1ms", "1m"),
         "How often a transaction is committed.",
     )
     .only_for("kafka")
@@ -328,7 +337,7 @@ static DEAD_LETTERS: &[Setting] = &[
         "A Kafka topic, or a file of JSON lines.",
     )
     .derived("`\"kafka\"` if there is a Kafka sink, else `\"jsonl\"`"),
-    Setting::new("brokers", Text, BROKERS)
+    Setting::new("brokers", Brokers, AT)
         .derived("what the first Kafka sink has")
         .only_for("kafka"),
     Setting::new("topic", Topic, "The topic to write.")
@@ -344,9 +353,13 @@ static DEAD_LETTERS: &[Setting] = &[
     )
     .only_for("kafka")
     .only(Word("at-least-once"), AT_LEAST_ONCE),
-    Setting::new("commit_interval", Duration, "As in `[[sinks]]`.")
-        .only_for("kafka")
-        .not_built(NO_TRANSACTIONS),
+    Setting::new(
+        "commit_interval",
+        Duration("1ms", "1m"),
+        "As in `[[sinks]]`.",
+    )
+    .only_for("kafka")
+    .not_built(NO_TRANSACTIONS),
     Setting::new("kafka", Properties, PASS_THROUGH)
         .derived("what the first Kafka sink has if `brokers` is left out, else `{}`")
         .only_for("kafka"),
@@ -373,12 +386,12 @@ static CLUSTER: &[Setting] = &[
     ),
     Setting::new(
         "peer_timeout",
-        Duration,
+        Duration("500ms", "10m"),
         "A process that is silent for longer is lost, and the job ends.",
     ),
     Setting::new(
         "restarts",
-        Whole(0, ENDLESS),
+        Whole(0, 10_000),
         "How often `deltajoin cluster` restarts the job within ten minutes before it gives up.",
     ),
 ];
@@ -390,10 +403,11 @@ static CHECKPOINT: &[Setting] = &[
         "Where checkpoints go: `file://` with a path, or `s3://` with a bucket and a prefix.",
     )
     .not_built(NO_CHECKPOINTS),
-    Setting::new("interval", Duration, "How often one is made.").not_built(NO_CHECKPOINTS),
+    Setting::new("interval", Duration("1s", "1d"), "How often one is made.")
+        .not_built(NO_CHECKPOINTS),
     Setting::new(
         "bindings_retention",
-        Duration,
+        Duration("1h", "3650d"),
         "How long bindings are kept.",
     )
     .not_built(NO_CHECKPOINTS),
@@ -420,22 +434,26 @@ static STATE: &[Setting] = &[
     .not_built(ALL_IN_MEMORY),
     Setting::new(
         "memory_limit",
-        Size,
+        Size("16MB", "16000GB"),
         "The greatest state in memory, for each process.",
     )
     .not_built(ALL_IN_MEMORY),
 ];
 
 static LIMITS: &[Setting] = &[
-    Setting::new("tick", Duration, "Epochs are minted at most this often."),
+    Setting::new(
+        "tick",
+        Duration("1ms", "10s"),
+        "Epochs are minted at most this often.",
+    ),
     Setting::new(
         "max_in_flight_bytes",
-        Size,
+        Size("64KB", "1000GB"),
         "Bytes that are read and not yet written, in each process; beyond it reading stops.",
     ),
     Setting::new(
         "max_record_bytes",
-        Size,
+        Size("100B", "1GB"),
         "The largest record that is decoded; a larger one is a dead letter.",
     ),
     Setting::new(
@@ -455,8 +473,9 @@ static LIMITS: &[Setting] = &[
 static TELEMETRY: &[Setting] = &[
     Setting::new(
         "log",
-        Text,
-        "Which log lines are written: a level, as `info`, or a filter, as `deltajoin=debug`.",
+        LogFilter,
+        "Which log lines are written: a level (`off`, `error`, `warn`, `info`, `debug` or \
+         `trace`), or levels by module with commas between them, as `info,deltajoin=debug`.",
     ),
     Setting::new(
         "status_file",

@@ -12,7 +12,8 @@ use std::time::Duration;
 use chrono::DateTime;
 use deltajoin_workers::schema::{Column, ColumnType};
 
-use crate::config::fault::{Faults, did_you_mean};
+use crate::config::address::wrong_brokers;
+use crate::config::fault::{Faults, did_you_mean, guess};
 use crate::config::model::{Start, TimeUnit};
 use crate::config::properties;
 use crate::config::quantity;
@@ -44,15 +45,50 @@ pub(super) enum Meaning {
     /// Where reading starts.
     Start(Start),
     /// The column of the event time, and its unit.
-    Time(Located<String>, Option<TimeUnit>),
+    Time(Located<String>, Unit),
     /// A list of names or addresses.
     Names(Vec<Located<String>>),
     /// Columns.
-    Columns(Vec<Located<Column>>),
-    /// Pairs of columns.
-    Pairs(Vec<(Located<String>, Located<String>)>),
+    Columns(Vec<Located<Declared>>),
+    /// Pairs of columns; the right one is `None` if it is wrong, which has been reported.
+    Pairs(Vec<(Located<String>, Option<Located<String>>)>),
     /// Properties for librdkafka.
     Properties(BTreeMap<String, String>),
+}
+
+/// A column as it was written: what is wrong with its type must not hide what is wrong with its
+/// use.
+#[derive(Clone, Debug)]
+pub(super) struct Declared {
+    /// Its name.
+    pub(super) name: String,
+    /// Its type; `None` has been reported.
+    pub(super) column_type: Option<ColumnType>,
+    /// Whether a row may lack it.
+    pub(super) nullable: bool,
+}
+
+impl Declared {
+    /// The column, if its type is right.
+    pub(super) fn column(&self) -> Option<Column> {
+        let column = Column::new(&self.name, self.column_type?);
+        Some(if self.nullable {
+            column.nullable()
+        } else {
+            column
+        })
+    }
+}
+
+/// The unit of the event time, as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// None was.
+    Absent,
+    /// This one was.
+    Known(TimeUnit),
+    /// One that there is not, which has been reported.
+    Wrong,
 }
 
 /// Reads the value of `setting`.
@@ -92,14 +128,14 @@ impl Reader<'_> {
                 self.wrong()
             }
             // A plain number of bytes needs no quotes.
-            (Kind::Size, Value::Whole(number)) => self.text(&number.to_string()),
+            (Kind::Size(..), Value::Whole(number)) => self.text(&number.to_string()),
             (Kind::Key, Value::List(nodes)) if nodes.is_empty() => self.refuse("is empty"),
             (Kind::Key | Kind::Addresses, Value::List(nodes)) => self.names(nodes),
             (Kind::Columns | Kind::Pairs, Value::Table(entries)) if entries.is_empty() => {
                 self.refuse("is empty")
             }
-            (Kind::Columns, Value::Table(entries)) => self.columns(entries),
-            (Kind::Pairs, Value::Table(entries)) => self.pairs(entries),
+            (Kind::Columns, Value::Table(entries)) => Some(self.columns(entries)),
+            (Kind::Pairs, Value::Table(entries)) => Some(self.pairs(entries)),
             (Kind::Time, Value::Table(entries)) => self.time(entries),
             (Kind::Properties, Value::Table(_)) => {
                 properties::read(self.table, self.node, self.faults).map(Meaning::Properties)
@@ -145,7 +181,7 @@ impl Reader<'_> {
 
     fn text(&mut self, text: &str) -> Option<Meaning> {
         match self.setting.kind {
-            Kind::Text | Kind::Job | Kind::Topic if text.is_empty() => {
+            Kind::Text | Kind::Job | Kind::Topic | Kind::Brokers if text.is_empty() => {
                 let message = format!("{} is empty", self.subject());
                 self.faults
                     .add(&self.node.origin, message)
@@ -153,9 +189,9 @@ impl Reader<'_> {
                 None
             }
             Kind::Job if !is_name(text, 100) => self.refuse_name(text, 100),
-            Kind::Topic if !is_name(text, 249) || text == "." || text == ".." => {
-                self.refuse_name(text, 249)
-            }
+            Kind::Topic if !is_name(text, 249) => self.refuse_name(text, 249),
+            Kind::Brokers => self.brokers(text),
+            Kind::LogFilter => self.log_filter(text),
             Kind::Text | Kind::Job | Kind::Topic => Some(Meaning::Text(text.to_owned())),
             Kind::OneOf(words) if words.contains(&text) => Some(Meaning::Text(text.to_owned())),
             Kind::OneOf(words) => {
@@ -166,13 +202,17 @@ impl Reader<'_> {
                     .maybe_hint(did_you_mean(text, words.iter().copied()));
                 None
             }
-            Kind::Duration => match quantity::duration(text) {
-                Ok(duration) => Some(Meaning::Duration(duration)),
-                Err(error) => self.refuse_quantity(text, &error),
+            Kind::Duration(least, most) => match quantity::duration(text) {
+                Ok(value) => self
+                    .within(text, value, [least, most].map(quantity::duration))
+                    .map(Meaning::Duration),
+                Err(error) => self.refuse_quantity("duration", text, &error),
             },
-            Kind::Size => match quantity::size(text) {
-                Ok(bytes) => Some(Meaning::Size(bytes)),
-                Err(error) => self.refuse_quantity(text, &error),
+            Kind::Size(least, most) => match quantity::size(text) {
+                Ok(value) => self
+                    .within(text, value, [least, most].map(quantity::size))
+                    .map(Meaning::Size),
+                Err(error) => self.refuse_quantity("size", text, &error),
             },
             _ => self.wrong(),
         }
@@ -182,18 +222,66 @@ impl Reader<'_> {
         let noun = self.setting.kind.noun();
         let message = format!("{} is not {noun}: \"{text}\"", self.subject());
         self.faults.add(&self.node.origin, message).detail(format!(
-            "A name has 1 to {most} letters (a to z, A to Z), digits, \".\", \"_\" and \"-\"."
+            "A name has 1 to {most} letters (a to z, A to Z), digits, \".\", \"_\" and \"-\", and \
+             is not \".\" or \"..\"."
         ));
         None
     }
 
-    fn refuse_quantity<T>(&mut self, text: &str, error: &quantity::Error) -> Option<T> {
-        let noun = self.setting.kind.noun();
-        let message = format!("{} is not {noun}: \"{text}\": {error}", self.subject());
+    fn refuse_quantity<T>(&mut self, noun: &str, text: &str, error: &quantity::Error) -> Option<T> {
+        let message = format!("{} is not a {noun}: \"{text}\": {error}", self.subject());
         self.faults
             .add(&self.node.origin, message)
             .maybe_hint(self.setting.kind.example());
         None
+    }
+
+    /// Refuses a quantity out of the bounds, which are those of the list of settings.
+    fn within<T: PartialOrd>(
+        &mut self,
+        text: &str,
+        value: T,
+        bounds: [Result<T, quantity::Error>; 2],
+    ) -> Option<T> {
+        let [least, most] =
+            bounds.map(|bound| bound.expect("the list is constant, and a test reads it"));
+        if least <= value && value <= most {
+            return Some(value);
+        }
+        let message = format!("{} must be {}", self.subject(), self.setting.kind.noun());
+        self.faults
+            .add(&self.node.origin, message)
+            .detail(format!("It is {text}."));
+        None
+    }
+
+    fn brokers(&mut self, text: &str) -> Option<Meaning> {
+        let wrong = wrong_brokers(text);
+        for broker in &wrong {
+            let message = format!("{} names no broker: \"{broker}\"", self.subject());
+            self.faults
+                .add(&self.node.origin, message)
+                .maybe_hint(self.setting.kind.example());
+        }
+        wrong.is_empty().then(|| Meaning::Text(text.to_owned()))
+    }
+
+    fn log_filter(&mut self, text: &str) -> Option<Meaning> {
+        const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+        let mut all_known = true;
+        for directive in text.split(',') {
+            let level = directive.rsplit('=').next().unwrap_or_default().trim();
+            if LEVELS.contains(&level) {
+                continue;
+            }
+            all_known = false;
+            let message = format!("unknown level \"{level}\" in {}", self.subject());
+            self.faults
+                .add(&self.node.origin, message)
+                .detail(known_values(LEVELS))
+                .maybe_hint(self.setting.kind.example());
+        }
+        all_known.then(|| Meaning::Text(text.to_owned()))
     }
 
     fn start(&mut self, text: &str) -> Option<Meaning> {
@@ -217,40 +305,36 @@ impl Reader<'_> {
 
     fn names(&mut self, nodes: &[Node]) -> Option<Meaning> {
         let mut names: Vec<Located<String>> = Vec::with_capacity(nodes.len());
+        let mut all_text = true;
         for node in nodes {
             let Some(text) = node.text().filter(|text| !text.is_empty()) else {
-                return self.wrong_inside(node);
+                all_text = false;
+                self.wrong_inside::<()>(node);
+                continue;
             };
             if names.iter().any(|name| name.value == text) {
                 let message = format!("{} names \"{text}\" twice", self.subject());
                 self.faults.add(&node.origin, message).hint("Remove one.");
-                return None;
             }
             names.push(Located {
                 value: text.to_owned(),
                 origin: node.origin.clone(),
             });
         }
-        Some(Meaning::Names(names))
+        all_text.then_some(Meaning::Names(names))
     }
 
-    fn columns(&mut self, entries: &[Entry]) -> Option<Meaning> {
-        let mut columns = Vec::with_capacity(entries.len());
-        let mut all_known = true;
-        for entry in entries {
-            let Some(column) = self.column(entry) else {
-                all_known = false;
-                continue;
-            };
-            columns.push(Located {
-                value: column,
+    fn columns(&mut self, entries: &[Entry]) -> Meaning {
+        let columns = entries.iter().filter_map(|entry| {
+            Some(Located {
+                value: self.column(entry)?,
                 origin: entry.origin.clone(),
-            });
-        }
-        all_known.then_some(Meaning::Columns(columns))
+            })
+        });
+        Meaning::Columns(columns.collect())
     }
 
-    fn column(&mut self, entry: &Entry) -> Option<Column> {
+    fn column(&mut self, entry: &Entry) -> Option<Declared> {
         const KNOWN: &str = "Known types are \"int64\", \"float64\", \"string\", \"bool\", \
             \"timestamp\" and \"decimal(p,s)\" with p from 1 to 38 and s from 0 to p; a \"?\" \
             behind the type makes the column nullable.";
@@ -260,6 +344,11 @@ impl Reader<'_> {
             self.faults.add(&entry.origin, message);
             return None;
         }
+        let mut declared = Declared {
+            name: entry.name.clone(),
+            column_type: None,
+            nullable: false,
+        };
         let Some(text) = entry.node.text() else {
             self.faults
                 .add(
@@ -268,13 +357,12 @@ impl Reader<'_> {
                 )
                 .detail(format!("It is {}.", entry.node.value.describe()))
                 .maybe_hint(Kind::Columns.example());
-            return None;
+            return Some(declared);
         };
-        let (type_name, nullable) = match text.strip_suffix('?') {
-            Some(type_name) => (type_name, true),
-            None => (text, false),
-        };
-        let Some(column_type) = ColumnType::parse(type_name) else {
+        let type_name = text.strip_suffix('?').unwrap_or(text);
+        declared.nullable = type_name != text;
+        declared.column_type = ColumnType::parse(type_name);
+        if declared.column_type.is_none() {
             let simple = ["int64", "float64", "string", "bool", "timestamp"];
             self.faults
                 .add(
@@ -283,37 +371,37 @@ impl Reader<'_> {
                 )
                 .detail(KNOWN)
                 .maybe_hint(did_you_mean(type_name, simple.into_iter()));
-            return None;
-        };
-        let column = Column::new(&entry.name, column_type);
-        Some(if nullable { column.nullable() } else { column })
+        }
+        Some(declared)
     }
 
-    fn pairs(&mut self, entries: &[Entry]) -> Option<Meaning> {
+    fn pairs(&mut self, entries: &[Entry]) -> Meaning {
         let mut pairs = Vec::with_capacity(entries.len());
         for entry in entries {
-            let Some(right) = entry.node.text() else {
-                return self.wrong_inside(&entry.node);
-            };
             let left = Located {
                 value: entry.name.clone(),
                 origin: entry.origin.clone(),
             };
-            let right = Located {
-                value: right.to_owned(),
-                origin: entry.node.origin.clone(),
+            let right = match entry.node.text() {
+                Some(right) => Some(Located {
+                    value: right.to_owned(),
+                    origin: entry.node.origin.clone(),
+                }),
+                None => self.wrong_inside(&entry.node),
             };
             pairs.push((left, right));
         }
-        Some(Meaning::Pairs(pairs))
+        Meaning::Pairs(pairs)
     }
 
     fn time(&mut self, entries: &[Entry]) -> Option<Meaning> {
         const PARTS: &[&str] = &["column", "unit"];
-        const UNITS: &[&str] = &["s", "ms", "us"];
+        // What was meant but misspelled is not missing as well.
+        let mut meant = None;
         for entry in entries {
             if !PARTS.contains(&&*entry.name) {
                 let message = format!("unknown setting \"{}\" of {}", entry.name, self.subject());
+                meant = meant.or(guess(&entry.name, PARTS.iter().copied()));
                 self.faults
                     .add(&entry.origin, message)
                     .detail(format!(
@@ -321,34 +409,45 @@ impl Reader<'_> {
                         quoted_list(PARTS.iter().copied(), "and")
                     ))
                     .maybe_hint(did_you_mean(&entry.name, PARTS.iter().copied()));
-                return None;
             }
         }
-        let Some(column) = self.node.get("column") else {
-            return self.refuse("names no column");
+        let unit = match self.unit() {
+            Unit::Absent if meant == Some("unit") => Unit::Wrong,
+            unit => unit,
+        };
+        let column = match self.node.get("column") {
+            Some(column) => column,
+            None if meant == Some("column") => return None,
+            None => return self.refuse("names no column"),
         };
         let Some(name) = column.text() else {
             return self.wrong_inside(column);
-        };
-        let unit = match self.node.get("unit").map(|unit| (unit, unit.text())) {
-            None => None,
-            Some((_, Some("s"))) => Some(TimeUnit::Seconds),
-            Some((_, Some("ms"))) => Some(TimeUnit::Milliseconds),
-            Some((_, Some("us"))) => Some(TimeUnit::Microseconds),
-            Some((unit, _)) => {
-                let written = unit.value.to_toml();
-                let message = format!("unknown unit {written} of {}", self.subject());
-                self.faults
-                    .add(&unit.origin, message)
-                    .detail(known_values(UNITS));
-                return None;
-            }
         };
         let column = Located {
             value: name.to_owned(),
             origin: column.origin.clone(),
         };
         Some(Meaning::Time(column, unit))
+    }
+
+    /// The unit of the event time.
+    fn unit(&mut self) -> Unit {
+        let Some(unit) = self.node.get("unit") else {
+            return Unit::Absent;
+        };
+        match unit.text() {
+            Some("s") => Unit::Known(TimeUnit::Seconds),
+            Some("ms") => Unit::Known(TimeUnit::Milliseconds),
+            Some("us") => Unit::Known(TimeUnit::Microseconds),
+            _ => {
+                let written = unit.value.to_toml();
+                let message = format!("unknown unit {written} of {}", self.subject());
+                self.faults
+                    .add(&unit.origin, message)
+                    .detail(known_values(&["s", "ms", "us"]));
+                Unit::Wrong
+            }
+        }
     }
 }
 
@@ -358,5 +457,7 @@ fn known_values(words: &[&str]) -> String {
 
 fn is_name(text: &str, most: usize) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    (1..=most).contains(&text.len()) && text.chars().all(allowed)
+    let right = (1..=most).contains(&text.len()) && text.chars().all(allowed);
+    // A folder may be called by it.
+    right && text != "." && text != ".."
 }

@@ -7,6 +7,7 @@
 //! # Invariants
 //! * Every name in the tree either is a known setting that this build acts on, or is a fault.
 //! * A field without a meaning has been reported, or is left out and needs none.
+//! * What is derived from something that was reported is not reported again.
 
 use crate::config::fault::{Faults, did_you_mean, guess};
 use crate::config::settings::{Built, Fallback, Kind, Setting, Table, plain, quoted_list};
@@ -43,52 +44,82 @@ pub(super) fn walk(tree: &Node, faults: &mut Faults) -> Vec<Section> {
     let entries = tree.table().unwrap_or_default();
     let mut sections = Vec::new();
     for table in TABLES {
-        if table.name.is_empty() {
-            let own: Vec<_> = entries
-                .iter()
-                .filter(|entry| Table::find(&entry.name).is_none())
-                .collect();
-            sections.push(section(table, &Origin::Default, &own, faults));
-            continue;
+        // Dead letters follow from sinks: where those are not told, no more can be said of these.
+        let tell_derived = table.name == "dead_letters" && sinks_are_told(&sections);
+        sections.extend(sections_of(table, entries, tell_derived, faults));
+    }
+    sections
+}
+
+/// The sections of one table.
+fn sections_of(
+    table: &'static Table,
+    entries: &[Entry],
+    tell_derived: bool,
+    faults: &mut Faults,
+) -> Vec<Section> {
+    if table.name.is_empty() {
+        let own: Vec<_> = entries
+            .iter()
+            .filter(|entry| Table::find(&entry.name).is_none())
+            .collect();
+        return vec![section(table, &Origin::Default, &own, tell_derived, faults)];
+    }
+    let Some(entry) = entries.iter().find(|entry| entry.name == table.name) else {
+        missing_table(table, faults);
+        let defaults = (!table.list).then(|| defaults_of(table));
+        return defaults.into_iter().collect();
+    };
+    let nodes = match entry.node.list() {
+        _ if !table.list => std::slice::from_ref(&entry.node),
+        Some(nodes) => nodes,
+        None => {
+            not_a_table(table, entry, faults);
+            return Vec::new();
         }
-        let Some(entry) = entries.iter().find(|entry| entry.name == table.name) else {
-            missing_table(table, faults);
-            if !table.list {
-                sections.push(defaults_of(table));
+    };
+    if nodes.is_empty() {
+        missing_table(table, faults);
+    }
+    let mut sections = Vec::new();
+    for node in nodes {
+        match node.table() {
+            Some(inner) => {
+                let inner: Vec<_> = inner.iter().collect();
+                sections.push(section(table, &node.origin, &inner, tell_derived, faults));
             }
-            continue;
-        };
-        let nodes = if table.list {
-            match entry.node.list() {
-                Some(nodes) => nodes,
-                None => {
-                    not_a_table(table, entry, faults);
-                    continue;
-                }
-            }
-        } else {
-            std::slice::from_ref(&entry.node)
-        };
-        if nodes.is_empty() {
-            missing_table(table, faults);
-        }
-        for node in nodes {
-            match node.table() {
-                Some(inner) => {
-                    let inner: Vec<_> = inner.iter().collect();
-                    sections.push(section(table, &node.origin, &inner, faults));
-                }
-                None => not_a_table(table, entry, faults),
-            }
+            None => not_a_table(table, entry, faults),
         }
     }
     sections
+}
+
+/// Whether it is told, without a fault, where each sink writes.
+fn sinks_are_told(sections: &[Section]) -> bool {
+    let mut sinks = sections
+        .iter()
+        .filter(|section| section.table.name == "sinks")
+        .peekable();
+    let is_told = |sink: &Section| {
+        let Some(type_name) = sink.text("type") else {
+            return false;
+        };
+        let mut settings = sink.table.settings.iter().filter(|setting| {
+            let leads_there = matches!(setting.fallback, Fallback::Required)
+                || matches!(setting.kind, Kind::Properties);
+            leads_there && setting.applies_to(type_name)
+        });
+        let is_right = |field: &Field| field.meaning.is_some();
+        settings.all(|setting| sink.field(setting.name).is_some_and(is_right))
+    };
+    sinks.peek().is_some() && sinks.all(is_told)
 }
 
 fn section(
     table: &'static Table,
     place: &Origin,
     entries: &[&Entry],
+    tell_derived: bool,
     faults: &mut Faults,
 ) -> Section {
     let type_name = type_of(table, entries);
@@ -99,7 +130,8 @@ fn section(
         match table.setting(&entry.name) {
             None => meant.extend(unknown(table, type_name, entry, faults)),
             Some(setting) => {
-                if let Some(field) = field(table, setting, type_name, entry, faults) {
+                let field = field(table, setting, type_name, entry, tell_derived, faults);
+                if let Some(field) = field {
                     fields.push(field);
                 }
             }
@@ -121,12 +153,12 @@ fn section(
                 node: node.clone(),
                 meaning: read(table, setting, node, faults),
             }),
-            None if applies
-                && matches!(setting.fallback, Fallback::Required)
-                && !meant.contains(&setting.name) =>
-            {
-                missing(table, setting, place, faults);
-            }
+            None if applies && !meant.contains(&setting.name) => match setting.fallback {
+                Fallback::Required => missing(table, setting, place, faults),
+                // It would have been derived, if there were anything to derive it from.
+                Fallback::Derived(_) if tell_derived => missing(table, setting, place, faults),
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -141,7 +173,7 @@ fn section(
 
 fn defaults_of(table: &'static Table) -> Section {
     // What is missing has been reported for the whole table.
-    section(table, &Origin::Default, &[], &mut Faults::default())
+    section(table, &Origin::Default, &[], false, &mut Faults::default())
 }
 
 /// The `type` of a table: `None` if what is written there is wrong. Tables without one have "".
@@ -166,6 +198,7 @@ fn field(
     setting: &'static Setting,
     type_name: Option<&'static str>,
     entry: &Entry,
+    tell_derived: bool,
     faults: &mut Faults,
 ) -> Option<Field> {
     let written = entry.node.origin != Origin::Default;
@@ -200,10 +233,10 @@ fn field(
             .hint("Leave it out.");
         return None;
     }
-    let meaning = if written || faults.is_empty() {
+    let meaning = if written || tell_derived {
         read(table, setting, &entry.node, faults)
     } else {
-        // What it was derived from may have been reported; once is enough.
+        // What it was derived from has been reported if it is wrong; once is enough.
         read(table, setting, &entry.node, &mut Faults::default())
     };
     if let Built::Only(only, instead) = &setting.built
@@ -302,7 +335,7 @@ fn elsewhere(name: &str) -> Option<String> {
 }
 
 /// Reports a setting that must be written and is not.
-pub(super) fn missing(table: &Table, setting: &Setting, place: &Origin, faults: &mut Faults) {
+fn missing(table: &Table, setting: &Setting, place: &Origin, faults: &mut Faults) {
     let detail = match setting.fallback {
         Fallback::Derived(how) => plain(&format!("It would be {how}, but there is none.")),
         _ => plain(setting.doc),

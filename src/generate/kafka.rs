@@ -9,7 +9,7 @@
 //! * Nothing is reported as written before the broker has acknowledged it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -20,6 +20,10 @@ use crate::config::KafkaTopic;
 use crate::generate::pace::Pacer;
 use crate::generate::{Error, Generator, Options, Pace, Written, reference_records};
 
+/// How long a broker may take to answer at the start, where a person waits.
+const REACH: Duration = Duration::from_secs(10);
+/// Between two looks at whether it has refused the credentials.
+const REACH_STEP: Duration = Duration::from_secs(1);
 /// How long the broker may take for what is still under way at the end.
 const FLUSH: Duration = Duration::from_secs(60);
 /// Between two looks at what has failed meanwhile.
@@ -95,11 +99,39 @@ impl<'a> Publisher<'a> {
                     source: Box::new(source),
                 }
             })?;
-        Ok(Self {
+        let publisher = Self {
             topic,
             producer,
             failure,
-        })
+        };
+        publisher.reach()?;
+        Ok(publisher)
+    }
+
+    /// Waits until a broker answers, whatever it answers: deliveries tell what is wrong with a
+    /// topic. Without this, one that is away would be told only when the first record expires.
+    fn reach(&self) -> Result<(), Error> {
+        let since = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let client = self.producer.client();
+            let answer = client.fetch_metadata(Some(&self.topic.topic), REACH_STEP);
+            self.check()?;
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(_) if since.elapsed() < REACH => {
+                    // A refusal may come at once.
+                    std::thread::sleep(REACH_STEP.saturating_sub(asked.elapsed()));
+                }
+                Err(source) => {
+                    return Err(Error::Unreachable {
+                        brokers: self.topic.brokers.clone(),
+                        seconds: REACH.as_secs(),
+                        source: Box::new(source),
+                    });
+                }
+            }
+        }
     }
 
     fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Error> {

@@ -120,6 +120,17 @@ pub enum Error {
         /// Why.
         source: Box<rdkafka::error::KafkaError>,
     },
+    /// No broker is there.
+    #[cfg(feature = "kafka")]
+    #[error("no broker at \"{brokers}\" has answered within {seconds} s")]
+    Unreachable {
+        /// `bootstrap.servers`.
+        brokers: String,
+        /// How long was waited.
+        seconds: u64,
+        /// Why.
+        source: Box<rdkafka::error::KafkaError>,
+    },
     /// The broker does not take a record.
     #[cfg(feature = "kafka")]
     #[error("could not publish to topic \"{topic}\" at \"{brokers}\"")]

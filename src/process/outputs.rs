@@ -136,7 +136,8 @@ fn connect(
     match target {
         Target::JsonLines { path } => {
             let fatal: file::Fatal = Arc::new(move |error| fatal(&error.into()));
-            let reserved = (process.index == 0).then(|| file::Reserved::open(path));
+            let inputs = process.config.input_files();
+            let reserved = (process.index == 0).then(|| file::Reserved::open(path, &inputs));
             let file = reserved.transpose()?.map(|reserved| OutputFile {
                 reserved,
                 format,

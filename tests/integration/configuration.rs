@@ -42,69 +42,69 @@ fn all_faults_are_told_at_once_with_place_known_names_and_guess() {
         &config,
         &["--set", "sinks.0.pth=x", "--offline"],
         expect![[r#"
-        error: missing setting "key" in [events]
-          --> job.toml:3:1
-          |
-        3 | [events]
-          | ^^^^^^^^
-          detail: The columns that are an event's identity: events with equal keys are
-            one event. They must not be nullable.
-          hint: Write it as ["id"].
+            error: missing setting "key" in [events]
+              --> job.toml:3:1
+              |
+            3 | [events]
+              | ^^^^^^^^
+              detail: The columns that are an event's identity: events with equal keys are
+                one event. They must not be nullable.
+              hint: Write it as ["id"].
 
-        error: unknown setting "ky" in [events]
-          --> job.toml:6:1
-          |
-        6 | ky = ["detection_oid"]
-          | ^^
-          detail: Known settings are "type", "path", "format", "key", "time" and
-            "columns".
+            error: unknown setting "ky" in [events]
+              --> job.toml:6:1
+              |
+            6 | ky = ["detection_oid"]
+              | ^^
+              detail: Known settings are "type", "path", "format", "key", "time" and
+                "columns".
 
-        error: unknown unit "min" of "time" in [events]
-          --> job.toml:7:48
-          |
-        7 | time = { column = "timestamp_detected", unit = "min" }
-          |                                                ^^^^^
-          detail: It must be "s", "ms" or "us".
+            error: unknown unit "min" of "time" in [events]
+              --> job.toml:7:48
+              |
+            7 | time = { column = "timestamp_detected", unit = "min" }
+              |                                                ^^^^^
+              detail: It must be "s", "ms" or "us".
 
-        error: unknown type "strin" of column "item_name" in [events]
-          --> job.toml:13:13
-           |
-        13 | item_name = "strin"
-           |             ^^^^^^^
-          detail: Known types are "int64", "float64", "string", "bool", "timestamp" and
-            "decimal(p,s)" with p from 1 to 38 and s from 0 to p; a "?" behind the type
-            makes the column nullable.
-          hint: Did you mean "string"?
+            error: unknown type "strin" of column "item_name" in [events]
+              --> job.toml:13:13
+               |
+            13 | item_name = "strin"
+               |             ^^^^^^^
+              detail: Known types are "int64", "float64", "string", "bool", "timestamp" and
+                "decimal(p,s)" with p from 1 to 38 and s from 0 to p; a "?" behind the type
+                makes the column nullable.
+              hint: Did you mean "string"?
 
-        error: cannot tell what file "reference.txt" in [reference] is
-          --> job.toml:17:8
-           |
-        17 | path = "reference.txt"
-           |        ^^^^^^^^^^^^^^^
-          detail: Known endings are .csv, .jsonl, .json, .ndjson.
+            error: cannot tell what file "reference.txt" in [reference] is
+              --> job.toml:17:8
+               |
+            17 | path = "reference.txt"
+               |        ^^^^^^^^^^^^^^^
+              detail: Known endings are .csv, .jsonl, .json, .ndjson.
 
-        error: "tick" in [limits] must be a duration
-          --> job.toml:28:8
-           |
-        28 | tick = 1
-           |        ^
-          detail: It is the number 1.
-          hint: Write a whole number and ms, s, m, h or d, as "10ms", "20s" or "24h".
+            error: "tick" in [limits] must be a duration from 1ms to 10s
+              --> job.toml:28:8
+               |
+            28 | tick = 1
+               |        ^
+              detail: It is the number 1.
+              hint: Write a whole number and ms, s, m, h or d, as "10ms", "20s" or "24h".
 
-        error: setting "interval" in [checkpoint] is not built yet
-          --> job.toml:30:1
-           |
-        30 | interval = "5s"
-           | ^^^^^^^^
-          detail: There are no checkpoints: a restart begins at "start" again.
-          hint: Leave it out.
+            error: setting "interval" in [checkpoint] is not built yet
+              --> job.toml:30:1
+               |
+            30 | interval = "5s"
+               | ^^^^^^^^
+              detail: There are no checkpoints: a restart begins at "start" again.
+              hint: Leave it out.
 
-        error: unknown setting "pth" in [[sinks]]
-          --> --set sinks.0.pth
-          detail: Known settings are "type", "name" and "path".
-          hint: Did you mean "path"?
+            error: unknown setting "pth" in [[sinks]]
+              --> --set sinks.0.pth
+              detail: Known settings are "type", "name" and "path".
+              hint: Did you mean "path"?
 
-        8 faults in job.toml"#]],
+            8 faults in job.toml"#]],
     );
 }
 
@@ -177,10 +177,23 @@ fn a_sink_must_not_write_what_the_job_reads() {
            |        ^^^^^^^^^^^^^^^^
           hint: Give each its own."#]],
     );
-    let folder = Folder::with_config(&config);
+    let folder = Folder::with_config(CONFIG);
     folder.write("events.jsonl", "{}\n");
-    folder.run_job("run", &["--until-end"]).assert_code(2);
-    assert_eq!(folder.read("events.jsonl"), "{}\n");
+    folder.write("reference.csv", "a\n");
+    std::fs::hard_link(folder.path("reference.csv"), folder.path("hard")).unwrap();
+    std::os::unix::fs::symlink("events.jsonl", folder.path("soft")).unwrap();
+    let absolute = folder.path("events.jsonl").display().to_string();
+    for path in ["./events.jsonl", "soft", "hard", "job.toml", &absolute] {
+        for target in ["sinks.0.path", "telemetry.status_file"] {
+            let set = format!("{target}={path}");
+            let outcome = folder.run_job("run", &["--until-end", "--set", &set]);
+            outcome.assert_code(2);
+            assert!(report(&outcome).contains("Give each its own."));
+            assert_eq!(folder.read("events.jsonl"), "{}\n");
+            assert_eq!(folder.read("reference.csv"), "a\n");
+            assert_eq!(folder.read("job.toml"), CONFIG);
+        }
+    }
 }
 
 #[test]

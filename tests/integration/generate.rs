@@ -38,6 +38,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_gives_others() {
 fn options_out_of_range_are_refused_and_nothing_is_written() {
     let mut reports = Vec::new();
     for (name, value) in [
+        ("--hot", "-1"),
         ("--retries", "1.5"),
         ("--retries", "0.95"),
         ("--bad", "-0.1"),
@@ -47,13 +48,13 @@ fn options_out_of_range_are_refused_and_nothing_is_written() {
         ("--retry-distance", "0"),
     ] {
         let folder = Folder::new();
-        let option = format!("{name}={value}");
-        let outcome = folder.run(&["generate", "--file", "events.jsonl", &option]);
+        let outcome = folder.run(&["generate", "--file", "events.jsonl", name, value]);
         outcome.assert_code(2);
         reports.push(report(&outcome));
         assert!(!folder.path("events.jsonl").exists());
     }
     expect![[r#"
+        error: option "--hot" is -1, not from 0 to 1
         error: option "--retries" is 1.5, not from 0 to 1
         error: option "--retries" is 0.95, not at most 0.9
         error: option "--bad" is -0.1, not from 0 to 1
@@ -72,4 +73,40 @@ fn a_file_that_cannot_be_written_is_named() {
         error: could not open file "no/events.jsonl" for writing
           detail: No such file or directory (os error 2)"#]]
     .assert_eq(&report(&outcome));
+}
+
+#[test]
+fn events_and_reference_are_not_one_file() {
+    let folder = Folder::new();
+    for reference in ["events.jsonl", "./events.jsonl"] {
+        let events = ["generate", "--file", "events.jsonl"];
+        let outcome = folder.run(&[&events[..], &["--reference", reference]].concat());
+        outcome.assert_code(2);
+        expect![[r#"
+            error: events and reference would be one file, "events.jsonl"
+              hint: Give --reference another name."#]]
+        .assert_eq(&report(&outcome));
+        assert!(!folder.path("events.jsonl").exists());
+    }
+}
+
+#[test]
+#[cfg(feature = "kafka")]
+fn brokers_that_nobody_reaches_are_told_soon() {
+    let to = |brokers| {
+        let arguments = ["generate", "--brokers", brokers, "--topic", "events"];
+        Folder::new().run(&arguments)
+    };
+    let outcome = to("nonsense");
+    outcome.assert_code(2);
+    expect![[r#"
+        error: --brokers names no broker: "nonsense"
+          hint: Write host:port, with commas between several, as "10.0.0.1:9092"."#]]
+    .assert_eq(&report(&outcome));
+    // Nothing listens on port 1.
+    let outcome = to("127.0.0.1:1");
+    outcome.assert_code(1);
+    let said = report(&outcome);
+    let primary = "error: no broker at \"127.0.0.1:1\" has answered within 10 s";
+    assert!(said.starts_with(primary), "{said}");
 }

@@ -89,7 +89,7 @@ const ARROWS: [Arrow; 13] = [
         &["batch", "bindings", "ports", "queue", "schema"],
     ),
     arrow("cluster", &["error"], &["ports"]),
-    arrow("telemetry", &["error"], &["ports"]),
+    arrow("telemetry", &["config", "error"], &["ports"]),
     arrow("codec", &[], &["batch", "ports", "schema"]),
     arrow("config", &[], &["schema"]),
     arrow(

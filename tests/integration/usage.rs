@@ -1,8 +1,11 @@
 //! The command line itself: help that can be read, and wrong usage.
 
+use std::fs::{File, OpenOptions};
+use std::process::{Output, Stdio};
+
 use expect_test::expect_file;
 
-use crate::case::Folder;
+use crate::case::{CONFIG, Folder};
 
 const COMMANDS: [&str; 5] = ["run", "cluster", "worker", "check", "generate"];
 
@@ -49,7 +52,7 @@ fn help_of_every_command_fits_and_explains_every_option() {
 
 #[test]
 fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 12] = [
         (&[], "Usage: deltajoin <COMMAND>"),
         (&["rnu"], "unrecognized subcommand 'rnu'"),
         (&["run"], "--config <FILE>"),
@@ -71,6 +74,15 @@ fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
             &["generate", "--brokers", "127.0.0.1:1", "--file", "x"],
             "cannot be used with",
         ),
+        (
+            &["generate", "--file", "x", "--topic", "y"],
+            "cannot be used with",
+        ),
+        (&["generate", "--topic", "y"], "--brokers <HOST:PORT>"),
+        (
+            &["generate", "--file", "x", "--count", "-1"],
+            "not a whole number from 0 to",
+        ),
     ];
     for (arguments, message) in cases {
         let outcome = Folder::new().run(arguments);
@@ -87,4 +99,58 @@ fn the_version_is_told() {
     outcome.assert_code(0);
     let version = concat!("deltajoin ", env!("CARGO_PKG_VERSION"));
     assert_eq!(outcome.stdout, [version]);
+}
+
+/// Runs the binary with its output and its errors going there.
+fn run_to(arguments: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Output {
+    let folder = Folder::with_config(CONFIG);
+    let mut command = folder.command(arguments);
+    command.stdout(stdout).stderr(stderr);
+    command.output().expect("the binary can be run")
+}
+
+fn full() -> File {
+    let device = OpenOptions::new().write(true).open("/dev/full");
+    device.expect("every Linux has it")
+}
+
+const PRINTS: [&[&str]; 2] = [
+    &["check", "--config", "job.toml", "--offline", "--print"],
+    &["--help"],
+];
+
+#[test]
+fn output_that_is_full_is_an_error() {
+    for arguments in PRINTS {
+        let outcome = run_to(arguments, full(), Stdio::piped());
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        assert_eq!(outcome.status.code(), Some(1), "{said}");
+        let primary = "error: could not write to standard output: No space left on device";
+        assert!(said.starts_with(primary), "{said}");
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_ends_a_command_in_silence() {
+    for arguments in PRINTS {
+        let (reader, writer) = std::io::pipe().expect("there is room for a pipe");
+        drop(reader);
+        let outcome = run_to(arguments, writer, Stdio::piped());
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        assert_eq!((outcome.status.code(), &*said), (Some(0), ""));
+    }
+}
+
+#[test]
+fn errors_that_cannot_be_said_change_no_exit_code() {
+    let (reader, writer) = std::io::pipe().expect("there is room for a pipe");
+    drop(reader);
+    for stderr in [Stdio::from(full()), Stdio::from(writer)] {
+        let outcome = run_to(&["check", "--config", "absent"], Stdio::piped(), stderr);
+        assert_eq!(outcome.status.code(), Some(2));
+    }
+    for arguments in PRINTS {
+        let outcome = run_to(arguments, Stdio::piped(), full());
+        assert_eq!(outcome.status.code(), Some(0));
+    }
 }

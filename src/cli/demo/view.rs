@@ -9,7 +9,7 @@ use deltajoin_workers::ports::Stop;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
-use crate::cli::print;
+use crate::cli::{end, print};
 use crate::failure::Failure;
 use crate::telemetry::{Status, progress_line};
 
@@ -39,7 +39,7 @@ pub(super) fn start(
 }
 
 fn show(consumer: &BaseConsumer, status_file: &PathBuf, stop: &Stop, seconds: u64) {
-    let mut before = Status::default();
+    let mut view = View::default();
     for second in 1.. {
         std::thread::sleep(Duration::from_secs(1));
         if stop.asked() {
@@ -48,24 +48,47 @@ fn show(consumer: &BaseConsumer, status_file: &PathBuf, stop: &Stop, seconds: u6
         let now = std::fs::read(status_file)
             .ok()
             .and_then(|text| serde_json::from_slice::<Status>(&text).ok());
-        if let Some(now) = now
-            && now.written_ms > before.written_ms
-        {
-            if before.generation == now.generation {
-                print(&progress_line(&before, &now));
-            } else {
-                print(&format!("generation {} starts", now.generation));
-            }
-            before = now;
-        }
+        let mut lines: Vec<String> = now.and_then(|now| view.next(now)).into_iter().collect();
         if second % SAMPLE_SECONDS == 0 {
-            newest(consumer)
-                .iter()
-                .for_each(|row| print(&format!("    {row}")));
+            lines.extend(newest(consumer).iter().map(|row| format!("    {row}")));
+        }
+        if let Err(failure) = lines.iter().try_for_each(|line| print(line)) {
+            // Nobody sees it any more.
+            end(&failure);
+            stop.ask();
+            return;
         }
         if seconds > 0 && second >= seconds {
             stop.ask();
             return;
+        }
+    }
+}
+
+/// What has been shown of the job's status.
+#[derive(Default)]
+struct View {
+    /// The newest status with a generation; at first none.
+    before: Status,
+}
+
+impl View {
+    /// The line that the next status is worth.
+    fn next(&mut self, now: Status) -> Option<String> {
+        // A process that waits for its peers has no generation.
+        if now.generation == 0 || now.written_ms <= self.before.written_ms {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.before, now);
+        let now = &self.before;
+        let starts = || format!("generation {} starts", now.generation);
+        match before.generation {
+            0 => Some(starts()),
+            same if same == now.generation => {
+                // Before the first epoch there is no progress.
+                (now.epoch > 0).then(|| progress_line(&before, now))
+            }
+            _ => Some(starts() + ": it reads all events again, since there are no checkpoints yet"),
         }
     }
 }
@@ -94,4 +117,49 @@ fn newest(consumer: &BaseConsumer) -> Vec<String> {
         }
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_one_line_and_progress_begins_with_an_epoch() {
+        let status = |generation, epoch, written_ms| Status {
+            generation,
+            epoch,
+            written_ms,
+            ..Status::default()
+        };
+        let mut view = View::default();
+        let mut lines = Vec::new();
+        for now in [
+            status(0, 0, 1_000),
+            status(7, 0, 2_000),
+            status(7, 2_500, 3_000),
+            status(7, 2_500, 3_000),
+            status(7, 3_500, 4_000),
+            status(0, 0, 5_000),
+            status(9, 0, 6_000),
+            status(9, 6_500, 7_000),
+            status(9, 7_500, 8_000),
+        ] {
+            let line = view.next(now);
+            // Of a progress line, what does not depend on the numbers.
+            lines.extend(line.map(|line| line.split("  ").next().map(str::to_owned)));
+        }
+        let lines: Vec<String> = lines.into_iter().flatten().collect();
+        assert_eq!(
+            lines,
+            [
+                "generation 7 starts",
+                "events/s",
+                "events/s",
+                "generation 9 starts: it reads all events again, since there are no checkpoints \
+                 yet",
+                "events/s",
+                "events/s",
+            ]
+        );
+    }
 }

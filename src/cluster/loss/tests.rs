@@ -30,15 +30,32 @@ fn a_loss_names_the_peer_and_the_cause() {
         line("timely:recv-0", &format!("reading data: {frozen}")),
         "lost process 0 (a:1): silent for 5s"
     );
-    let reset = std::io::Error::from_raw_os_error(104);
+    let unknown = std::io::Error::from_raw_os_error(113);
     assert_eq!(
-        line("timely:send-1", &format!("writing data: {reset}")),
-        "lost process 1 (b:2): writing data: Connection reset by peer (os error 104)"
+        line("timely:send-1", &format!("writing data: {unknown}")),
+        "lost process 1 (b:2): writing data: No route to host (os error 113)"
     );
     assert_eq!(
         line("main", "reading data: socket closed"),
         "lost a peer: connection closed"
     );
+}
+
+#[test]
+fn a_peer_that_is_gone_is_told_in_the_same_words_however_it_is_noticed() {
+    let (reset, broken_pipe) = (104, 32);
+    for (thread, number) in [
+        ("timely:recv-1", reset),
+        ("timely:send-1", reset),
+        ("timely:send-1", broken_pipe),
+    ] {
+        let error = std::io::Error::from_raw_os_error(number);
+        let message = format!("timely communication error: moving data: {error}");
+        assert_eq!(
+            lost(thread, &message),
+            "lost process 1 (b:2): connection closed"
+        );
+    }
 }
 
 #[test]

@@ -6,10 +6,12 @@
 //! * Each test edits one file that is right, so that a report holds only what the edit brought.
 
 mod columns;
+mod hidden;
 mod names;
 mod overrides;
 mod sections;
 mod sources;
+mod targets;
 mod values;
 
 use std::ffi::OsString;

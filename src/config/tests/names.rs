@@ -123,8 +123,8 @@ fn a_missing_setting_is_named_with_its_meaning() {
         expect![[r#"
             error: missing setting "job" at the top level
               --> job.toml
-              detail: Names state, topics and transactional ids: 1 to 100 letters, digits,
-                ".", "_", "-".
+              detail: Names state, topics and transactional ids: 1 to 100 of the letters "a"
+                to "z" and "A" to "Z", digits, ".", "_" and "-"; not "." or "..".
               hint: Write job = "...".
 
             error: missing setting "topic" in [events]

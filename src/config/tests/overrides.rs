@@ -93,6 +93,18 @@ fn properties_have_dots_in_their_names() {
 }
 
 #[test]
+fn a_password_may_look_like_a_number() {
+    for password in ["12345", "1e5", "0x10", "007", "true"] {
+        let environment = [("DELTAJOIN_EVENTS__KAFKA__SASL_PASSWORD", password)];
+        let EventSource::Kafka { topic, .. } = loaded(&environment, &[]).config.events.source
+        else {
+            panic!("events come from Kafka");
+        };
+        assert_eq!(topic.properties["sasl.password"], password);
+    }
+}
+
+#[test]
 fn variables_of_others_are_no_settings() {
     let environment = [
         ("DELTAJOIN_SEED", "5"),

@@ -128,13 +128,13 @@ fn a_worker_has_a_shard() {
 #[test]
 fn a_record_fits_into_what_may_be_in_flight() {
     check(
-        &[("", "[limits]\nmax_record_bytes = \"1GiB\"")],
+        &[("", "[limits]\nmax_record_bytes = \"900MB\"")],
         expect![[r#"
             error: "max_record_bytes" in [limits] is more than "max_in_flight_bytes"
               --> job.toml:26:20
                |
-            26 | max_record_bytes = "1GiB"
-               |                    ^^^^^^
+            26 | max_record_bytes = "900MB"
+               |                    ^^^^^^^
               detail: Such a record could never be read.
         "#]],
     );
@@ -269,13 +269,13 @@ fn a_fault_of_a_sink_is_not_repeated_for_the_dead_letters() {
             "brokers = 7\ntopic = \"a b\"",
         )],
         expect![[r#"
-            error: "brokers" in [[sinks]] must be text
+            error: "brokers" in [[sinks]] must be addresses of brokers
               --> job.toml:19:11
                |
             19 | brokers = 7
                |           ^
               detail: It is the number 7.
-              hint: Write text in quotes.
+              hint: Write host:port, with commas between several, as "10.0.0.1:9092".
 
             error: "topic" in [[sinks]] is not the name of a topic: "a b"
               --> job.toml:20:9
@@ -283,7 +283,7 @@ fn a_fault_of_a_sink_is_not_repeated_for_the_dead_letters() {
             20 | topic = "a b"
                |         ^^^^^
               detail: A name has 1 to 249 letters (a to z, A to Z), digits, ".", "_" and
-                "-".
+                "-", and is not "." or "..".
 
             2 faults in job.toml
         "#]],

@@ -122,7 +122,7 @@ fn values_are_read_as_they_are_meant() {
         ("[join]", "[join]\nunmatched = \"dead-letter\""),
         (
             "path = \"reference.csv\"",
-            "type = \"kafka\"\nbrokers = \"k\"\ntopic = \"places\"",
+            "type = \"kafka\"\nbrokers = \"k:9092\"\ntopic = \"places\"",
         ),
         (
             "",

@@ -41,7 +41,7 @@ fn a_value_has_its_type() {
                |           ^^^^
               detail: It is the number 5000.
 
-            error: "restarts" in [cluster] must be a whole number of at least 0
+            error: "restarts" in [cluster] must be a whole number from 0 to 10000
               --> job.toml:27:12
                |
             27 | restarts = -1
@@ -88,14 +88,14 @@ fn a_duration_has_a_unit() {
     check(
         &[("", "[limits]\ntick = 1")],
         expect![[r#"
-        error: "tick" in [limits] must be a duration
-          --> job.toml:26:8
-           |
-        26 | tick = 1
-           |        ^
-          detail: It is the number 1.
-          hint: Write a whole number and ms, s, m, h or d, as "10ms", "20s" or "24h".
-    "#]],
+            error: "tick" in [limits] must be a duration from 1ms to 10s
+              --> job.toml:26:8
+               |
+            26 | tick = 1
+               |        ^
+              detail: It is the number 1.
+              hint: Write a whole number and ms, s, m, h or d, as "10ms", "20s" or "24h".
+        "#]],
     );
     check(
         &[("", "[limits]\ntick = \"1\"")],
@@ -185,7 +185,7 @@ fn names_have_letters_digits_and_dots() {
             1 | job = "my job"
               |       ^^^^^^^^
               detail: A name has 1 to 100 letters (a to z, A to Z), digits, ".", "_" and
-                "-".
+                "-", and is not "." or "..".
 
             error: "topic" in [events] is not the name of a topic: "a/b"
               --> job.toml:5:9
@@ -193,7 +193,7 @@ fn names_have_letters_digits_and_dots() {
             5 | topic = "a/b"
               |         ^^^^^
               detail: A name has 1 to 249 letters (a to z, A to Z), digits, ".", "_" and
-                "-".
+                "-", and is not "." or "..".
 
             2 faults in job.toml
         "#]],
@@ -206,8 +206,8 @@ fn names_have_letters_digits_and_dots() {
               |
             1 | job = ""
               |       ^^
-              detail: Names state, topics and transactional ids: 1 to 100 letters, digits,
-                ".", "_", "-".
+              detail: Names state, topics and transactional ids: 1 to 100 of the letters "a"
+                to "z" and "A" to "Z", digits, ".", "_" and "-"; not "." or "..".
         "#]],
     );
 }
@@ -347,5 +347,136 @@ fn what_is_in_a_list_or_table_has_its_type() {
 
             2 faults in job.toml
         "#]],
+    );
+}
+
+#[test]
+fn quantities_have_bounds() {
+    check(
+        &[(
+            "",
+            "[limits]\ntick = \"1d\"\nmax_record_bytes = 1\n[cluster]\npeer_timeout = \"1ms\"",
+        )],
+        expect![[r#"
+            error: "tick" in [limits] must be a duration from 1ms to 10s
+              --> job.toml:26:8
+               |
+            26 | tick = "1d"
+               |        ^^^^
+              detail: It is 1d.
+
+            error: "max_record_bytes" in [limits] must be a size from 100B to 1GB
+              --> job.toml:27:20
+               |
+            27 | max_record_bytes = 1
+               |                    ^
+              detail: It is 1.
+
+            error: "peer_timeout" in [cluster] must be a duration from 500ms to 10m
+              --> job.toml:29:16
+               |
+            29 | peer_timeout = "1ms"
+               |                ^^^^^
+              detail: It is 1ms.
+
+            3 faults in job.toml
+        "#]],
+    );
+    check(
+        &[("", "[cluster]\npeer_timeout = \"99999d\"")],
+        expect![[r#"
+            error: "peer_timeout" in [cluster] must be a duration from 500ms to 10m
+              --> job.toml:26:16
+               |
+            26 | peer_timeout = "99999d"
+               |                ^^^^^^^^
+              detail: It is 99999d.
+        "#]],
+    );
+}
+
+#[test]
+fn a_job_is_not_called_as_a_folder_is() {
+    check(
+        &[("\"detections\"", "\"..\"")],
+        expect![[r#"
+        error: "job" at the top level is not a name: ".."
+          --> job.toml:1:7
+          |
+        1 | job = ".."
+          |       ^^^^
+          detail: A name has 1 to 100 letters (a to z, A to Z), digits, ".", "_" and
+            "-", and is not "." or "..".
+    "#]],
+    );
+}
+
+#[test]
+fn a_log_filter_has_known_levels() {
+    check(
+        &[("", "[telemetry]\nlog = \"loud,deltajoin=debg\"")],
+        expect![[r#"
+            error: unknown level "loud" in "log" in [telemetry]
+              --> job.toml:26:7
+               |
+            26 | log = "loud,deltajoin=debg"
+               |       ^^^^^^^^^^^^^^^^^^^^^
+              detail: It must be "off", "error", "warn", "info", "debug" or "trace".
+              hint: Write a level, as "info", or levels by module, as
+                "info,deltajoin=debug".
+
+            error: unknown level "debg" in "log" in [telemetry]
+              --> job.toml:26:7
+               |
+            26 | log = "loud,deltajoin=debg"
+               |       ^^^^^^^^^^^^^^^^^^^^^
+              detail: It must be "off", "error", "warn", "info", "debug" or "trace".
+              hint: Write a level, as "info", or levels by module, as
+                "info,deltajoin=debug".
+
+            2 faults in job.toml
+        "#]],
+    );
+}
+
+#[test]
+fn what_librdkafka_does_not_accept_is_refused_in_its_words() {
+    check(
+        &[(
+            "topic = \"joined\"",
+            "topic = \"joined\"\n[sinks.kafka]\n\"lingr.ms\" = 5\n\"security.protocol\" = \"TLS\"",
+        )],
+        expect![[r#"
+            error: librdkafka does not accept kafka property "lingr.ms" in [[sinks]]
+              --> job.toml:22:1
+               |
+            22 | "lingr.ms" = 5
+               | ^^^^^^^^^^
+              detail: No such configuration property: "lingr.ms".
+
+            error: librdkafka does not accept kafka property "security.protocol" in [[sinks]]
+              --> job.toml:23:1
+               |
+            23 | "security.protocol" = "TLS"
+               | ^^^^^^^^^^^^^^^^^^^
+              detail: Invalid value "TLS" for configuration property "security.protocol".
+
+            2 faults in job.toml
+        "#]],
+    );
+}
+
+#[test]
+fn a_broker_is_a_host_and_a_port() {
+    check(
+        &[("k1:9092", "k1:9092,nonsense")],
+        expect![[r#"
+        error: "brokers" in [events] names no broker: "nonsense"
+          --> job.toml:4:11
+          |
+        4 | brokers = "k1:9092,nonsense"
+          |           ^^^^^^^^^^^^^^^^^^
+          hint: Write host:port, with commas between several, as "10.0.0.1:9092".
+    "#]],
     );
 }

@@ -66,6 +66,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The job reads it: to write it would be to lose it.
+    #[error("cannot write file {path:?}, which is read as {input:?}")]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// The same file, as it is read.
+        input: PathBuf,
+    },
     /// It could be opened, but rows could not be added.
     #[error("could not write file {path:?}")]
     Write {
@@ -121,7 +129,9 @@ impl Error {
             Self::UnknownFormat { .. } => {
                 Some("Name it .csv (with a header), .jsonl or .ndjson (JSON lines).")
             }
-            Self::Locked { .. } => Some("Give each job and sink a file of its own."),
+            Self::Locked { .. } | Self::Input { .. } => {
+                Some("Give each job and sink a file of its own.")
+            }
             Self::Open { path, source } | Self::Create { path, source }
                 if source.kind() == io::ErrorKind::NotFound && path.is_relative() =>
             {
@@ -137,6 +147,7 @@ impl Error {
             Self::Open { .. }
             | Self::Create { .. }
             | Self::Locked { .. }
+            | Self::Input { .. }
             | Self::UnknownFormat { .. }
             | Self::Faults { .. } => true,
             Self::Read { .. } | Self::Write { .. } => false,

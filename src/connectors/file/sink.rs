@@ -22,6 +22,7 @@ use deltajoin_workers::ports::Sink;
 use deltajoin_workers::queue::Waker;
 
 use crate::codec::Format;
+use crate::config::FileIdentity;
 use crate::connectors::file::{Error, Fatal};
 
 /// So much text is gathered before it is written: a large epoch is never held as text.
@@ -85,14 +86,22 @@ impl Shared {
 }
 
 impl Reserved {
-    /// Opens the file, which is made if it is not there, for this job alone.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    /// Opens the file, which is made if it is not there, for this job alone. `inputs` are files
+    /// that the job reads: none of them may be this one, by whatever link.
+    pub fn open(path: &Path, inputs: &[&Path]) -> Result<Self, Error> {
         let failed = |source| create_failed(path, source);
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(false);
         let file = options.open(path).map_err(failed)?;
-        // Devices and pipes are not ours to lock.
-        if file.metadata().map_err(failed)?.is_file() {
+        // Devices and pipes are not ours to lock, and lose nothing.
+        if let Some(identity) = FileIdentity::known(&file.metadata().map_err(failed)?) {
+            let is_same = |input: &&&Path| FileIdentity::of(input) == identity;
+            if let Some(input) = inputs.iter().find(is_same) {
+                return Err(Error::Input {
+                    path: path.to_owned(),
+                    input: input.to_path_buf(),
+                });
+            }
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -297,7 +306,7 @@ mod tests {
     }
 
     fn start(path: &Path) -> JsonLines {
-        JsonLines::start(Reserved::open(path).unwrap(), format(), never()).unwrap()
+        JsonLines::start(Reserved::open(path, &[]).unwrap(), format(), never()).unwrap()
     }
 
     /// Waits by the waker until all rows before `epoch` are written.
@@ -321,7 +330,7 @@ mod tests {
         let path = folder.path().join("joined.jsonl");
         std::fs::write(&path, "of an earlier run\n").unwrap();
         let text = || std::fs::read_to_string(&path).unwrap();
-        let reserved = Reserved::open(&path).unwrap();
+        let reserved = Reserved::open(&path, &[]).unwrap();
         assert_eq!(text(), "of an earlier run\n");
         let mut sink = JsonLines::start(reserved, format(), never()).unwrap();
         assert_eq!(text(), "");
@@ -366,12 +375,28 @@ mod tests {
         sink.write(1, rows(0..1));
         sink.close(1);
         wait_for(&mut sink, 2);
-        let second = Reserved::open(&path).unwrap_err();
+        let second = Reserved::open(&path, &[]).unwrap_err();
         assert!(matches!(second, Error::Locked { .. }), "{second}");
         assert!(second.needs_correction());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"id\":0}\n");
         drop(sink);
-        Reserved::open(&path).unwrap();
+        Reserved::open(&path, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_read_is_not_written_by_another_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let [input, hard, soft] = ["input", "hard", "soft"].map(|name| folder.path().join(name));
+        std::fs::write(&input, "kept\n").unwrap();
+        std::fs::hard_link(&input, &hard).unwrap();
+        std::os::unix::fs::symlink("input", &soft).unwrap();
+        for path in [&input, &hard, &soft] {
+            let error = Reserved::open(path, &[Path::new("other"), &input]).unwrap_err();
+            assert!(matches!(error, Error::Input { .. }), "{error}");
+            assert!(error.needs_correction());
+        }
+        Reserved::open(&folder.path().join("output"), &[&input]).unwrap();
+        assert_eq!(std::fs::read_to_string(&input).unwrap(), "kept\n");
     }
 
     #[test]
@@ -379,7 +404,7 @@ mod tests {
         let (sender, told) = mpsc::channel();
         let sender = Mutex::new(sender);
         let fatal: Fatal = Arc::new(move |error| sender.lock().unwrap().send(error).unwrap());
-        let reserved = Reserved::open(Path::new("/dev/full")).unwrap();
+        let reserved = Reserved::open(Path::new("/dev/full"), &[]).unwrap();
         let mut sink = JsonLines::start(reserved, format(), fatal).unwrap();
         sink.write(1, rows(0..1));
         sink.close(1);
@@ -397,7 +422,7 @@ mod tests {
             folder.path().join("no/joined.jsonl"),
             folder.path().to_owned(),
         ] {
-            let error = Reserved::open(&path).unwrap_err();
+            let error = Reserved::open(&path, &[]).unwrap_err();
             assert!(matches!(error, Error::Create { .. }), "{error}");
         }
     }

@@ -85,6 +85,8 @@ impl BindingTopic {
             failure: None,
         };
         let mut given = 0;
+        // Between appends nothing is expected of Kafka.
+        self.patience.rest();
         while delivery.unreported > 0 {
             let rest = records.iter().enumerate().skip(given);
             let messages = rest.map(|(token, record)| Outgoing {

@@ -48,7 +48,6 @@ pub use error::Error;
 pub use lag::Lag;
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
-pub use settings::check as check_settings;
 pub use sink::{Destination, KafkaSink, SinkOptions};
 pub use source::{Assignment, Readers, Source, SourceOptions};
 
