@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use crate::bindings;
 use crate::cluster;
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -126,6 +127,17 @@ impl From<kafka::Error> for Failure {
             code,
             primary: error.to_string(),
             detail,
+            hint: error.hint(),
+        }
+    }
+}
+
+impl From<bindings::Error> for Failure {
+    fn from(error: bindings::Error) -> Self {
+        Self {
+            code: error.exit_code(),
+            primary: error.to_string(),
+            detail: error.detail(),
             hint: error.hint(),
         }
     }

@@ -87,14 +87,23 @@ const ARROWS: [Arrow; 13] = [
     ),
     arrow(
         "connectors",
-        &["codec", "config"],
+        &["bindings", "codec", "config"],
         &["batch", "key", "ports", "queue", "schema"],
+    ),
+    arrow(
+        "bindings",
+        &["codec", "error"],
+        &["batch", "bindings", "ports", "queue", "schema"],
     ),
     arrow("cluster", &["error"], &["ports"]),
     arrow("telemetry", &["config", "error"], &["ports"]),
     arrow("codec", &[], &["batch", "ports", "schema"]),
     arrow("config", &[], &["schema"]),
-    arrow("failure", &["cluster", "connectors", "error"], &[]),
+    arrow(
+        "failure",
+        &["bindings", "cluster", "connectors", "error"],
+        &[],
+    ),
     arrow("error", &[], &[]),
     arrow("generate", &["codec", "config"], &["ports"]),
 ];

@@ -10,6 +10,7 @@
 //! | `reference` | the reference table as a compacted topic |
 //! | `poison` | records and rows that must not stop a job |
 //! | `shapes` | topics of every shape |
+//! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `stops` | how jobs end |
@@ -22,6 +23,7 @@
 )]
 
 mod audit;
+mod bindings;
 mod broker;
 mod outage;
 mod poison;

@@ -76,13 +76,18 @@ impl Decoder {
 
     /// Appends a row with diff `+1`, or rejects the record and is as it was.
     pub fn decode(&mut self, payload: Option<&[u8]>, origin: Origin) -> Result<(), Reject> {
-        self.append(payload, origin, 1)
+        self.append(payload, (origin, 1), false)
     }
 
     /// Appends the removal of a row: `key` is the JSON object of its key columns. Only for
     /// decoders of reference tables.
     pub fn remove(&mut self, key: Option<&[u8]>, origin: Origin) -> Result<(), Reject> {
-        self.append(key, origin, -1)
+        self.append(key, (origin, -1), true)
+    }
+
+    /// Appends a row as it was encoded, with its diff: one that is removed too has all columns.
+    pub fn replay(&mut self, payload: &[u8], origin: Origin, diff: i8) -> Result<(), Reject> {
+        self.append(Some(payload), (origin, diff), false)
     }
 
     /// How many rows it holds.
@@ -105,13 +110,18 @@ impl Decoder {
         &self.columns
     }
 
-    fn append(&mut self, payload: Option<&[u8]>, origin: Origin, diff: i8) -> Result<(), Reject> {
+    /// Appends a row, or with `removal` the key of one.
+    fn append(
+        &mut self,
+        payload: Option<&[u8]>,
+        (origin, diff): (Origin, i8),
+        removal: bool,
+    ) -> Result<(), Reject> {
         let text = text_of(payload, self.record_bytes_max)?;
         let mut slots = emptied(std::mem::take(&mut self.slots));
         slots.resize(self.columns.len(), Slot::Null);
         self.seen.clear();
         self.seen.resize(self.columns.len(), false);
-        let removal = diff < 0;
         let row = Row {
             columns: &self.columns,
             slots: &mut slots,

@@ -6,6 +6,7 @@
 //! | `lines` | the lines of a file, none held beyond a bound |
 //! | `source` | events |
 //! | `sink` | rows of closed epochs |
+//! | `bindings` | the binding log |
 //! | `reference`, `csv` | the reference table, checked as a whole |
 //! | `scan` | a file as it stands, for audits |
 //!
@@ -13,6 +14,7 @@
 //! * Every fault of a line is told with file, line and column.
 //! * No call from a worker's thread waits for a disk.
 
+mod bindings;
 mod csv;
 mod lines;
 mod reference;
@@ -25,6 +27,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use bindings::BindingFile;
 pub use reference::Table;
 pub use scan::Scan;
 pub use sink::{JsonLines, Reserved};

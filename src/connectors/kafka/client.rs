@@ -6,10 +6,13 @@
 //! # Invariants
 //! * No answer is guessed but the largest message of a topic whose settings may not be read.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::ports::Stop;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigEntry, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -147,26 +150,71 @@ impl Connection {
     /// The largest message that the topic takes, or librdkafka's default if the topic's settings
     /// may not be read.
     pub(super) fn message_bytes_max(&self) -> usize {
-        let asked = || -> Result<Option<usize>, KafkaError> {
+        let bytes = self.settings().remove("max.message.bytes");
+        bytes
+            .and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(MESSAGE_BYTES_MAX)
+    }
+
+    /// The topic's settings; none if they may not be read.
+    pub(super) fn settings(&self) -> BTreeMap<String, String> {
+        let asked = || -> Result<Vec<ConfigEntry>, KafkaError> {
             let admin: AdminClient<DefaultClientContext> = self.config.create()?;
             let topic = ResourceSpecifier::Topic(&self.topic.topic);
             let options = AdminOptions::new().request_timeout(Some(ANSWER));
             let answers = pollster::block_on(admin.describe_configs([&topic], &options))?;
-            let mut values = answers
-                .into_iter()
-                .flatten()
-                .flat_map(|answer| answer.entries);
-            let value = values.find(|entry| entry.name == "max.message.bytes");
-            Ok(value.and_then(|entry| entry.value?.parse().ok()))
+            let answers: Result<Vec<_>, _> = answers.into_iter().collect();
+            let answers = answers.map_err(KafkaError::AdminOp)?;
+            Ok(answers.into_iter().flat_map(|one| one.entries).collect())
         };
-        match asked() {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => MESSAGE_BYTES_MAX,
-            Err(error) => {
-                debug!(%error, topic = self.topic.topic, "could not read the topic's settings");
-                MESSAGE_BYTES_MAX
+        let entries = asked().unwrap_or_else(|error| {
+            debug!(%error, topic = self.topic.topic, "could not read the topic's settings");
+            Vec::new()
+        });
+        let entries = entries.into_iter();
+        entries
+            .filter_map(|entry| Some((entry.name, entry.value?)))
+            .collect()
+    }
+
+    /// Creates the topic, replicated as the broker has it by default; waits for a broker that is
+    /// away. It is as good if somebody else has created it meanwhile.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub(super) fn create(
+        &mut self,
+        partitions: i32,
+        settings: &[(&str, &str)],
+        stop: &Stop,
+    ) -> Result<(), Error> {
+        let admin: AdminClient<DefaultClientContext> = self
+            .config
+            .create()
+            .map_err(|error| Error::from_client(error, &self.topic))?;
+        self.ask(stop, |_, topic| {
+            let mut new = NewTopic::new(&topic.topic, partitions, TopicReplication::Fixed(-1));
+            for (key, value) in settings {
+                new = new.set(key, value);
             }
-        }
+            let options = AdminOptions::new()
+                .request_timeout(Some(ANSWER))
+                .operation_timeout(Some(ANSWER));
+            let created = match pollster::block_on(admin.create_topics([&new], &options)) {
+                Ok(created) => created,
+                Err(error) => return Answer::Later(reason(&error)),
+            };
+            match created.into_iter().next() {
+                Some(Ok(_) | Err((_, Code::TopicAlreadyExists))) => Answer::Given(()),
+                Some(Err((_, code))) if refused(code) => Answer::Never(Error::NotCreated {
+                    place: place(topic),
+                    reason: code.to_string(),
+                    needed: needed(partitions, settings),
+                }),
+                Some(Err((_, code))) => Answer::Later(code.to_string()),
+                None => Answer::Later("the answer names no topic".to_owned()),
+            }
+        })
     }
 
     fn offsets(
@@ -245,6 +293,36 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether a topic will not be created later either.
+fn refused(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::InvalidTopic
+            | Code::InvalidConfig
+            | Code::InvalidPartitions
+            | Code::InvalidReplicationFactor
+            | Code::PolicyViolation
+    )
+}
+
+/// What a topic needs, in words.
+fn needed(partitions: i32, settings: &[(&str, &str)]) -> String {
+    let noun = if partitions == 1 {
+        "partition"
+    } else {
+        "partitions"
+    };
+    let mut needed = format!("{partitions} {noun}");
+    for (index, (key, value)) in settings.iter().enumerate() {
+        let last = index + 1 == settings.len();
+        needed.push_str(if last { " and " } else { ", " });
+        needed.push_str(&format!("{key}={value}"));
+    }
+    needed
 }
 
 /// Existing topics whose names are alike, the likest first.

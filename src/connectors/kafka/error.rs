@@ -7,7 +7,7 @@
 //! * An error names the object that it is about and where that is; it never shows a value of a
 //!   setting, which may be a secret.
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::config::KafkaTopic;
 
@@ -94,6 +94,28 @@ pub enum Error {
         /// What librdkafka says.
         reason: String,
     },
+    /// A topic that the job makes for itself could not be made.
+    #[error("could not create {place}")]
+    NotCreated {
+        /// Topic and brokers.
+        place: String,
+        /// What the broker says.
+        reason: String,
+        /// Partitions and settings that it needs.
+        needed: String,
+    },
+    /// A topic is there, but cannot serve its purpose.
+    #[error("{place} cannot hold {purpose}")]
+    Unfit {
+        /// Topic and brokers.
+        place: String,
+        /// What it is for.
+        purpose: &'static str,
+        /// What is wrong with it.
+        reason: String,
+        /// What the user can do.
+        hint: String,
+    },
     /// A record of the reference table's initial content cannot be used.
     #[error("could not read reference record {topic}[{partition}]@{offset}: {reason}")]
     BadReference {
@@ -122,6 +144,8 @@ impl Error {
             | Self::NotAuthorized { reason, .. }
             | Self::OffsetGone { reason, .. }
             | Self::PartitionsGone { reason, .. }
+            | Self::NotCreated { reason, .. }
+            | Self::Unfit { reason, .. }
             | Self::Failed { reason, .. } => Some(reason),
             Self::UnknownTopic { .. } | Self::BadReference { .. } | Self::Stopped => None,
         }
@@ -156,6 +180,10 @@ impl Error {
             Self::BadReference { .. } => {
                 "Put a correct record, or a tombstone, for the same key into the topic.".to_owned()
             }
+            Self::NotCreated { needed, .. } => {
+                format!("Let the job create it, or create it with {needed}.")
+            }
+            Self::Unfit { hint, .. } => hint.clone(),
             Self::Client { .. }
             | Self::PartitionsGone { .. }
             | Self::Failed { .. }
@@ -172,6 +200,8 @@ impl Error {
             | Self::UnknownTopic { .. }
             | Self::NotAuthorized { .. }
             | Self::OffsetGone { .. }
+            | Self::NotCreated { .. }
+            | Self::Unfit { .. }
             | Self::BadReference { .. } => true,
             Self::Client { .. }
             | Self::PartitionsGone { .. }
@@ -188,6 +218,23 @@ impl Error {
                 place: place(topic),
                 reason: error.to_string(),
             },
+        }
+    }
+
+    /// A message that no waiting delivers.
+    pub(super) fn undelivered(topic: &KafkaTopic, code: Code) -> Self {
+        let reason = code.to_string();
+        match code {
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+                let place = place(topic);
+                Self::NotAuthorized { place, reason }
+            }
+            Code::UnknownTopic | Code::UnknownTopicOrPartition => Self::UnknownTopic {
+                topic: topic.topic.clone(),
+                brokers: topic.brokers.clone(),
+                similar: Vec::new(),
+            },
+            _ => Self::failed(topic, &reason),
         }
     }
 

@@ -131,6 +131,7 @@ impl Handle {
                     reported(Report {
                         partition: message.partition,
                         token: message._private as usize,
+                        offset: (message.offset >= 0).then_some(message.offset),
                         result: outcome(message.err),
                     });
                 },

@@ -132,6 +132,8 @@ pub(super) struct Report {
     pub(super) partition: i32,
     /// The token that it was given with.
     pub(super) token: usize,
+    /// Its offset, if the broker has told it.
+    pub(super) offset: Option<i64>,
     /// Whether all in-sync replicas have it.
     pub(super) result: Result<(), Code>,
 }

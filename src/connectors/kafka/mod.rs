@@ -5,6 +5,7 @@
 //! | `source`, `reader` | records to blocks of events, on threads of their own |
 //! | `reference` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic |
+//! | `bindings` | the binding log as a topic |
 //! | `sample` | a look at a topic's newest records |
 //! | `scan` | a topic as it stands, for audits |
 //! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
@@ -16,6 +17,7 @@
 //!   with an error that says where.
 //! * Nothing here uses consumer groups: the job assigns partitions itself.
 
+mod bindings;
 mod client;
 mod error;
 mod ffi;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 
 use deltajoin_workers::batch::Origin;
 
+pub use bindings::BindingTopic;
 pub use client::Connection;
 pub use error::Error;
 pub use lag::Lag;

@@ -19,7 +19,6 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::warn;
 
 use crate::codec::Format;
-use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::{Handle, Producer};
 use crate::connectors::kafka::fit::shortened;
 use crate::connectors::kafka::lanes::Lanes;
@@ -203,20 +202,7 @@ impl Writer {
         let Some(code) = self.delivery.failure else {
             return Ok(());
         };
-        let topic = &self.destination.options.topic;
-        let reason = code.to_string();
-        Err(match code {
-            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
-                let place = place(topic);
-                Error::NotAuthorized { place, reason }
-            }
-            Code::UnknownTopic | Code::UnknownTopicOrPartition => Error::UnknownTopic {
-                topic: topic.topic.clone(),
-                brokers: topic.brokers.clone(),
-                similar: Vec::new(),
-            },
-            _ => Error::failed(topic, &reason),
-        })
+        Err(Error::undelivered(&self.destination.options.topic, code))
     }
 
     /// Sends rows again, each alone, that the broker refused as too large: it refuses a batch as
@@ -296,6 +282,7 @@ impl Delivery {
             self.reported(Report {
                 partition: number(partition),
                 token,
+                offset: None,
                 result: Err(code),
             });
         }

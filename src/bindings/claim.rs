@@ -1,0 +1,149 @@
+//! A new generation: it claims the log with a marker, then learns what the log holds.
+//!
+//! The two steps are apart because between them the generation makes sure that older ones can
+//! commit nothing: it initializes its own transactional ids and fences those of earlier markers,
+//! and only what the log holds after that is the whole history.
+//!
+//! # Invariants
+//! * The generation's number is the offset of its marker.
+//! * A history is given out only if no newer marker stood in the log when it was read.
+
+use std::sync::Arc;
+
+use deltajoin_workers::batch::BatchSchema;
+use deltajoin_workers::ports::Stop;
+
+use crate::bindings::appender::{Appender, Fatal, Tail, Writing};
+use crate::bindings::record::BindingEncoder;
+use crate::bindings::{Announced, Error, History, Log, Marker, Reader, announced};
+
+/// A log that a generation has put its marker into.
+pub struct Claim<L> {
+    log: L,
+    marker: Marker,
+    generation: u64,
+    reference: Arc<BatchSchema>,
+    reader: Reader,
+}
+
+/// A log whose history is known, ready for the generation's own bindings.
+pub struct Opened<L> {
+    /// The generation's number.
+    pub generation: u64,
+    /// What the log holds.
+    pub history: History,
+    log: L,
+    marker: Marker,
+    reference: Arc<BatchSchema>,
+}
+
+/// Appends the marker of a new generation, and reads the log. Changes of the reference table are
+/// of `reference`, as `codec::reference_schema` makes it.
+///
+/// # Errors
+/// If the log cannot be used, if it holds a newer marker, or if `stop` is set.
+pub fn claim<L: Log>(
+    mut log: L,
+    marker: Marker,
+    reference: Arc<BatchSchema>,
+    stop: &Stop,
+) -> Result<Claim<L>, Error> {
+    let generation = log.append(&[marker.encode()], stop)?;
+    let mut claim = Claim {
+        log,
+        marker,
+        generation,
+        reader: Reader::new(Arc::clone(&reference)),
+        reference,
+    };
+    claim.read(stop)?;
+    Ok(claim)
+}
+
+/// Claims the log for a generation that has no older ones to fence.
+///
+/// # Errors
+/// As `claim`.
+pub fn open<L: Log>(
+    log: L,
+    marker: Marker,
+    reference: Arc<BatchSchema>,
+    stop: &Stop,
+) -> Result<Opened<L>, Error> {
+    claim(log, marker, reference, stop)?.settle(stop)
+}
+
+impl<L: Log> Claim<L> {
+    /// The generation's number.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The markers of earlier generations: what they say they use must be fenced.
+    pub fn earlier(&self) -> impl Iterator<Item = &Marker> {
+        let markers = self.reader.history().markers.iter();
+        markers
+            .filter(|(offset, _)| *offset < self.generation)
+            .map(|(_, marker)| marker)
+    }
+
+    /// Reads the log to its end, now that older generations can commit nothing more.
+    ///
+    /// # Errors
+    /// If the log cannot be read, if it holds a newer marker, or if `stop` is set.
+    pub fn settle(mut self, stop: &Stop) -> Result<Opened<L>, Error> {
+        self.read(stop)?;
+        Ok(Opened {
+            generation: self.generation,
+            history: self.reader.finish(),
+            log: self.log,
+            marker: self.marker,
+            reference: self.reference,
+        })
+    }
+
+    /// Reads on to the end of the log.
+    fn read(&mut self, stop: &Stop) -> Result<(), Error> {
+        let Self {
+            log,
+            reader,
+            generation,
+            marker,
+            ..
+        } = self;
+        let mut newer: Option<Announced> = None;
+        let from = reader.history().next;
+        let read = log.read(from, stop, &mut |offset, bytes| {
+            if offset > *generation {
+                newer = announced(bytes).or(newer.take());
+            }
+            reader.take(offset, bytes)
+        });
+        // A newer generation may write what this program does not understand.
+        if let Some(newer) = newer {
+            let (log, by) = (log.name(), newer.to_string());
+            return Err(Error::Superseded { log, by });
+        }
+        read?;
+        let markers = &reader.history().markers;
+        match markers.last() {
+            Some((offset, last)) if (*offset, last.id) == (*generation, marker.id) => Ok(()),
+            _ => Err(Error::MarkerLost {
+                log: log.name(),
+                offset: *generation,
+            }),
+        }
+    }
+}
+
+impl<L: Log + 'static> Opened<L> {
+    /// Begins to append. `fatal` is told, from another thread, when the log takes no more.
+    pub fn start(self, fatal: Fatal) -> (History, Appender) {
+        let (id, schema) = (self.marker.id, &self.reference.schema);
+        let writing = Writing {
+            encoder: BindingEncoder::new(id, schema, self.log.record_bytes_max()),
+            tail: Tail::new(self.log, (id, self.generation), self.history.next),
+        };
+        (self.history, Appender::start(writing, fatal))
+    }
+}

@@ -1,0 +1,130 @@
+//! The reader's rule: a binding counts if and only if the nearest marker before it is its own
+//! generation's.
+//!
+//! So what an older generation appends late, behind a newer one's marker, counts for nobody, and
+//! what it appended before that counts for every generation after it.
+//!
+//! # Invariants
+//! * The epochs of bindings that count are strictly increasing.
+//! * Reference changes count with the binding of their epoch; a crash between them leaves nothing.
+//! * Every record from offset 0 on has been seen.
+
+use std::sync::Arc;
+
+use deltajoin_workers::batch::{Batch, BatchSchema};
+use deltajoin_workers::bindings::Binding;
+
+use crate::bindings::{Fault, Marker, MarkerId, Record};
+use crate::codec::json::Decoder;
+
+/// What a binding log holds.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The markers with their offsets, in order; the last is the newest generation's.
+    pub markers: Vec<(u64, Marker)>,
+    /// The bindings that count, in order.
+    pub bindings: Vec<Binding>,
+    /// The offset of the next record.
+    pub next: u64,
+}
+
+/// Makes a history of the records of a log.
+#[derive(Debug)]
+pub struct Reader {
+    decoder: Decoder,
+    history: History,
+    /// Reference changes that wait for the binding of their epoch.
+    unbound: Option<(u64, Vec<Batch>)>,
+}
+
+impl Reader {
+    /// A reader of a log from its beginning; reference changes are of `reference`, as
+    /// `codec::reference_schema` makes it.
+    pub fn new(reference: Arc<BatchSchema>) -> Self {
+        Self {
+            decoder: Decoder::new(reference, usize::MAX),
+            history: History::default(),
+            unbound: None,
+        }
+    }
+
+    /// Takes the next record.
+    ///
+    /// # Errors
+    /// If it cannot be understood, or cannot stand there.
+    pub fn take(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let next = self.history.next;
+        if offset != next {
+            return Err(Fault::Missing { next });
+        }
+        match Record::decode(bytes)? {
+            Record::Marker(marker) => {
+                self.unbound = None;
+                self.history.markers.push((offset, marker));
+            }
+            Record::Reference {
+                generation,
+                epoch,
+                rows,
+            } => {
+                if self.counts(generation)? {
+                    self.expect_epoch(epoch)?;
+                    let batch = rows.decode(&mut self.decoder)?;
+                    let (_, batches) = self.unbound.get_or_insert((epoch, Vec::new()));
+                    batches.push(batch);
+                }
+            }
+            Record::Binding {
+                generation,
+                epoch,
+                ends,
+            } => {
+                if self.counts(generation)? {
+                    self.expect_epoch(epoch)?;
+                    let reference = self.unbound.take();
+                    self.history.bindings.push(Binding {
+                        epoch,
+                        ends,
+                        reference: reference.map_or_else(Vec::new, |(_, batches)| batches),
+                    });
+                }
+            }
+        }
+        self.history.next = offset + 1;
+        Ok(())
+    }
+
+    /// What has been read so far.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// All that has been read.
+    pub fn finish(self) -> History {
+        self.history
+    }
+
+    /// Whether a record of this generation counts here.
+    fn counts(&self, generation: MarkerId) -> Result<bool, Fault> {
+        let (_, nearest) = self.history.markers.last().ok_or(Fault::NoMarker)?;
+        Ok(nearest.id == generation)
+    }
+
+    /// An epoch comes after those that are bound, and is that of the changes that wait.
+    fn expect_epoch(&self, epoch: u64) -> Result<(), Fault> {
+        if let Some((unbound, _)) = self.unbound
+            && unbound != epoch
+        {
+            return Err(Fault::Unbound { unbound });
+        }
+        match self.history.bindings.last() {
+            Some(Binding { epoch: last, .. }) if *last >= epoch => {
+                Err(Fault::EpochOrder { epoch, last: *last })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

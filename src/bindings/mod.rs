@@ -1,0 +1,66 @@
+//! The binding log: which records each epoch is made of, kept for the next generation.
+//!
+//! A generation begins with a *marker* in the log, and its bindings follow. Two clusters of one
+//! job may write to the same log at the same moment, so order alone does not say what holds:
+//!
+//! * *Reader's rule*: a binding counts if and only if the nearest marker before it is its own
+//!   generation's.
+//! * *Writer's rule*: an append counts only if acknowledged at exactly the next offset. When it is
+//!   not, the log is read: a newer marker means superseded, anything else is a failure.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `record` | the records, as JSON objects |
+//! | `history` | the reader's rule |
+//! | `claim` | a new generation: its marker, and what the log holds |
+//! | `appender` | the writer's rule, on a thread of its own |
+//! | `error` | how it fails, and with which exit code |
+//!
+//! It is apart from the connectors because the rules are the same for a topic and a file. Nothing
+//! here touches the outside world but through `Log`.
+//!
+//! # Invariants
+//! * What a reader counts was appended in the order of epochs, by one generation at a time.
+//! * A record that cannot be understood is an error that says where, never skipped.
+
+mod appender;
+mod claim;
+mod error;
+mod history;
+mod record;
+#[cfg(test)]
+mod testing;
+
+use deltajoin_workers::ports::Stop;
+
+pub use appender::{Appender, Fatal};
+pub use claim::{Claim, Opened, claim, open};
+pub use error::{Error, Fault};
+pub use history::{History, Reader};
+pub use record::{Announced, Marker, MarkerId, Record, TransactionalId, announced};
+
+/// Told of each record that is read, with its offset.
+pub type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Fault>;
+
+/// Where the records of a binding log are kept, in order, each at its offset.
+pub trait Log: Send {
+    /// Names the log, as errors do.
+    fn name(&self) -> String;
+
+    /// How large a record may be, at most, if it can be made smaller.
+    fn record_bytes_max(&self) -> usize;
+
+    /// Reads what the log holds at the time of the call, from the offset `from` on. What `visit`
+    /// refuses must end it, with an error that says where.
+    ///
+    /// # Errors
+    /// If it cannot be read, if `visit` refuses a record, or if `stop` is set.
+    fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), Error>;
+
+    /// Appends records and waits until all of them are durable. Returns the offset of the first;
+    /// the others must follow it without a gap.
+    ///
+    /// # Errors
+    /// If they are not durable, or if it is not known. No more must be appended then.
+    fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<u64, Error>;
+}
