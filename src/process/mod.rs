@@ -8,6 +8,7 @@
 //! | `plan` | the core's plan from the configuration |
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `outputs` | sinks and dead letters, for each worker |
+//! | `skipping` | what a sink has committed before is not written again |
 //!
 //! # Invariants
 //! * Nothing is read or written before the configuration, all inputs, all outputs and the peers
@@ -18,8 +19,10 @@ mod check;
 mod inputs;
 mod outputs;
 mod plan;
+mod skipping;
 
 pub use check::check;
+pub use skipping::Skipping;
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};

@@ -13,6 +13,7 @@
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `stops` | how jobs end |
+//! | `transactions` | the exactly-once sink |
 //! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
@@ -31,3 +32,4 @@ mod stops;
 mod stream;
 mod support;
 mod topics;
+mod transactions;

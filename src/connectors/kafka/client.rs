@@ -25,7 +25,7 @@ use crate::connectors::kafka::settings;
 
 /// How long one question may take: long enough for TLS across an ocean, short enough to notice a
 /// wrong password while someone is looking.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// How often a question is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Librdkafka's default, for topics whose settings may not be read.
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Connection {
 
 /// The answer to a question about a topic: one that came, one that may come later, or an error
 /// that no waiting cures.
-enum Answer<T> {
+pub(super) enum Answer<T> {
     Given(T),
     Later(String),
     Never(Error),
@@ -147,19 +147,8 @@ impl Connection {
     /// The largest message that the topic takes, or librdkafka's default if the topic's settings
     /// may not be read.
     pub(super) fn message_bytes_max(&self) -> usize {
-        let asked = || -> Result<Option<usize>, KafkaError> {
-            let admin: AdminClient<DefaultClientContext> = self.config.create()?;
-            let topic = ResourceSpecifier::Topic(&self.topic.topic);
-            let options = AdminOptions::new().request_timeout(Some(ANSWER));
-            let answers = pollster::block_on(admin.describe_configs([&topic], &options))?;
-            let mut values = answers
-                .into_iter()
-                .flatten()
-                .flat_map(|answer| answer.entries);
-            let value = values.find(|entry| entry.name == "max.message.bytes");
-            Ok(value.and_then(|entry| entry.value?.parse().ok()))
-        };
-        match asked() {
+        let asked = self.setting("max.message.bytes");
+        match asked.map(|value| value.and_then(|value| value.parse().ok())) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => MESSAGE_BYTES_MAX,
             Err(error) => {
@@ -167,6 +156,25 @@ impl Connection {
                 MESSAGE_BYTES_MAX
             }
         }
+    }
+
+    /// One of the topic's settings.
+    pub(super) fn setting(&self, name: &str) -> Result<Option<String>, KafkaError> {
+        let admin: AdminClient<DefaultClientContext> = self.config.create()?;
+        let topic = ResourceSpecifier::Topic(&self.topic.topic);
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let answers = pollster::block_on(admin.describe_configs([&topic], &options))?;
+        let mut values = answers
+            .into_iter()
+            .flatten()
+            .flat_map(|answer| answer.entries);
+        let value = values.find(|entry| entry.name == name);
+        Ok(value.and_then(|entry| entry.value))
+    }
+
+    /// The settings of its client.
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.config
     }
 
     fn offsets(
@@ -213,7 +221,7 @@ impl Connection {
     }
 
     /// Asks until there is an answer.
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &mut self,
         stop: &Stop,
         mut question: impl FnMut(&Handle, &KafkaTopic) -> Answer<T>,
@@ -246,7 +254,7 @@ impl Connection {
 }
 
 /// What an error of rust-rdkafka's is about, without its words around it.
-fn reason(error: &KafkaError) -> String {
+pub(super) fn reason(error: &KafkaError) -> String {
     let code = error.rdkafka_error_code();
     code.map_or_else(|| error.to_string(), |code| code.to_string())
 }

@@ -7,9 +7,10 @@
 //! * An error names the object that it is about and where that is; it never shows a value of a
 //!   setting, which may be a secret.
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::config::KafkaTopic;
+use crate::connectors::kafka::messages::TransactionFault as Fault;
 
 /// What ends a job at Kafka.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -106,6 +107,33 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another process has taken the transactional id, or the broker has given a transaction up
+    /// for its age: which one it was, only the job's log of bindings tells.
+    #[error("fenced: {place} is not ours any more")]
+    Fenced {
+        /// Transactional id and brokers.
+        place: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// The topic of sinks' progress is not one that keeps the last record of every key.
+    #[error("cannot keep the progress of sinks in {place}")]
+    ProgressTopic {
+        /// Topic and brokers.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record of sinks' progress cannot be used.
+    #[error("could not read progress record {topic}[0]@{offset}: {reason}")]
+    BadProgress {
+        /// The topic.
+        topic: String,
+        /// The offset.
+        offset: i64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A stop was asked for while Kafka was waited for.
     #[error("stopped while waiting for Kafka")]
     Stopped,
@@ -122,8 +150,13 @@ impl Error {
             | Self::NotAuthorized { reason, .. }
             | Self::OffsetGone { reason, .. }
             | Self::PartitionsGone { reason, .. }
+            | Self::Fenced { reason, .. }
+            | Self::ProgressTopic { reason, .. }
             | Self::Failed { reason, .. } => Some(reason),
-            Self::UnknownTopic { .. } | Self::BadReference { .. } | Self::Stopped => None,
+            Self::UnknownTopic { .. }
+            | Self::BadReference { .. }
+            | Self::BadProgress { .. }
+            | Self::Stopped => None,
         }
     }
 
@@ -145,7 +178,8 @@ impl Error {
             }
             Self::NotAuthorized { .. } => {
                 "The job needs Describe and Read on topics it reads, Describe and Write on \
-                 topics it writes."
+                 topics it writes; exactly-once, Describe and Write on transactional ids that \
+                 begin with its name, and Read and Write on its topic of progress."
                     .to_owned()
             }
             Self::OffsetGone { .. } => {
@@ -156,8 +190,19 @@ impl Error {
             Self::BadReference { .. } => {
                 "Put a correct record, or a tombstone, for the same key into the topic.".to_owned()
             }
+            Self::ProgressTopic { .. } => {
+                "Give the topic one partition and cleanup.policy=compact, or delete it if this \
+                 job has never run: the job then makes it."
+                    .to_owned()
+            }
+            Self::BadProgress { .. } => {
+                "Start the release of deltajoin that wrote it; if another program did, give the \
+                 job a name of its own."
+                    .to_owned()
+            }
             Self::Client { .. }
             | Self::PartitionsGone { .. }
+            | Self::Fenced { .. }
             | Self::Failed { .. }
             | Self::Stopped => return None,
         })
@@ -172,9 +217,12 @@ impl Error {
             | Self::UnknownTopic { .. }
             | Self::NotAuthorized { .. }
             | Self::OffsetGone { .. }
-            | Self::BadReference { .. } => true,
+            | Self::BadReference { .. }
+            | Self::ProgressTopic { .. }
+            | Self::BadProgress { .. } => true,
             Self::Client { .. }
             | Self::PartitionsGone { .. }
+            | Self::Fenced { .. }
             | Self::Failed { .. }
             | Self::Stopped => false,
         }
@@ -188,6 +236,38 @@ impl Error {
                 place: place(topic),
                 reason: error.to_string(),
             },
+        }
+    }
+
+    /// A row that a topic does not take, whatever its size.
+    pub(super) fn delivery(topic: &KafkaTopic, code: Code) -> Self {
+        let reason = code.to_string();
+        match code {
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+                let place = place(topic);
+                Self::NotAuthorized { place, reason }
+            }
+            Code::UnknownTopic | Code::UnknownTopicOrPartition => Self::UnknownTopic {
+                topic: topic.topic.clone(),
+                brokers: topic.brokers.clone(),
+                similar: Vec::new(),
+            },
+            _ => Self::failed(topic, &reason),
+        }
+    }
+
+    /// A step of a transaction that failed for good.
+    pub(super) fn transaction(transactional_id: &str, topic: &KafkaTopic, fault: Fault) -> Self {
+        let Fault { code, reason, .. } = fault;
+        let place = format!("transactional id {transactional_id:?} on {}", topic.brokers);
+        match code {
+            Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => {
+                Self::Fenced { place, reason }
+            }
+            Code::TransactionalIdAuthorizationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed => Self::NotAuthorized { place, reason },
+            _ => Self::Failed { place, reason },
         }
     }
 

@@ -75,6 +75,17 @@ pub(super) enum Polled {
     Problem(Problem),
 }
 
+/// Why a step of a transaction was not done.
+#[derive(Clone, Debug)]
+pub(super) struct TransactionFault {
+    /// What kind it is.
+    pub(super) code: Code,
+    /// Whether the same call may succeed, and must then be made again.
+    pub(super) retriable: bool,
+    /// What librdkafka and the broker say.
+    pub(super) reason: String,
+}
+
 /// What stands at one place of a batch.
 pub(super) enum Item<'a> {
     /// A record.

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `source`, `reader` | records to blocks of events, on threads of their own |
 //! | `reference` | a compacted topic to changes of the reference table |
-//! | `sink`, `writer` | rows of closed epochs to a topic |
+//! | `sink`, `writer` | rows of closed epochs to a topic, at least once |
+//! | `transactions`, `committer`, `routes` | the same exactly once |
+//! | `progress`, `progress_topic` | which epochs are committed |
 //! | `sample` | a look at a topic's newest records |
 //! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
@@ -16,6 +18,7 @@
 //! * Nothing here uses consumer groups: the job assigns partitions itself.
 
 mod client;
+mod committer;
 mod error;
 mod ffi;
 mod fit;
@@ -25,12 +28,16 @@ mod ledger;
 mod messages;
 mod partitioner;
 mod patience;
+mod progress;
+mod progress_topic;
 mod reader;
 mod reference;
+mod routes;
 mod sample;
 mod settings;
 mod sink;
 mod source;
+mod transactions;
 mod writer;
 
 #[cfg(test)]
@@ -43,10 +50,12 @@ use deltajoin_workers::batch::Origin;
 pub use client::Connection;
 pub use error::Error;
 pub use lag::Lag;
+pub use progress::{Progress, ProgressRecord, read_progress};
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
 pub use sink::{Destination, KafkaSink, SinkOptions};
 pub use source::{Assignment, Readers, Source, SourceOptions};
+pub use transactions::{TransactionOptions, Transactions};
 
 /// Told of an error that ends the job; may be called from any thread, and more than once.
 pub type Fail = Arc<dyn Fn(Error) + Send + Sync>;
