@@ -3,6 +3,7 @@
 //!
 //! # Layout, from the command line inwards
 //! * `cli`: one file a subcommand. `process`: makes a process of a job, the composition root.
+//! * `audit`: recomputes a job's result, apart from it, and compares.
 //! * `config`: the settings. `codec`: rows to JSON and back. `connectors`: Kafka and files.
 //! * `cluster`: the mesh between processes, and their supervisor.
 //! * `telemetry`: logs, progress, status. `failure`, `error`: how a process ends.
@@ -16,6 +17,7 @@
     )
 )]
 
+pub mod audit;
 pub mod cli;
 pub mod process;
 

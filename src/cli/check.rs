@@ -16,7 +16,7 @@ pub(super) fn run(settings: &SettingsArgs, show: bool, offline: bool) -> Result<
     };
     if !offline {
         let stop = stop_by_signals()?;
-        for line in process::check(&loaded.config, &stop)? {
+        for line in process::check(&loaded, &stop)? {
             say(&line);
         }
     }

@@ -3,6 +3,7 @@
 //! Only here anything is printed: results and summaries to standard output, all else to standard
 //! error.
 
+mod audit;
 mod check;
 mod cluster;
 #[cfg(feature = "demo")]
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
+    /// Recompute the result from the input and compare it with what the sinks have written.
+    Audit(audit::AuditArgs),
     /// Make the events of the example, and its reference table.
     Generate(generate::GenerateArgs),
     /// Run the example with an embedded broker, and show what it does.
@@ -127,6 +130,7 @@ pub fn run() -> ExitCode {
             print,
             offline,
         } => check::run(&settings, print, offline),
+        Command::Audit(args) => audit::run(&args),
         Command::Generate(args) => generate::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),

@@ -3,7 +3,8 @@
 //! It is apart from `json` because CSV fields hold the same texts.
 //!
 //! # Invariants
-//! * Nothing is rounded, cut or guessed: a value that the column cannot hold is a fault.
+//! * Nothing is cut or guessed: a value that the column cannot hold is a fault. Nothing is rounded
+//!   but a `float64` that is written with a point or an exponent, to the nearest there is.
 //! * A timestamp lies within the years 0 to 9999 in UTC, so it can be written as RFC 3339.
 
 use chrono::DateTime;
@@ -12,6 +13,9 @@ use chrono::DateTime;
 const TIMESTAMP_MIN: i64 = -62_167_219_200_000_000;
 /// The last microsecond of the year 9999.
 const TIMESTAMP_MAX: i64 = 253_402_300_799_999_999;
+
+/// From here on not every whole number is a `float64`: 2 to the power of 53.
+const FLOAT64_GAPS: f64 = 9_007_199_254_740_992.0;
 
 /// Why a column cannot hold a value; shown between the column's name and the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,18 +61,37 @@ pub fn int64(text: &str) -> Result<i64, Fault> {
     text.parse().map_err(|_| Fault::OutOfRange("int64"))
 }
 
-/// Reads a finite number.
+/// Reads a finite number. One with a point or an exponent becomes the nearest `f64`, though zero
+/// only if it is zero; any other is held exactly or not at all.
 pub fn float64(text: &str) -> Result<f64, Fault> {
     let in_numbers = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
     if text.starts_with('+') || !text.as_bytes().iter().all(in_numbers) {
         return Err(Fault::NotNumber);
     }
     let value: f64 = text.parse().map_err(|_| Fault::NotNumber)?;
-    if value.is_finite() {
+    let held = if value == 0.0 {
+        is_zero(text)
+    } else {
+        value.abs() < FLOAT64_GAPS || value.is_finite() && no_digit_is_lost(text, value)
+    };
+    if held {
         Ok(value)
     } else {
         Err(Fault::OutOfRange("float64"))
     }
+}
+
+/// Whether a number is zero as it is written, its exponent aside.
+fn is_zero(number: &str) -> bool {
+    let mut mantissa = number.bytes().take_while(|byte| !b"eE".contains(byte));
+    mantissa.all(|byte| !matches!(byte, b'1'..=b'9'))
+}
+
+/// Whether a large number, if it is written as digits alone, is exactly `value`.
+fn no_digit_is_lost(number: &str, value: f64) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    // With a precision, all digits of the value are written, not the fewest that tell it.
+    !all_digits(digits) || format!("{:.0}", value.abs()) == digits.trim_start_matches('0')
 }
 
 /// Reads a truth value.
@@ -254,10 +277,41 @@ mod tests {
             assert_eq!(int64(text), Err(Fault::NotInt64), "{text}");
         }
         assert_eq!(float64("-1.5e3"), Ok(-1500.0));
-        assert_eq!(float64("1e400"), Err(Fault::OutOfRange("float64")));
         for text in ["", "+1", "NaN", "inf", "-inf", "infinity", "1 ", "e"] {
             assert_eq!(float64(text), Err(Fault::NotNumber), "{text}");
         }
         assert_eq!(boolean("TRUE"), Err(Fault::NotBool));
+    }
+
+    #[test]
+    fn a_float_is_the_nearest_but_a_whole_number_is_exact_or_refused() {
+        for (text, value) in [
+            ("0.1", 0.1_f64),
+            ("-0", -0.0),
+            ("0.000e-999", 0.0),
+            ("5e-324", 5e-324),
+            ("9007199254740992", 9_007_199_254_740_992.0),
+            ("-0009007199254740994", -9_007_199_254_740_994.0),
+            ("9007199254740993.0", 9_007_199_254_740_992.0),
+            ("18446744073709551616", 18_446_744_073_709_551_616.0),
+            ("10000000000000000000000", 1e22),
+            ("1e23", 1e23),
+        ] {
+            let read = float64(text).map(f64::to_bits);
+            assert_eq!(read, Ok(value.to_bits()), "{text}");
+        }
+        for text in [
+            "1e400",
+            "-1e400",
+            "1e-400",
+            "-0.001e-330",
+            "9007199254740993",
+            "-9007199254740993",
+            "18446744073709551615",
+            "100000000000000000000000",
+            &"9".repeat(400),
+        ] {
+            assert_eq!(float64(text), Err(Fault::OutOfRange("float64")), "{text}");
+        }
     }
 }

@@ -43,6 +43,7 @@ pub use fault::Error;
 pub use identity::FileIdentity;
 pub use model::*;
 pub use properties::reserved;
+pub use quantity::{Error as QuantityError, size};
 pub use show::digest;
 
 use crate::config::fault::{Document, Faults};
@@ -74,6 +75,16 @@ impl Loaded {
     /// and settings that this build does not act on are comments.
     pub fn resolved(&self) -> String {
         show::resolved(&self.sections, &self.document)
+    }
+
+    /// The report of a fault that the file alone does not show: what is wrong with the value of a
+    /// setting, and why.
+    pub fn fault(&self, table: &str, setting: &str, message: &str, detail: &str) -> Error {
+        let section = self.sections.get(table);
+        let place = section.map_or(&Origin::Default, |section| section.place(&[setting]));
+        let mut faults = Faults::default();
+        faults.add(place, message).detail(detail);
+        faults.into_error(&self.document)
     }
 }
 

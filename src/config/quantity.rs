@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// What is wrong with a quantity.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     /// No digits at the start.
     #[error("no number")]
     NoNumber,
@@ -47,7 +47,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Error> {
 }
 
 /// Reads a size in bytes.
-pub(super) fn size(text: &str) -> Result<usize, Error> {
+pub fn size(text: &str) -> Result<usize, Error> {
     let (number, unit) = split(text)?;
     let bytes = match unit {
         "" | "B" => 1,

@@ -1,9 +1,12 @@
 //! Checks what a configuration names, for `deltajoin check`: that it can be reached, and that what
 //! is there has the declared types. Nothing is written, no file emptied, no offset committed.
 
-use deltajoin_workers::ports::Stop;
+use std::path::Path;
 
-use crate::config::{Config, EventSource, ReferenceSource, Target};
+use deltajoin_workers::ports::Stop;
+use rustix::fs::{Access, access};
+
+use crate::config::{Config, EventSource, Loaded, ReferenceSource, Target};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
@@ -13,8 +16,11 @@ use crate::failure::Failure;
 ///
 /// # Errors
 /// The first thing that is not as the job needs it.
-pub fn check(config: &Config, stop: &Stop) -> Result<Vec<String>, Failure> {
-    let mut lines = vec![check_events(config, stop)?, check_reference(config, stop)?];
+pub fn check(loaded: &Loaded, stop: &Stop) -> Result<Vec<String>, Failure> {
+    let config = &loaded.config;
+    // First, because Kafka may have to be waited for.
+    let mut lines = Vec::from_iter(check_status_file(loaded)?);
+    lines.extend([check_events(config, stop)?, check_reference(config, stop)?]);
     for sink in &config.sinks {
         lines.push(format!(
             "sink {:?}: {}",
@@ -27,6 +33,32 @@ pub fn check(config: &Config, stop: &Stop) -> Result<Vec<String>, Failure> {
         check_target(&config.dead_letters, stop)?
     ));
     Ok(lines)
+}
+
+fn check_status_file(loaded: &Loaded) -> Result<Option<String>, Failure> {
+    let Some(path) = &loaded.config.telemetry.status_file else {
+        return Ok(None);
+    };
+    can_be_written(path).map_err(|obstacle| {
+        let message = format!("cannot write status file {path:?}");
+        let report = loaded.fault("telemetry", "status_file", &message, &obstacle);
+        Failure::report(&report.to_string())
+    })?;
+    Ok(Some(format!("status file: {}", path.display())))
+}
+
+/// Looks whether a file can be made there, or made anew; else says what is in the way.
+fn can_be_written(path: &Path) -> Result<(), String> {
+    let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(format!("There is no folder {folder:?}."));
+    }
+    if path.is_dir() {
+        return Err("It is a folder.".to_owned());
+    }
+    access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| format!("No file can be made in folder {folder:?}: {error}."))
 }
 
 fn check_events(config: &Config, stop: &Stop) -> Result<String, Failure> {
@@ -101,22 +133,9 @@ fn check_reference(config: &Config, stop: &Stop) -> Result<String, Failure> {
 fn check_target(target: &Target, stop: &Stop) -> Result<String, Failure> {
     match target {
         Target::JsonLines { path } => {
-            let folder = path
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(std::path::Path::new("."));
-            let found = std::fs::metadata(folder);
-            if !found.is_ok_and(|found| found.is_dir() && !found.permissions().readonly()) {
-                let folder = folder.display();
-                return Err(Failure::usage(format!(
-                    "cannot write files in folder \"{folder}\""
-                )));
-            }
-            if path.is_dir() {
-                return Err(
-                    Failure::usage(format!("cannot write file {path:?}")).detail("It is a folder.")
-                );
-            }
+            can_be_written(path).map_err(|obstacle| {
+                Failure::usage(format!("cannot write file {path:?}")).detail(obstacle)
+            })?;
             Ok(format!("file {}", path.display()))
         }
         #[cfg(feature = "kafka")]

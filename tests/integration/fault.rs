@@ -88,12 +88,42 @@ fn dead_letters_that_cannot_be_written_are_refused() {
 #[test]
 fn a_status_file_that_cannot_be_written_is_refused() {
     let tables = "[telemetry]\nstatus_file = \"no/status.json\"\n";
+    let folder = good(&(CONFIG.to_owned() + tables));
     refused(
-        &good(&(CONFIG.to_owned() + tables)),
+        &folder,
         expect![[r#"
         error: could not write status file "no/status.json"
           detail: No such file or directory (os error 2)"#]],
     );
+    let check = |folder: &Folder, expect: Expect| {
+        let checked = folder.run_job("check", &[]);
+        checked.assert_code(2);
+        expect.assert_eq(&report(&checked));
+    };
+    check(
+        &folder,
+        expect![[r#"
+            error: cannot write status file "no/status.json"
+              --> job.toml:28:15
+               |
+            28 | status_file = "no/status.json"
+               |               ^^^^^^^^^^^^^^^^
+              detail: There is no folder "no"."#]],
+    );
+    std::fs::create_dir_all(folder.path("no/status.json")).unwrap();
+    check(
+        &folder,
+        expect![[r#"
+            error: cannot write status file "no/status.json"
+              --> job.toml:28:15
+               |
+            28 | status_file = "no/status.json"
+               |               ^^^^^^^^^^^^^^^^
+              detail: It is a folder."#]],
+    );
+    std::fs::remove_dir(folder.path("no/status.json")).unwrap();
+    folder.run_job("check", &[]).assert_code(0);
+    assert!(!folder.path("no/status.json").exists());
 }
 
 #[test]
@@ -152,6 +182,17 @@ fn duplicate_keys_of_the_reference_are_told_with_both_lines() {
           detail: reference.csv:4:1: key {"geographical_location_oid":1} is on line 2 already
             reference.csv:5:1: key {"geographical_location_oid":2} is on line 3 already
             reference.csv:6:1: key {"geographical_location_oid":1} is on line 2 already"#]],
+    );
+}
+
+#[test]
+fn an_open_quote_of_the_reference_is_told_with_its_line() {
+    let text = "geographical_location_oid,geographical_location\n1,one\n2,\"two\n3,three\n";
+    check_reference(
+        text,
+        expect![[r#"
+        error: reference file "reference.csv" has 1 fault
+          detail: reference.csv:3:3: this quote is never closed"#]],
     );
 }
 

@@ -158,6 +158,7 @@ fn values_of_every_type_come_through() {
     for engine in ["production", "textbook"] {
         let outcome = folder.run_job("run", &["--until-end", "--engine", engine]);
         outcome.assert_code(0);
+        folder.run_job("audit", &[]).assert_code(0);
         let mut rows: Vec<String> = folder
             .read("joined.jsonl")
             .lines()

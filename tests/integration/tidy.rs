@@ -48,12 +48,13 @@ struct Arrow {
 }
 
 /// The arrows between the parts, from the command line inwards. `*` stands for every module.
-const ARROWS: [Arrow; 12] = [
+const ARROWS: [Arrow; 13] = [
     arrow("main", &["cli"], &[]),
     arrow("lib", &[], &[]),
     arrow(
         "cli",
         &[
+            "audit",
             "process",
             "cluster",
             "config",
@@ -65,6 +66,12 @@ const ARROWS: [Arrow; 12] = [
             "telemetry",
         ],
         &["dataflow", "ports"],
+    ),
+    // Nothing of the operators and their state: an audit must not share the job's mistakes.
+    arrow(
+        "audit",
+        &["codec", "config", "connectors", "failure"],
+        &["batch", "ports", "queue", "schema"],
     ),
     arrow(
         "process",

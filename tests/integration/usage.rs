@@ -7,7 +7,7 @@ use expect_test::expect_file;
 
 use crate::case::{CONFIG, Folder};
 
-const COMMANDS: [&str; 5] = ["run", "cluster", "worker", "check", "generate"];
+const COMMANDS: [&str; 6] = ["run", "cluster", "worker", "check", "audit", "generate"];
 
 /// As a text without spaces at the ends of lines.
 fn trimmed(lines: &[String]) -> String {

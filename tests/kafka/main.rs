@@ -14,6 +14,7 @@
 //! | `refusals` | what keeps a job from starting |
 //! | `stops` | how jobs end |
 //! | `transactions` | the exactly-once sink |
+//! | `audit` | `deltajoin audit` |
 //! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
@@ -21,6 +22,7 @@
     reason = "what a test writes need not last, and its queues are short"
 )]
 
+mod audit;
 mod broker;
 mod outage;
 mod poison;

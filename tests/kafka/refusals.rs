@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use deltajoin_testkit::{Broker, Login, Outcome};
+use deltajoin_testkit::{Broker, Login, Outcome, Signal};
 
 use crate::setup::{LIMIT, Setup, quoted, summary};
 use crate::topics::{Publisher, detections, event, values};
@@ -75,6 +75,28 @@ fn a_wrong_password_ends_every_command_soon_and_says_where() {
         &cluster,
         &["error: could not authenticate to Kafka", "not restarted"],
     );
+}
+
+#[test]
+fn a_job_that_waits_because_one_side_speaks_tls_says_so() {
+    let secure = quoted(&secure().bootstrap());
+    let plain = quoted(&Broker::shared().bootstrap());
+    let tls = r#"{ "security.protocol" = "SSL" }"#;
+    for (brokers, properties, hint) in [
+        (secure, "{}", "Perhaps this port wants TLS"),
+        (plain, tls, "Perhaps this port does not speak TLS"),
+    ] {
+        let setup = Setup::without_topics(Broker::shared(), "unlike")
+            .set("events", "brokers", &*brokers)
+            .set("events", "kafka", properties);
+        let mut job = setup.start(&[]);
+        let line = job.wait_for_line("Perhaps", SOON);
+        for text in ["waiting for Kafka", hint, "security.protocol"] {
+            assert!(line.contains(text), "{text:?} is missing in: {line}");
+        }
+        job.signal(Signal::Terminate);
+        job.wait(SOON).assert_code(0);
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ use deltajoin_workers::schema::{ColumnType, Schema};
 use crate::codec::json::careful::read_carefully;
 use crate::codec::json::reject::Reject;
 use crate::codec::reference_schema;
-use crate::codec::text::{self, Fault};
+use crate::codec::text;
 
 /// A column that records are searched for.
 #[derive(Debug)]
@@ -181,7 +181,11 @@ impl Expected {
     fn typed<'de, D: serde::Deserializer<'de>>(&self, input: D) -> Result<Slot<'de>, D::Error> {
         match self.column_type {
             ColumnType::Int64 => input.deserialize_i64(self),
-            ColumnType::Float64 => input.deserialize_f64(self),
+            // By its text, which tells whether a whole number or a tiny one would be changed.
+            ColumnType::Float64 => {
+                let value = text::float64(<&RawValue>::deserialize(input)?.get());
+                value.map(Slot::Float64).map_err(D::Error::custom)
+            }
             ColumnType::String | ColumnType::Timestamp => input.deserialize_str(self),
             ColumnType::Bool => input.deserialize_bool(self),
             ColumnType::Decimal { precision, scale } => {
@@ -327,26 +331,12 @@ impl<'de> Visitor<'de> for &Expected {
 
     #[inline]
     fn visit_i64<E>(self, value: i64) -> Result<Slot<'de>, E> {
-        Ok(match self.column_type {
-            ColumnType::Float64 => Slot::Float64(value as f64),
-            _ => Slot::Int64(value),
-        })
+        Ok(Slot::Int64(value))
     }
 
     #[inline]
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Slot<'de>, E> {
-        match self.column_type {
-            ColumnType::Float64 => Ok(Slot::Float64(value as f64)),
-            _ => i64::try_from(value).map(Slot::Int64).map_err(E::custom),
-        }
-    }
-
-    #[inline]
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Slot<'de>, E> {
-        match self.column_type {
-            ColumnType::Float64 => Ok(Slot::Float64(value)),
-            _ => Err(E::custom(Fault::NotInt64)),
-        }
+        i64::try_from(value).map(Slot::Int64).map_err(E::custom)
     }
 
     #[inline]

@@ -155,6 +155,8 @@ fn what_no_column_can_hold_is_a_wrong_type() {
             r#"{"id":1,"name":"\ud800"}"#,
             r#"{"id":1,"name":"a","amount":"12,50"}"#,
             r#"{"id":1,"name":"a","amount":1e400}"#,
+            r#"{"id":1,"name":"a","amount":1e-400}"#,
+            r#"{"id":1,"name":"a","amount":9007199254740993}"#,
         ],
         expect![[r#"
             wrong-type 1: field "id" is missing
@@ -170,6 +172,8 @@ fn what_no_column_can_hold_is_a_wrong_type() {
             wrong-type 16: field "name" is not valid Unicode: "\ud800"
             wrong-type 29: field "amount" is not a number: "12,50"
             wrong-type 29: field "amount" is out of range for float64: 1e400
+            wrong-type 29: field "amount" is out of range for float64: 1e-400
+            wrong-type 29: field "amount" is out of range for float64: 9007199254740993
         "#]],
     );
     check_rejects(
@@ -402,6 +406,9 @@ fn any_payload() -> impl Strategy<Value = Vec<u8>> {
         "\"amount\":-0",
         "\"amount\":null",
         "\"amount\":1e999",
+        "\"amount\":1e-999",
+        "\"amount\":-9007199254740993",
+        "\"amount\":0.1",
         "\"x\":[{}]",
         "\"x\":1e999",
         "\"na\\u006de\":\"a\"",

@@ -6,10 +6,12 @@
 //! # Invariants
 //! * An empty field is null where the column may be null, and else the empty string or a fault.
 //! * Every record has as many fields as the header.
+//! * What the `csv` crate would guess at is a fault: a quote that is never closed, text behind a
+//!   closing quote. So are zero bytes, which no text has.
 
 use std::borrow::Cow;
 
-use csv::{ByteRecord, Reader, ReaderBuilder};
+use csv::{ByteRecord, Position, Reader, ReaderBuilder};
 use deltajoin_workers::batch::{Batch, BatchBuilder, Slot};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
@@ -20,6 +22,8 @@ use crate::connectors::file::reference::{BLOCK_ROWS, Faults, origin};
 
 /// Reads all rows; what is wrong goes to `faults`.
 pub(super) fn read(text: &[u8], schema: &Schema, faults: &mut Faults) -> Vec<Batch> {
+    // A mark of the byte order is no part of the first name.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut reader = ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -29,17 +33,25 @@ pub(super) fn read(text: &[u8], schema: &Schema, faults: &mut Faults) -> Vec<Bat
         faults.push(1, 1, "the header is missing".to_owned());
         return Vec::new();
     }
+    let mut place = Place::start(text);
+    if let Some((at, message)) = place.guessed_at(end_of(&reader)) {
+        faults.push(at.line, at.column(), message);
+        return Vec::new();
+    }
     let header_fields = record.len();
     let Some(fields) = fields_of(schema, &record, faults) else {
         return Vec::new();
     };
-    let mut place = Place::start(text);
     let mut builder = BatchBuilder::new(reference_schema(schema));
     let mut blocks = Vec::new();
     while next(&mut reader, &mut record) {
         let position = record.position().expect("a record that was read has one");
-        place.move_to(usize::try_from(position.byte()).expect("it is in memory"));
+        place.move_to(offset(position));
         place.skip_line_ends();
+        if let Some((at, message)) = place.guessed_at(end_of(&reader)) {
+            faults.push(at.line, at.column(), message);
+            continue;
+        }
         let mut fault = |field, message: String| {
             let at = place.of_field(field);
             faults.push(at.line, at.column(), message);
@@ -70,6 +82,15 @@ fn next(reader: &mut Reader<&[u8]>, record: &mut ByteRecord) -> bool {
     reader
         .read_byte_record(record)
         .expect("any bytes in memory are records of some length")
+}
+
+/// How much of the text has been read.
+fn end_of(reader: &Reader<&[u8]>) -> usize {
+    offset(reader.position())
+}
+
+fn offset(position: &Position) -> usize {
+    usize::try_from(position.byte()).expect("it is in memory")
 }
 
 /// Which field holds each column; none if one is missing.
@@ -198,23 +219,64 @@ impl<'a> Place<'a> {
     /// The place of a field of the record that begins here.
     fn of_field(mut self, field: usize) -> Self {
         let mut fields = 0;
-        // A quote is one only at the start of a field, and behind such a one.
-        let (mut at_start, mut quotes, mut within) = (true, false, false);
+        let mut state = State::FieldStart;
         for (at, byte) in self.text.iter().enumerate().skip(self.at) {
             if fields == field {
                 self.move_to(at);
                 break;
             }
-            if *byte == b'"' && (at_start || quotes) {
-                within = !within;
-                quotes = true;
-            }
-            at_start = *byte == b',' && !within;
-            if at_start {
+            state = state.after(*byte);
+            if *byte == b',' && state == State::FieldStart {
                 fields += 1;
-                quotes = false;
             }
         }
         self
+    }
+
+    /// The first byte, in the record from here to `end`, that the reader passes by a guess, and
+    /// what is wrong with it.
+    fn guessed_at(mut self, end: usize) -> Option<(Self, String)> {
+        let mut state = State::FieldStart;
+        let mut opened = self;
+        for at in self.at..end {
+            let byte = self.text[at];
+            let behind_quotes = state == State::Closed && !b"\",\r\n".contains(&byte);
+            if byte == 0 || behind_quotes {
+                self.move_to(at);
+                let (line, column) = (opened.line, opened.column());
+                let message = match byte {
+                    0 => "a zero byte: this is no text".to_owned(),
+                    _ => format!("text behind a closing quote, opened at {line}:{column}"),
+                };
+                return Some((self, message));
+            }
+            if state == State::FieldStart && byte == b'"' {
+                opened.move_to(at);
+            }
+            state = state.after(byte);
+        }
+        (state == State::Quoted).then(|| (opened, "this quote is never closed".to_owned()))
+    }
+}
+
+/// Where in a field a byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    FieldStart,
+    Unquoted,
+    Quoted,
+    /// Behind a quote within quotes: the closing one, unless another follows.
+    Closed,
+}
+
+impl State {
+    fn after(self, byte: u8) -> Self {
+        match (self, byte) {
+            (Self::FieldStart | Self::Closed, b'"') => Self::Quoted,
+            (Self::Quoted, b'"') => Self::Closed,
+            (Self::Quoted, _) => Self::Quoted,
+            (_, b',' | b'\r' | b'\n') => Self::FieldStart,
+            _ => Self::Unquoted,
+        }
     }
 }

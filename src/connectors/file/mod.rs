@@ -7,6 +7,7 @@
 //! | `source` | events |
 //! | `sink` | rows of closed epochs |
 //! | `reference`, `csv` | the reference table, checked as a whole |
+//! | `scan` | a file as it stands, for audits |
 //!
 //! # Invariants
 //! * Every fault of a line is told with file, line and column.
@@ -15,6 +16,7 @@
 mod csv;
 mod lines;
 mod reference;
+mod scan;
 mod sink;
 mod source;
 
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use reference::Table;
+pub use scan::Scan;
 pub use sink::{JsonLines, Reserved};
 pub use source::Events;
 

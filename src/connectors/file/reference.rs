@@ -64,6 +64,11 @@ impl Table {
         self.blocks.iter().map(Batch::len).sum()
     }
 
+    /// Its rows, in the order of the file.
+    pub fn blocks(&self) -> &[Batch] {
+        &self.blocks
+    }
+
     /// Hands the table over, the last block marked complete, and finishes the queue; waits while
     /// too much is in flight. False if the worker wants no more.
     pub fn send(self, sender: &Sender<ReferenceBlock>) -> bool {
@@ -304,6 +309,51 @@ mod tests {
                 r.csv:10:1: key {"oid":1} is on line 2 already
             "#]],
         );
+    }
+
+    #[test]
+    fn what_csv_readers_guess_at_is_told_with_its_place() {
+        check_faults(
+            "r.csv",
+            b"\xef\xbb\xbfoid,place,area,fee,open,since\n\
+              1,\"a\"b,,,,\n\
+              2,\"a \"\"b\"\"\n\",,,,\n\
+              3,\"a\nb\" ,,,,\n\
+              4,a\0b,,,,\n\
+              x,a\"b,9007199254740993,,,\n\
+              6,b,1e-400,,,\n\
+              7,\"b,,,,\n\
+              8,c,,,,\n",
+            &schema(),
+            expect![[r#"
+                reference file "r.csv" has 7 faults
+                r.csv:2:6: text behind a closing quote, opened at 2:3
+                r.csv:6:3: text behind a closing quote, opened at 5:3
+                r.csv:7:4: a zero byte: this is no text
+                r.csv:8:1: column "oid" is not an int64: "x"
+                r.csv:8:7: column "area" is out of range for float64: "9007199254740993"
+                r.csv:9:5: column "area" is out of range for float64: "1e-400"
+                r.csv:10:3: this quote is never closed
+            "#]],
+        );
+        for (text, expected) in [
+            (
+                &b"\"oid,place\n1,a\n"[..],
+                expect![[r#"
+                    reference file "r.csv" has 1 fault
+                    r.csv:1:1: this quote is never closed
+                "#]],
+            ),
+            (
+                b"o\0i\0d\0",
+                expect![[r#"
+                    reference file "r.csv" has 1 fault
+                    r.csv:1:2: a zero byte: this is no text
+                "#]],
+            ),
+        ] {
+            check_faults("r.csv", text, &schema(), expected);
+        }
     }
 
     #[test]

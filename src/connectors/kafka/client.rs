@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use crate::config::{KafkaTopic, Start};
-use crate::connectors::kafka::error::{Error, place};
+use crate::connectors::kafka::error::{Error, place, reason};
 use crate::connectors::kafka::ffi::Handle;
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::settings;
@@ -236,6 +236,8 @@ impl Connection {
                 Answer::Never(error) => return Err(error),
                 Answer::Later(why) => why,
             };
+            // What was seen of the connection is to be said with it.
+            self.patience.serve(&self.handle, Duration::ZERO, |_| {})?;
             self.patience.away(&why);
             // A refusal may come at once: what is left of the pause is spent on listening.
             loop {
@@ -251,12 +253,6 @@ impl Connection {
             }
         }
     }
-}
-
-/// What an error of rust-rdkafka's is about, without its words around it.
-pub(super) fn reason(error: &KafkaError) -> String {
-    let code = error.rdkafka_error_code();
-    code.map_or_else(|| error.to_string(), |code| code.to_string())
 }
 
 /// Existing topics whose names are alike, the likest first.

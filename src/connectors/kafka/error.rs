@@ -284,3 +284,9 @@ impl Error {
 pub(super) fn place(topic: &KafkaTopic) -> String {
     format!("topic {:?} on {}", topic.topic, topic.brokers)
 }
+
+/// What an error of rust-rdkafka's is about, without its words around it.
+pub(super) fn reason(error: &KafkaError) -> String {
+    let code = error.rdkafka_error_code();
+    code.map_or_else(|| error.to_string(), |code| code.to_string())
+}

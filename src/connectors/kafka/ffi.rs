@@ -143,10 +143,7 @@ impl Handle {
                     fatal: sys::rd_kafka_event_error_is_fatal(event) != 0,
                     reason: text(sys::rd_kafka_event_error_string(event)),
                 }),
-                sys::RD_KAFKA_EVENT_LOG => {
-                    log_event(event);
-                    Polled::Served
-                }
+                sys::RD_KAFKA_EVENT_LOG => log_event(event),
                 _ => Polled::Served,
             };
             sys::rd_kafka_event_destroy(event);
@@ -399,16 +396,16 @@ unsafe fn text(start: *const c_char) -> String {
     text.to_string_lossy().into_owned()
 }
 
-/// Passes a line of librdkafka's log on, quietly: what matters to all comes as an error event.
+/// Takes a line of librdkafka's log.
 ///
 /// # Safety
 /// `event` is alive, and a log event.
-unsafe fn log_event(event: *mut sys::rd_kafka_event_t) {
+unsafe fn log_event(event: *mut sys::rd_kafka_event_t) -> Polled {
     let (mut facility, mut line, mut level) = (ptr::null(), ptr::null(), 0);
     // SAFETY: the caller has promised it; the texts live as long as the event.
-    let line = unsafe {
+    let (facility, line) = unsafe {
         sys::rd_kafka_event_log(event, &mut facility, &mut line, &mut level);
-        text(line)
+        (text(facility), text(line))
     };
-    tracing::debug!(target: "librdkafka", level, "{}", line.trim());
+    Polled::logged(&facility, &line)
 }

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
+use tracing::debug;
 
 use crate::connectors::kafka::ffi::Record;
 
@@ -71,6 +72,8 @@ pub(super) enum Polled {
     Nothing,
     /// An event that is dealt with: delivery reports, or a line of log.
     Served,
+    /// A connection has failed, in librdkafka's words; it connects again by itself.
+    Disconnected(String),
     /// An error of the client.
     Problem(Problem),
 }
@@ -84,6 +87,20 @@ pub(super) struct TransactionFault {
     pub(super) retriable: bool,
     /// What librdkafka and the broker say.
     pub(super) reason: String,
+}
+
+impl Polled {
+    /// Passes a line of librdkafka's log on, quietly, and looks for what comes in no other way:
+    /// most failures of connections are logged and are no error event.
+    pub(super) fn logged(facility: &str, line: &str) -> Self {
+        debug!(target: "librdkafka", facility, "{}", line.trim());
+        if facility != "FAIL" {
+            return Self::Served;
+        }
+        // It begins with the name of a thread.
+        let failure = line.split_once("]: ").map_or(line, |(_, failure)| failure);
+        Self::Disconnected(failure.trim().to_owned())
+    }
 }
 
 /// What stands at one place of a batch.

@@ -8,6 +8,7 @@
 //! | `transactions`, `committer`, `routes` | the same exactly once |
 //! | `progress`, `progress_topic` | which epochs are committed |
 //! | `sample` | a look at a topic's newest records |
+//! | `scan` | a topic as it stands, for audits |
 //! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
 //! | `client`, `settings`, `patience` | connecting, and waiting for a broker that is away |
 //! | `messages`, `ffi` | the batch calls of librdkafka: the only unsafe code of the default build |
@@ -34,6 +35,7 @@ mod reader;
 mod reference;
 mod routes;
 mod sample;
+mod scan;
 mod settings;
 mod sink;
 mod source;
@@ -53,6 +55,7 @@ pub use lag::Lag;
 pub use progress::{Progress, ProgressRecord, read_progress};
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
+pub use scan::{Scan, Scanned};
 pub use sink::{Destination, KafkaSink, SinkOptions};
 pub use source::{Assignment, Readers, Source, SourceOptions};
 pub use transactions::{TransactionOptions, Transactions};

@@ -4,7 +4,8 @@
 //! silent nor fill the log.
 //!
 //! # Invariants
-//! * An absence is said at once, then every ten seconds, and once when it is over.
+//! * An absence is said within ten seconds, then every ten seconds, and once when it is over; with
+//!   what was seen of it, and what is probably wrong.
 //! * Nothing that waiting cannot cure is waited for.
 
 use std::time::{Duration, Instant};
@@ -15,12 +16,15 @@ use tracing::{debug, info, warn};
 
 use crate::config::KafkaTopic;
 use crate::connectors::kafka::Error;
-use crate::connectors::kafka::error::place;
+use crate::connectors::kafka::error::{place, reason};
 use crate::connectors::kafka::ffi::Handle;
 use crate::connectors::kafka::messages::{Polled, Problem, Problems, Report};
 
 /// Often enough to be seen by whoever looks at the end of the log, seldom enough to keep it short.
 const REPEAT: Duration = Duration::from_secs(10);
+/// How long nothing may be heard of Kafka before it is looked at: absences are to be said within
+/// ten seconds, and a question every few is no load.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long looking may take: longer than a broker that is there needs.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -30,7 +34,12 @@ pub(super) struct Patience {
     topic: KafkaTopic,
     /// Whether Kafka has answered: a handshake that fails later is a broker that goes away.
     answered: bool,
+    /// When its absence was last said; none while it is there.
     said: Option<Instant>,
+    /// When something was last heard of it, or last began to be expected.
+    heard: Instant,
+    /// How a connection has failed since then.
+    failure: Option<String>,
 }
 
 impl Patience {
@@ -40,6 +49,8 @@ impl Patience {
             topic: topic.clone(),
             answered: false,
             said: None,
+            heard: Instant::now(),
+            failure: None,
         }
     }
 
@@ -54,22 +65,38 @@ impl Patience {
     /// Kafka did not answer, for this reason.
     pub(super) fn away(&mut self, reason: &str) {
         let KafkaTopic { brokers, topic, .. } = &self.topic;
+        let failure = self.failure.as_deref();
+        // Librdkafka tells of some failures twice, each time with another duration at the end.
+        let cause = reason.split(" (after ").next().unwrap_or(reason);
+        let connection = failure.filter(|failure| !failure.starts_with(cause));
         if self.said.is_some_and(|said| said.elapsed() < REPEAT) {
-            debug!(brokers, topic, reason, "waiting for Kafka");
+            debug!(brokers, topic, reason, connection, "waiting for Kafka");
             return;
         }
         self.said = Some(Instant::now());
-        warn!(brokers, topic, reason, "waiting for Kafka");
+        let hint = guess(failure.unwrap_or(reason));
+        warn!(
+            brokers,
+            topic, reason, connection, hint, "waiting for Kafka"
+        );
     }
 
     /// Kafka did answer.
     #[inline]
     pub(super) fn back(&mut self) {
         self.answered = true;
+        self.heard = Instant::now();
+        self.failure = None;
         if self.said.take().is_some() {
             let KafkaTopic { brokers, topic, .. } = &self.topic;
             info!(brokers, topic, "Kafka answers again");
         }
+    }
+
+    /// Nothing is expected of Kafka for now: its silence means nothing.
+    #[inline]
+    pub(super) fn rest(&mut self) {
+        self.heard = Instant::now();
     }
 
     /// Serves the events of a client: waits for one, then takes what is there. `reported` is
@@ -87,6 +114,7 @@ impl Patience {
             match handle.poll(timeout, &mut reported) {
                 Polled::Nothing => break,
                 Polled::Served => {}
+                Polled::Disconnected(failure) => self.failure = Some(failure),
                 Polled::Problem(problem) => self.problem(&problem)?,
             }
             timeout = Duration::ZERO;
@@ -157,15 +185,83 @@ impl Patience {
         }
     }
 
-    /// If Kafka has been away for long, looks whether it still is, and says so. An idle reader
-    /// or writer would not notice otherwise that it is back.
+    /// If Kafka has been silent or away for long, looks whether it is there, and says so. A reader
+    /// would wait for records of a silent one, and an idle client not notice that it is back.
     #[inline]
     fn look(&mut self, client: &Client<Problems>) {
-        if self.answered && self.said.is_some_and(|said| said.elapsed() >= REPEAT) {
+        let due = match self.said {
+            Some(said) => said.elapsed() >= REPEAT,
+            None => self.heard.elapsed() >= SILENCE,
+        };
+        if self.answered && due {
             match client.fetch_metadata(Some(&self.topic.topic), ANSWER) {
                 Ok(_) => self.back(),
-                Err(error) => self.away(&error.to_string()),
+                Err(error) => self.away(&reason(&error)),
             }
         }
+    }
+}
+
+/// What is probably wrong if a connection has failed so, in librdkafka's words.
+fn guess(failure: &str) -> Option<&'static str> {
+    let says = |words| failure.contains(words);
+    if says("connecting to a PLAINTEXT") || says("timed out in state SSL_HANDSHAKE") {
+        Some("Perhaps this port does not speak TLS: see security.protocol in the `kafka` table.")
+    } else if says("Disconnected") && says("in state APIVERSION_QUERY") && !says("ssl://") {
+        // The first request is one that any Kafka without TLS answers.
+        Some("Perhaps this port wants TLS: see security.protocol in the `kafka` table.")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_probably_wrong_is_guessed_from_the_log() {
+        for (name, words, expected) in [
+            (
+                "ssl://a:1/bootstrap",
+                "SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener? \
+                 (after 2ms in state SSL_HANDSHAKE)",
+                "does not speak TLS",
+            ),
+            (
+                "sasl_ssl://a:1/bootstrap",
+                "Connection setup timed out in state SSL_HANDSHAKE (after 30013ms in state \
+                 SSL_HANDSHAKE)",
+                "does not speak TLS",
+            ),
+            (
+                "a:1/bootstrap",
+                "Disconnected: connection closed by peer: receive 0 after POLLIN (after 1ms in \
+                 state APIVERSION_QUERY)",
+                "wants TLS",
+            ),
+            (
+                "ssl://a:1/1",
+                "Disconnected: connection closed by peer: receive 0 after POLLIN (after 1ms in \
+                 state APIVERSION_QUERY)",
+                "",
+            ),
+            (
+                "ssl://a:1/1",
+                "SSL handshake failed: broker certificate could not be verified (after 3ms in \
+                 state SSL_HANDSHAKE)",
+                "",
+            ),
+        ] {
+            let line = format!("[thrd:{name}]: {name}: {words}");
+            let Polled::Disconnected(failure) = Polled::logged("FAIL", &line) else {
+                panic!("{line}")
+            };
+            assert_eq!(failure, format!("{name}: {words}"));
+            let hint = guess(&failure);
+            assert_eq!(hint.is_some(), !expected.is_empty(), "{failure}");
+            assert!(hint.is_none_or(|hint| hint.contains(expected)), "{failure}");
+        }
+        assert!(matches!(Polled::logged("CONNECT", "x"), Polled::Served));
     }
 }

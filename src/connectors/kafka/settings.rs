@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 use crate::config::{KafkaTopic, reserved};
 use crate::connectors::kafka::Error;
@@ -20,8 +20,6 @@ const CLIENT: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
     // A broker that comes back is noticed within a second, not ten.
     ("reconnect.backoff.max.ms", "1000"),
-    // Idle connections that a broker closes are nobody's concern.
-    ("log.connection.close", "false"),
 ];
 
 /// Settings for reading.
@@ -143,6 +141,8 @@ fn build(
 ) -> Result<ClientConfig, Error> {
     check(&topic.properties)?;
     let mut config = ClientConfig::new();
+    // Why a connection was closed is logged at this level, and nowhere else.
+    config.set_log_level(RDKafkaLogLevel::Info);
     config.set("bootstrap.servers", &topic.brokers);
     for (key, value) in CLIENT.iter().chain(ours) {
         config.set(*key, *value);

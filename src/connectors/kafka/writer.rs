@@ -192,6 +192,8 @@ impl Writer {
         self.patience.serve(handle, timeout, report)?;
         if self.delivery.in_flight < before {
             self.patience.back();
+        } else if self.delivery.in_flight == 0 {
+            self.patience.rest();
         }
         self.shared.publish(self.delivery.ledger.written());
         self.check()

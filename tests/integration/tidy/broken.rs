@@ -129,6 +129,12 @@ fn an_import_against_the_arrows_is_a_fault() {
 }
 
 #[test]
+fn an_audit_that_shares_the_operators_or_their_state_is_a_fault() {
+    let text = "use deltajoin_workers::{batch::Batch, key, operators::Join, state::KeySet};";
+    assert_eq!(faults(arrows, "src/audit/table.rs", text), 3);
+}
+
+#[test]
 fn a_core_that_touches_the_world_is_a_fault() {
     let cases = [
         ("use std::fs;", 1),

@@ -1,0 +1,197 @@
+//! Reads a topic as it stands, as often as one likes: for audits.
+//!
+//! It is apart from `reader`, which decodes into a worker's queue and goes on for as long as the
+//! job: here raw records are given to whoever asks, and all partitions have an end.
+//!
+//! # Invariants
+//! * Every reading sees the same records: start and end are resolved once. Compaction and
+//!   retention may still take some away; what retention takes is an error.
+//! * Partitions come one after the other, each in the order of its offsets.
+
+use std::time::Duration;
+
+use deltajoin_workers::batch::Origin;
+use deltajoin_workers::ports::Stop;
+
+use crate::config::{KafkaTopic, Start};
+use crate::connectors::kafka::client::Connection;
+use crate::connectors::kafka::ffi::Consumer;
+use crate::connectors::kafka::messages::Item;
+use crate::connectors::kafka::patience::Patience;
+use crate::connectors::kafka::{Error, settings};
+
+/// Enough records to spread what a batch costs.
+const BATCH_RECORDS_MAX: usize = 2_000;
+/// How late an error of the client is noticed.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// A record as the topic holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scanned<'a> {
+    /// Where it stands.
+    pub origin: Origin,
+    /// Its key, if it has one.
+    pub key: Option<&'a [u8]>,
+    /// Its value; a tombstone has none.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A topic, to be read more than once, from start to end.
+#[derive(Debug)]
+pub struct Scan {
+    topic: KafkaTopic,
+    starts: Vec<i64>,
+    ends: Vec<i64>,
+}
+
+impl Scan {
+    /// Asks Kafka for the topic's partitions and offsets; waits for a broker that is away.
+    ///
+    /// # Errors
+    /// If there is no such topic, or Kafka refuses; or if `stop` is set.
+    pub fn connect(topic: &KafkaTopic, start: Start, stop: &Stop) -> Result<Self, Error> {
+        let mut connection = Connection::open(topic)?;
+        let partitions = connection.partitions(stop)?;
+        Ok(Self {
+            starts: connection.starts(partitions, start, stop)?,
+            ends: connection.ends(partitions, stop)?,
+            topic: topic.clone(),
+        })
+    }
+
+    /// The same for records that are committed, whatever the topic's settings ask for.
+    ///
+    /// # Errors
+    /// As for `connect`.
+    pub fn connect_committed(topic: &KafkaTopic, start: Start, stop: &Stop) -> Result<Self, Error> {
+        let mut topic = topic.clone();
+        let committed = "read_committed".to_owned();
+        topic
+            .properties
+            .insert("isolation.level".to_owned(), committed);
+        Self::connect(&topic, start, stop)
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &KafkaTopic {
+        &self.topic
+    }
+
+    /// How many records there are at most: transactions and compaction leave holes.
+    pub fn records_max(&self) -> u64 {
+        let ranges = self.starts.iter().zip(&self.ends);
+        ranges
+            .map(|(start, end)| (end - start).max(0).unsigned_abs())
+            .sum()
+    }
+
+    /// Gives each record, until `visit` wants no more.
+    ///
+    /// # Errors
+    /// If the topic cannot be read, for a reason that waiting does not cure.
+    pub fn run(&self, mut visit: impl FnMut(Scanned<'_>) -> bool) -> Result<(), Error> {
+        let mut reading = Reading::new(&self.topic)?;
+        for (partition, (start, end)) in (0..).zip(self.starts.iter().zip(&self.ends)) {
+            if !reading.partition(partition, *start..*end, &mut visit)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the records at these places, as far as they are still there.
+    ///
+    /// # Errors
+    /// As for `run`.
+    pub fn get(&self, origins: &[Origin], mut visit: impl FnMut(Scanned<'_>)) -> Result<(), Error> {
+        if origins.is_empty() {
+            return Ok(());
+        }
+        let mut reading = Reading::new(&self.topic)?;
+        for Origin { partition, offset } in origins {
+            let only = *offset..offset + 1;
+            reading.partition(*partition, only, &mut |record| {
+                visit(record);
+                true
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// One reading of a topic.
+struct Reading {
+    consumer: Consumer,
+    patience: Patience,
+    topic: KafkaTopic,
+}
+
+impl Reading {
+    fn new(topic: &KafkaTopic) -> Result<Self, Error> {
+        let config = settings::consumer(topic)?;
+        let consumer = Consumer::new(&config, &topic.topic, BATCH_RECORDS_MAX);
+        Ok(Self {
+            consumer: consumer.map_err(|error| Error::from_client(error, topic))?,
+            patience: Patience::later(topic),
+            topic: topic.clone(),
+        })
+    }
+
+    /// Reads a range of one partition; false if `visit` wants no more.
+    fn partition(
+        &mut self,
+        partition: i32,
+        range: std::ops::Range<i64>,
+        visit: &mut impl FnMut(Scanned<'_>) -> bool,
+    ) -> Result<bool, Error> {
+        let (mut next, end) = (range.start, range.end);
+        if next >= end {
+            return Ok(true);
+        }
+        let started = self.consumer.start(partition, next);
+        started.map_err(|code| Error::failed(&self.topic, &code.to_string()))?;
+        let mut wanted = true;
+        while next < end && wanted {
+            let came = self.consumer.fill(IDLE) > 0;
+            let mut faulty = false;
+            for item in self.consumer.batch() {
+                match item {
+                    // What is left of another partition, or of an earlier reading, is passed over.
+                    Item::Record(record) if record.partition() == partition => {
+                        let offset = record.offset();
+                        if wanted && (next..end).contains(&offset) {
+                            wanted = visit(Scanned {
+                                origin: Origin { partition, offset },
+                                key: record.key(),
+                                value: record.value(),
+                            });
+                        }
+                        next = next.max(offset + 1);
+                    }
+                    Item::End {
+                        partition: ended,
+                        offset,
+                    } if ended == partition => next = next.max(offset),
+                    Item::Fault {
+                        partition: faulted,
+                        code,
+                        reason,
+                    } if faulted == partition => {
+                        let at = (partition, next);
+                        self.patience
+                            .fault(self.consumer.handle(), at, code, &reason)?;
+                        faulty = true;
+                    }
+                    _ => {}
+                }
+            }
+            if came && !faulty {
+                self.patience.back();
+            }
+            self.patience
+                .serve(self.consumer.handle(), Duration::ZERO, |_| {})?;
+        }
+        self.consumer.stop(partition);
+        Ok(wanted)
+    }
+}
