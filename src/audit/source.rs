@@ -99,7 +99,9 @@ impl Source {
         match self {
             Self::File(scan) => scan.run(|number, line| visit(of_line(number, line)))?,
             #[cfg(feature = "kafka")]
-            Self::Kafka(scan) => scan.run(|scanned| visit(of_topic(scanned)))?,
+            Self::Kafka(scan) => {
+                scan.run(&Stop::default(), |scanned| visit(of_topic(scanned)))?;
+            }
         }
         Ok(())
     }
@@ -125,7 +127,11 @@ impl Source {
                 }
             }
             #[cfg(feature = "kafka")]
-            Self::Kafka(scan) => scan.get(origins, |scanned| visit(of_topic(scanned)))?,
+            Self::Kafka(scan) => {
+                scan.get(origins, &Stop::default(), |scanned| {
+                    visit(of_topic(scanned))
+                })?;
+            }
         }
         Ok(())
     }

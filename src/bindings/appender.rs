@@ -5,9 +5,9 @@
 //!
 //! # Invariants
 //! * No call blocks but `drop`.
-//! * An append counts only if acknowledged at exactly the next offset. After any other outcome
-//!   nothing is appended any more, and the log is read to learn why: superseded means that it
-//!   holds a newer marker, and nothing else.
+//! * An append counts if no newer marker stands before it: if nothing does, or nothing but what an
+//!   older generation has appended late. After any other outcome nothing is appended any more, and
+//!   the log is read to learn why: superseded means that it holds a newer marker, and nothing else.
 //! * A binding is durable when all its records are, and all bindings before it.
 
 use std::collections::VecDeque;
@@ -17,10 +17,10 @@ use std::thread::JoinHandle;
 use deltajoin_workers::bindings::{Binding, BindingLog};
 use deltajoin_workers::ports::Stop;
 use deltajoin_workers::queue::Waker;
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::bindings::record::BindingEncoder;
-use crate::bindings::{Error, Log, MarkerId, announced};
+use crate::bindings::{Error, Log, MarkerId, superseded};
 
 /// An append is closed to more when it has so many bytes: a request that a broker takes at once.
 const APPEND_BYTES: usize = 900_000;
@@ -204,42 +204,38 @@ impl<L: Log> Tail<L> {
 
     /// Appends what is gathered.
     fn append(&mut self, stop: &Stop) -> Result<(), Error> {
-        let error = match self.log.append(&self.records, stop) {
-            Ok(first) if first == self.next => {
-                self.next += self.records.len() as u64;
-                self.records.clear();
-                self.bytes = 0;
-                return Ok(());
-            }
-            Ok(found) => Error::Gap {
+        let offsets = match self.log.append(&self.records, stop) {
+            Ok(offsets) => offsets,
+            Err(Error::Stopped) => return Err(Error::Stopped),
+            Err(error) => return Err(self.decide(error, stop)),
+        };
+        if offsets.start < self.next {
+            return Err(Error::Shortened {
                 log: self.log.name(),
                 expected: self.next,
-                found,
-            },
-            Err(Error::Stopped) => return Err(Error::Stopped),
-            Err(error) => error,
-        };
-        Err(self.decide(error, stop))
+                found: offsets.start,
+            });
+        }
+        if offsets != (self.next..self.next + self.records.len() as u64) {
+            superseded(&mut self.log, (self.marker, self.generation), stop)?;
+            debug!(
+                ?offsets,
+                next = self.next,
+                "an older generation has appended late"
+            );
+        }
+        self.next = offsets.end;
+        self.records.clear();
+        self.bytes = 0;
+        Ok(())
     }
 
     /// Why an append did not count: a newer marker, or else `error`.
     fn decide(&mut self, error: Error, stop: &Stop) -> Error {
-        let own = self.marker.to_string();
-        let mut newer = None;
-        // From its own marker on: a log may have lost records, and been given others.
-        let read = self.log.read(self.generation, stop, &mut |_, bytes| {
-            let found = announced(bytes).filter(|found| found.marker != own);
-            newer = found.or(newer.take());
-            Ok(())
-        });
-        match (newer, read) {
-            (Some(newer), _) => Error::Superseded {
-                log: self.log.name(),
-                by: newer.to_string(),
-            },
-            (None, Err(Error::Stopped)) => Error::Stopped,
-            (None, Ok(())) => error,
-            (None, Err(unread)) => {
+        match superseded(&mut self.log, (self.marker, self.generation), stop) {
+            Ok(()) => error,
+            Err(newer @ (Error::Superseded { .. } | Error::Stopped)) => newer,
+            Err(unread) => {
                 error!(error = %unread, "could not read the binding log for newer markers");
                 error
             }

@@ -6,8 +6,10 @@
 //!
 //! # Invariants
 //! * The generation's number is the offset of its marker.
+//! * A generation whose settings are not those of the bindings leaves the log as it is.
 //! * A history is given out only if no newer marker stood in the log when it was read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltajoin_workers::batch::BatchSchema;
@@ -15,7 +17,9 @@ use deltajoin_workers::ports::Stop;
 
 use crate::bindings::appender::{Appender, Fatal, Tail, Writing};
 use crate::bindings::record::BindingEncoder;
-use crate::bindings::{Announced, Error, History, Log, Marker, Reader, announced};
+use crate::bindings::{
+    Announced, Error, History, Log, Marker, MarkerId, Reader, Record, announced,
+};
 
 /// A log that a generation has put its marker into.
 pub struct Claim<L> {
@@ -41,23 +45,77 @@ pub struct Opened<L> {
 /// of `reference`, as `codec::reference_schema` makes it.
 ///
 /// # Errors
-/// If the log cannot be used, if it holds a newer marker, or if `stop` is set.
+/// If the log cannot be used, if it is that of a job with other settings, if it holds a newer
+/// marker, or if `stop` is set.
 pub fn claim<L: Log>(
     mut log: L,
     marker: Marker,
     reference: Arc<BatchSchema>,
     stop: &Stop,
 ) -> Result<Claim<L>, Error> {
-    let generation = log.append(&[marker.encode()], stop)?;
+    let mut reader = Reader::new(Arc::clone(&reference));
+    // Whoever runs the job is left alone if this generation could not go on where it is.
+    log.read(0, stop, &mut |offset, bytes| reader.take(offset, bytes))?;
+    if let Some((_, earlier)) = reader.history().markers.last() {
+        refuse_changes(&earlier.settings, &marker.settings, &log.name())?;
+    }
+    let generation = log.append(&[marker.encode()], stop)?.start;
     let mut claim = Claim {
         log,
         marker,
         generation,
-        reader: Reader::new(Arc::clone(&reference)),
+        reader,
         reference,
     };
     claim.read(stop)?;
     Ok(claim)
+}
+
+/// Refuses settings that are not those of the bindings in the log.
+fn refuse_changes(
+    before: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+    log: &str,
+) -> Result<(), Error> {
+    let none = String::new();
+    for name in before.keys().chain(now.keys()) {
+        let (before, now) = (before.get(name), now.get(name));
+        if before != now {
+            return Err(Error::SettingChanged {
+                log: log.to_owned(),
+                name: name.clone(),
+                before: before.unwrap_or(&none).clone(),
+                now: now.unwrap_or(&none).clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a generation may still bind: reads the log for markers behind its own.
+///
+/// # Errors
+/// If there is one, if the log cannot be read, or a record in it cannot be; or if `stop` is set.
+pub fn superseded(
+    log: &mut impl Log,
+    (own, generation): (MarkerId, u64),
+    stop: &Stop,
+) -> Result<(), Error> {
+    let own = own.to_string();
+    let mut newer: Option<Announced> = None;
+    // From its own marker on: a log may have lost records, and been given others.
+    let read = log.read(generation, stop, &mut |_, bytes| {
+        let found = announced(bytes).filter(|found| found.marker != own);
+        newer = found.or(newer.take());
+        Record::decode(bytes).map(|_| ())
+    });
+    match newer {
+        Some(newer) => {
+            let (log, by) = (log.name(), newer.to_string());
+            Err(Error::Superseded { log, by })
+        }
+        None => read,
+    }
 }
 
 /// Claims the log for a generation that has no older ones to fence.

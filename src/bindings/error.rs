@@ -77,9 +77,9 @@ pub enum Error {
         /// What its newest marker says of whose it is, if it has one.
         by: Option<String>,
     },
-    /// Somebody else has appended to it.
-    #[error("{log} has taken an append at offset {found} instead of {expected}")]
-    Gap {
+    /// Records that were acknowledged are not there any more.
+    #[error("{log} has lost records: an append is at offset {found} instead of {expected}")]
+    Shortened {
         /// The log.
         log: String,
         /// The next offset.
@@ -102,6 +102,18 @@ pub enum Error {
         log: String,
         /// Where the marker was.
         offset: u64,
+    },
+    /// What is bound was bound with another setting.
+    #[error("the job has run with another {name}, and that cannot change")]
+    SettingChanged {
+        /// The log.
+        log: String,
+        /// The setting.
+        name: String,
+        /// What it was.
+        before: String,
+        /// What it is.
+        now: String,
     },
     /// A record is wrong.
     #[error("cannot read record {place} of the binding log: {fault}")]
@@ -133,13 +145,15 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Superseded { .. } | Self::Held { .. } => ExitCode::Superseded,
-            Self::Gap { .. } | Self::OutcomeUnknown { .. } | Self::MarkerLost { .. } => {
+            Self::Shortened { .. } | Self::OutcomeUnknown { .. } | Self::MarkerLost { .. } => {
                 ExitCode::Failed
             }
             Self::Connector {
                 needs_correction, ..
             } if !needs_correction => ExitCode::Failed,
-            Self::Record { .. } | Self::Connector { .. } => ExitCode::Usage,
+            Self::SettingChanged { .. } | Self::Record { .. } | Self::Connector { .. } => {
+                ExitCode::Usage
+            }
             Self::Stopped => ExitCode::Done,
         }
     }
@@ -152,10 +166,15 @@ impl Error {
                 let by = by.as_ref()?;
                 Some(format!("Its newest marker is of {by}."))
             }
-            Self::Gap { .. } => Some("The log holds no newer marker.".to_owned()),
+            Self::SettingChanged {
+                log, before, now, ..
+            } => Some(format!("In {log} it is {before:?}, and now it is {now:?}.")),
             Self::OutcomeUnknown { reason, .. } => Some(reason.clone()),
             Self::Connector { detail, .. } => detail.clone(),
-            Self::MarkerLost { .. } | Self::Record { .. } | Self::Stopped => None,
+            Self::MarkerLost { .. }
+            | Self::Shortened { .. }
+            | Self::Record { .. }
+            | Self::Stopped => None,
         }
     }
 
@@ -166,10 +185,17 @@ impl Error {
                 "Only one cluster of a job runs at a time. If two are meant to, give them \
                  different names."
             }
-            Self::Gap { .. } => "Nothing but the job may write to its binding log.",
+            Self::Shortened { .. } => {
+                "Its brokers have lost what they had acknowledged: look at their disks, and at \
+                 `unclean.leader.election.enable`."
+            }
+            Self::SettingChanged { .. } => {
+                "Set it back; or give the job another name, and it begins anew."
+            }
             Self::Record { fault, .. } => match fault {
                 Fault::Version(_) => "Use the version of deltajoin that wrote it.",
                 Fault::Missing { .. } => "Nothing but the job may remove records of its log.",
+                Fault::Unreadable(_) => "Nothing but the job may write to its log.",
                 _ => return None,
             },
             Self::Connector { hint, .. } => return hint.clone(),

@@ -5,8 +5,9 @@
 //!
 //! * *Reader's rule*: a binding counts if and only if the nearest marker before it is its own
 //!   generation's.
-//! * *Writer's rule*: an append counts only if acknowledged at exactly the next offset. When it is
-//!   not, the log is read: a newer marker means superseded, anything else is a failure.
+//! * *Writer's rule*: an append counts if it is acknowledged at exactly the next offset. If
+//!   something else stands before it, the log is read: a newer marker means superseded; what an
+//!   older generation has appended late changes nothing.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -31,10 +32,12 @@ mod record;
 #[cfg(test)]
 mod testing;
 
+use std::ops::Range;
+
 use deltajoin_workers::ports::Stop;
 
 pub use appender::{Appender, Fatal};
-pub use claim::{Claim, Opened, claim, open};
+pub use claim::{Claim, Opened, claim, open, superseded};
 pub use error::{Error, Fault};
 pub use history::{History, Reader};
 pub use record::{Announced, Marker, MarkerId, Record, TransactionalId, announced};
@@ -57,10 +60,10 @@ pub trait Log: Send {
     /// If it cannot be read, if `visit` refuses a record, or if `stop` is set.
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), Error>;
 
-    /// Appends records and waits until all of them are durable. Returns the offset of the first;
-    /// the others must follow it without a gap.
+    /// Appends records, in order, and waits until all of them are durable. Returns their offsets,
+    /// which are without a gap unless somebody else appends too.
     ///
     /// # Errors
     /// If they are not durable, or if it is not known. No more must be appended then.
-    fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<u64, Error>;
+    fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, Error>;
 }

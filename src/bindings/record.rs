@@ -2,7 +2,7 @@
 //!
 //! | record | object |
 //! |---|---|
-//! | marker | `{"version":1,"marker":ID,"started_ms":..,"holder":..,"producers":[..]}` |
+//! | marker | `{"version":1,"marker":ID,"started_ms":..,"holder":..,"settings":{..},"producers":[..]}` |
 //! | reference changes | `{"generation":ID,"epoch":E,"reference":[CHANGE,..]}` |
 //! | binding | `{"generation":ID,"epoch":E,"ends":{"0":17,"3":42}}` |
 //!
@@ -14,6 +14,7 @@
 //! * What is encoded decodes to the same values; a row has the form that results have.
 //! * Decoding is strict: a field that is unknown, missing or double is refused.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 
@@ -86,6 +87,8 @@ pub struct Marker {
     pub started_ms: u64,
     /// Whose it is, for people: process and host.
     pub holder: String,
+    /// The settings that what is bound depends on, by name: they never change in a job's life.
+    pub settings: BTreeMap<String, String>,
     /// Every transactional id that it will use.
     pub producers: Vec<TransactionalId>,
 }
@@ -99,6 +102,7 @@ impl Marker {
             marker: MarkerId,
             started_ms: u64,
             holder: &'a str,
+            settings: &'a BTreeMap<String, String>,
             producers: &'a [TransactionalId],
         }
         let written = Written {
@@ -106,6 +110,7 @@ impl Marker {
             marker: self.id,
             started_ms: self.started_ms,
             holder: &self.holder,
+            settings: &self.settings,
             producers: &self.producers,
         };
         serde_json::to_vec(&written).expect("writing plain values to memory does not fail")
@@ -171,6 +176,7 @@ struct Fields<'a> {
     marker: Option<MarkerId>,
     started_ms: Option<u64>,
     holder: Option<String>,
+    settings: Option<BTreeMap<String, String>>,
     producers: Option<Vec<TransactionalId>>,
     generation: Option<MarkerId>,
     epoch: Option<u64>,
@@ -203,6 +209,7 @@ impl<'a> Record<'a> {
                 marker: Some(id),
                 started_ms: Some(started_ms),
                 holder: Some(holder),
+                settings: Some(settings),
                 producers: Some(producers),
                 generation: None,
                 epoch: None,
@@ -212,6 +219,7 @@ impl<'a> Record<'a> {
                 id,
                 started_ms,
                 holder,
+                settings,
                 producers,
             })),
             Fields {
@@ -219,6 +227,7 @@ impl<'a> Record<'a> {
                 marker: None,
                 started_ms: None,
                 holder: None,
+                settings: None,
                 producers: None,
                 generation: Some(generation),
                 epoch: Some(epoch),

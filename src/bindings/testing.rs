@@ -2,6 +2,8 @@
 //!
 //! Apart, because the tests of several files need it.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -54,6 +56,11 @@ impl MemoryLog {
         self.0.state.lock().unwrap().appends.clone()
     }
 
+    /// All records are gone.
+    pub(super) fn lose_all(&self) {
+        self.0.state.lock().unwrap().records.clear();
+    }
+
     /// Appends wait from now on.
     pub(super) fn hold(&self) {
         self.0.state.lock().unwrap().held = true;
@@ -99,7 +106,7 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<u64, Error> {
+    fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, Error> {
         let mut state = self.0.state.lock().unwrap();
         while state.held {
             if stop.asked() {
@@ -114,7 +121,8 @@ impl Log for MemoryLog {
         let first = state.records.len() as u64;
         state.records.extend_from_slice(records);
         state.appends.push(records.len());
-        state.failure.take().map_or(Ok(first), Err)
+        let end = state.records.len() as u64;
+        state.failure.take().map_or(Ok(first..end), Err)
     }
 }
 
@@ -128,7 +136,7 @@ pub(super) fn reference() -> Arc<BatchSchema> {
 }
 
 /// Rows of that table, each with a name of so many bytes.
-pub(super) fn rows(ids: std::ops::Range<i64>, name_bytes: usize) -> Batch {
+pub(super) fn rows(ids: Range<i64>, name_bytes: usize) -> Batch {
     let mut builder = BatchBuilder::new(reference());
     for id in ids {
         let name = Slot::String("n".repeat(name_bytes).into());
@@ -147,6 +155,7 @@ pub(super) fn marker(holder: &str) -> Marker {
         id: MarkerId::random(),
         started_ms: 1_767_225_600_000,
         holder: holder.to_owned(),
+        settings: BTreeMap::new(),
         producers: Vec::new(),
     }
 }

@@ -31,7 +31,7 @@ use crate::cluster::membership::Membership;
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The generation in the hello of a process that has none yet.
-pub(super) const NO_GENERATION: u64 = 0;
+pub(super) const NO_GENERATION: u64 = u64::MAX;
 
 type Proof = [u8; 32];
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use deltajoin_workers::ports::Stop;
 
 use crate::cluster::membership::{Error, Membership, Mesh};
-use crate::cluster::transport::connect_from;
+use crate::cluster::transport::{connect_from, draw_generation};
 
 /// Longer than anything here takes, also on a machine with much else to do.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -131,7 +131,8 @@ impl Joining {
         let (sender, outcome) = channel();
         let (its_stop, its_log) = (Arc::clone(&stop), log.clone());
         thread::spawn(move || {
-            let mesh = its_log.within(|| connect_from(&member, listener, &its_stop));
+            let mesh =
+                its_log.within(|| connect_from(&member, listener, draw_generation(), &its_stop));
             sender.send(mesh)
         });
         Self { stop, log, outcome }

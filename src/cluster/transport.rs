@@ -43,16 +43,18 @@ const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a process shows process 0, and process 0 each process, that it is alive.
 const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Connects this process with all its peers, however long they take to come.
+/// Connects this process with all its peers, however long they take to come. Process 0 hands out
+/// the generation, one that is drawn if it has none; the others are given theirs.
 ///
 /// # Errors
 /// See `Error`; its `exit_code` says how to end.
-pub fn connect(member: &Membership, stop: &Stop) -> Result<Mesh, Error> {
+pub fn connect(member: &Membership, generation: Option<u64>, stop: &Stop) -> Result<Mesh, Error> {
     member.check()?;
+    let generation = generation.unwrap_or_else(draw_generation);
     if member.processes == 1 {
         return Ok(Mesh {
             sockets: vec![None],
-            generation: draw_generation(),
+            generation,
         });
     }
     let address = member.addresses[member.index].clone();
@@ -61,16 +63,17 @@ pub fn connect(member: &Membership, stop: &Stop) -> Result<Mesh, Error> {
         index: member.index,
         source,
     })?;
-    connect_from(member, listener, stop)
+    connect_from(member, listener, generation, stop)
 }
 
 /// As `connect`, on a socket that listens already.
 pub(super) fn connect_from(
     member: &Membership,
     listener: TcpListener,
+    generation: u64,
     stop: &Stop,
 ) -> Result<Mesh, Error> {
-    let mut start = Start::new(Arc::new(member.clone()), listener)?;
+    let mut start = Start::new(Arc::new(member.clone()), listener, generation)?;
     while start.phase != Phase::Over {
         if stop.asked() {
             return Err(Error::Stopped);
@@ -86,7 +89,7 @@ pub(super) fn connect_from(
     start.finish()
 }
 
-fn draw_generation() -> u64 {
+pub(super) fn draw_generation() -> u64 {
     loop {
         let drawn = getrandom::u64().expect("the operating system has random bytes");
         if drawn != NO_GENERATION {
@@ -126,7 +129,7 @@ struct Start {
 }
 
 impl Start {
-    fn new(member: Arc<Membership>, listener: TcpListener) -> Result<Self, Error> {
+    fn new(member: Arc<Membership>, listener: TcpListener, generation: u64) -> Result<Self, Error> {
         listener.set_nonblocking(true)?;
         // Each reaches for one process at a time, so there is room for all of them.
         let (reaching, reached) = sync_channel(member.processes);
@@ -138,7 +141,7 @@ impl Start {
                 first.request(NO_GENERATION);
                 NO_GENERATION
             }
-            None => draw_generation(),
+            None => generation,
         };
         Ok(Self {
             links: (0..member.processes).map(|_| None).collect(),

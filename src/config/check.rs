@@ -212,7 +212,12 @@ fn sink_names(sections: &Sections, faults: &mut Faults) {
         let Some(name) = sink.text("name") else {
             continue;
         };
-        if !names.insert(name) {
+        if name == "dead-letters" {
+            let message = "\"dead-letters\" is the name of the dead letters' own sink";
+            faults
+                .add(sink.place(&["name", "topic", "path"]), message.to_owned())
+                .hint("Give this one another \"name\".");
+        } else if !names.insert(name) {
             let message = format!("two sinks are called \"{name}\"");
             faults
                 .add(sink.place(&["name", "topic", "path"]), message)

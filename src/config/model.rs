@@ -255,7 +255,7 @@ pub struct Limits {
     /// Units of ownership and of sink progress.
     pub shards: usize,
     /// Replication of the topics that the job makes; 0 is the broker's default.
-    pub topic_replication: i32,
+    pub topic_replication: u16,
 }
 
 /// What the job tells of itself.

@@ -202,8 +202,6 @@ pub(super) enum Literal {
     Text(&'static str),
     /// True or false.
     Flag(bool),
-    /// A whole number.
-    Whole(i128),
 }
 
 impl Literal {
@@ -212,7 +210,6 @@ impl Literal {
         match self {
             Self::Text(text) => Value::Text(text.to_owned()),
             Self::Flag(flag) => Value::Flag(flag),
-            Self::Whole(number) => Value::Whole(number),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::config::settings::Kind::{
     Addresses, Brokers, Columns, Duration, Flag, Job, Key, LogFilter, OneOf, OptionalText, Pairs,
     Properties, Size, Start, Text, Time, Topic, Whole,
 };
-use crate::config::settings::Literal::{Flag as No, Text as Word, Whole as Count};
+use crate::config::settings::Literal::{Flag as No, Text as Word};
 use crate::config::settings::{Setting, Table};
 
 const AT: &str = "The brokers to begin with, as `host:port`, with commas between them.";
@@ -461,8 +461,7 @@ static LIMITS: &[Setting] = &[
         "topic_replication",
         Whole(0, 32767),
         "Replicas of the topics that the job makes; 0 is the broker's default.",
-    )
-    .only(Count(0), "The broker's default holds."),
+    ),
 ];
 
 static TELEMETRY: &[Setting] = &[

@@ -63,7 +63,10 @@ fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Vec<Batc
             removed.push(&slots, origin, -1);
         }
     }
-    let changed = now.rows.iter().filter(|(key, _)| bound.slots(**key) != now.slots(**key));
+    let changed = now
+        .rows
+        .iter()
+        .filter(|(key, _)| bound.slots(**key) != now.slots(**key));
     let changed: Vec<RowIndex> = changed.map(|(_, row)| *row).collect();
     vec![removed.finish(), now.batches.rows(&changed)]
 }
@@ -73,15 +76,19 @@ fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Vec<Batc
 ///
 /// # Errors
 /// If a thread cannot be made.
-pub(super) fn since(
-    bindings: &[Binding],
+pub(super) fn since<'a>(
+    bindings: impl IntoIterator<Item = &'a Binding>,
     schema: Arc<BatchSchema>,
     onward: Sender<ReferenceBlock>,
     bytes_max: usize,
 ) -> std::io::Result<Sender<ReferenceBlock>> {
     let mut bound = Table::default();
     for binding in bindings {
-        binding.reference.iter().cloned().for_each(|changes| bound.apply(changes));
+        binding
+            .reference
+            .iter()
+            .cloned()
+            .for_each(|changes| bound.apply(changes));
     }
     let (sender, receiver) = queue(InFlight::new(bytes_max));
     std::thread::Builder::new()

@@ -11,7 +11,13 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deltajoin_workers::batch::BatchSchema;
+#[cfg(feature = "kafka")]
+use deltajoin_workers::bindings::Ends;
+#[cfg(feature = "kafka")]
+use deltajoin_workers::dataflow::reader;
 use deltajoin_workers::ports::Clock;
+#[cfg(feature = "kafka")]
+use deltajoin_workers::ports::Stop;
 
 use crate::config::{EventSource, ReferenceSource};
 use crate::connectors::file;
@@ -124,6 +130,29 @@ impl Inputs {
         })
     }
 
+    /// Where reading starts; none for a file.
+    #[cfg(feature = "kafka")]
+    pub(super) fn starts(&self) -> Ends {
+        match &self.events {
+            Events::File(_) => Vec::new(),
+            Events::Kafka(source) => source.starts(),
+        }
+    }
+
+    /// Has reading start where it is bound to, and waits for what is bound behind that.
+    #[cfg(feature = "kafka")]
+    pub(super) fn resume(
+        &mut self,
+        starts: &Ends,
+        bound: &Ends,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        match &mut self.events {
+            Events::File(_) => Ok(()),
+            Events::Kafka(source) => Ok(source.resume(starts, bound, stop)?),
+        }
+    }
+
     /// Starts to read.
     pub(super) fn start(self, senders: Senders, monitor: &Monitor) -> Result<Readers, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -168,7 +197,7 @@ impl Inputs {
                 let lag = Arc::clone(source.lag());
                 monitor.measure_lag(Arc::new(move || lag.records()));
                 let partitions = |worker: usize| {
-                    let own = |p: &i32| p.unsigned_abs() as usize % self.workers == worker;
+                    let own = |p: &i32| reader(*p, self.workers) == worker;
                     source.partitions().filter(own).collect()
                 };
                 let assignments = senders

@@ -7,24 +7,39 @@
 //! |---|---|
 //! | `plan` | the core's plan from the configuration |
 //! | `inputs` | events and reference, to the workers' queues |
+//! | `changes` | the reference as it differs from what is bound |
+//! | `durable` | what earlier generations have bound and committed; `never_durable` without Kafka |
 //! | `outputs` | sinks and dead letters, for each worker |
+//! | `skipping` | what a sink has committed before is not written again |
 //!
 //! # Invariants
 //! * Nothing is read or written before the configuration, all inputs, all outputs and the peers
 //!   have been found good.
 //! * An error on any thread ends the process, with one report and the exit code of that error.
 
+#[cfg(feature = "kafka")]
+mod changes;
 mod check;
+#[cfg(feature = "kafka")]
+mod durable;
+#[cfg(not(feature = "kafka"))]
+#[path = "never_durable.rs"]
+mod durable;
 mod inputs;
 mod outputs;
 mod plan;
+#[cfg(feature = "kafka")]
+mod skipping;
 
 pub use check::check;
+#[cfg(feature = "kafka")]
+pub use skipping::Skipping;
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
@@ -35,6 +50,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::cluster::{self, Membership};
 use crate::config::{self, Config};
 use crate::failure::Failure;
+use crate::process::durable::Durable;
 use crate::process::inputs::Inputs;
 use crate::process::outputs::{Outputs, Rejected, SendSink, WorkerSinks};
 use crate::telemetry::{Monitor, State, WallClock, report_every_second};
@@ -74,6 +90,8 @@ struct WorkerParts {
     events: Receiver<Block>,
     epoch_bytes_max: usize,
     reference: Option<Receiver<ReferenceBlock>>,
+    replay: Replay,
+    bindings: Option<Box<dyn BindingLog>>,
     sinks: WorkerSinks,
 }
 
@@ -91,40 +109,32 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     let Process { config, index, .. } = &process;
     let membership = membership(&process)?;
     let clock = WallClock::start();
-    let monitor = Monitor::start(
-        Arc::clone(&clock),
-        Arc::clone(&process.stop),
-        &config.job,
-        *index,
-        config.telemetry.status_file.as_deref(),
-    )
-    .map_err(|error| Failure::usage(error.to_string()).detail(error.source.to_string()))?;
-    report_every_second(Arc::clone(&monitor), process.progress_line)
-        .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))?;
+    let monitor = monitor(&process, &clock)?;
     cluster::loss::install(
         *index,
         membership.addresses.clone(),
         membership.peer_timeout,
     );
 
-    let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
-    let inputs = Inputs::connect(&process, &rejected, &clock)?;
+    let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
     let outputs = Outputs::connect(&process, rejected)?;
-    let mesh = cluster::connect(&membership, &process.stop)?;
+    let durable = Durable::begin(&process, &mut inputs, &clock)?;
+    let generation = durable.as_ref().map(Durable::generation);
+    let mesh = cluster::connect(&membership, generation, &process.stop)?;
+    monitor.generation(mesh.generation);
+    monitor.enter(State::Loading);
+    let workers = config.cluster.workers();
     tracing::info!(
         job = config.job,
         process = index,
-        generation = mesh.generation,
-        workers = config.cluster.workers(),
+        workers,
         "the cluster is complete"
     );
-    monitor.generation(mesh.generation);
-    monitor.enter(State::Loading);
 
-    let (parts, senders) = parts(&process, &outputs)?;
+    let (parts, senders) = parts(&process, &outputs, durable.as_ref())?;
     let settings = worker::Settings {
-        plan,
+        plan: plan::plan(config, process.engine),
         tick: config.limits.tick,
         clock,
         observer: Arc::<Monitor>::clone(&monitor),
@@ -154,12 +164,31 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     }
     connections.leave();
     readers.stop();
+    if let Some(durable) = durable {
+        durable.end();
+    }
     monitor.finish();
     let counts = monitor.last_progress().counts;
     Ok(Summary {
         counts,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Who is told what the job does, and tells it every second.
+fn monitor(process: &Process, clock: &Arc<WallClock>) -> Result<Arc<Monitor>, Failure> {
+    let Process { config, index, .. } = process;
+    let monitor = Monitor::start(
+        Arc::clone(clock),
+        Arc::clone(&process.stop),
+        &config.job,
+        *index,
+        config.telemetry.status_file.as_deref(),
+    )
+    .map_err(|error| Failure::usage(error.to_string()).detail(error.source.to_string()))?;
+    report_every_second(Arc::clone(&monitor), process.progress_line)
+        .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))?;
+    Ok(monitor)
 }
 
 /// The worker's ports, on the worker's own thread.
@@ -174,6 +203,8 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
         events: Rc::new(parts.events),
         epoch_bytes_max: parts.epoch_bytes_max,
         reference: parts.reference.map(Rc::new),
+        replay: parts.replay,
+        bindings: parts.bindings,
         sinks: parts.sinks.results.into_iter().map(port).collect(),
         dead_letters: port(parts.sinks.dead_letters),
     }
@@ -183,6 +214,7 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
 fn parts(
     process: &Process,
     outputs: &Outputs,
+    durable: Option<&Durable>,
 ) -> Result<(Vec<Option<WorkerParts>>, Senders), Failure> {
     let Process { config, index, .. } = process;
     let bytes_max = config.limits.max_in_flight_bytes;
@@ -198,16 +230,24 @@ fn parts(
         let first_of_job = *index == 0 && local == 0;
         let (sender, events) = queue(Arc::clone(&in_flight));
         senders.events.push(sender);
-        let reference = first_of_job.then(|| {
-            let (sender, reference) = queue(InFlight::new(REFERENCE_BYTES_MAX));
+        let mut reference = None;
+        let (mut replay, mut bindings) = (Replay::default(), None);
+        if first_of_job {
+            let (mut sender, receiver) = queue(InFlight::new(REFERENCE_BYTES_MAX));
+            if let Some(durable) = durable {
+                sender = durable.reference(sender)?;
+                (replay, bindings) = durable.bindings();
+            }
             senders.reference = Some(sender);
-            reference
-        });
-        let sinks = outputs.open(first_of_job)?;
+            reference = Some(receiver);
+        }
+        let sinks = outputs.open(index * config.cluster.threads + local, durable)?;
         parts.push(Some(WorkerParts {
             events,
             epoch_bytes_max,
             reference,
+            replay,
+            bindings,
             sinks,
         }));
     }

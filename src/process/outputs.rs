@@ -18,11 +18,15 @@ use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
+use crate::process::durable::Durable;
 #[cfg(feature = "kafka")]
 use crate::process::inputs::kafka_fatal;
 #[cfg(not(feature = "kafka"))]
 use crate::process::inputs::without_kafka;
 use crate::process::{Process, plan};
+
+/// The name of the dead letters' own sink.
+const DEAD_LETTERS: &str = "dead-letters";
 
 /// Dead letters that do not come from the events' readers: rows that sinks could not take, and
 /// changes of the reference that could not be read.
@@ -78,23 +82,23 @@ impl Outputs {
         })
     }
 
-    /// What one worker writes to; a file is given to the first worker of the job.
-    pub(super) fn open(&self, first_of_job: bool) -> Result<WorkerSinks, Failure> {
+    /// What one worker of the job writes to; a file is given to the first.
+    pub(super) fn open(
+        &self,
+        worker: usize,
+        durable: Option<&Durable>,
+    ) -> Result<WorkerSinks, Failure> {
         let mut results = Vec::new();
         for (name, output) in &self.results {
-            let sink = output.open(first_of_job)?.map(|sink| {
+            let sink = output.open(name, worker, durable)?.map(|sink| {
                 let rejected = Arc::clone(&self.rejected);
                 Box::new(Passing { sink, rejected }) as Box<dyn Sink + Send>
             });
             results.push((name.clone(), output.single_writer(), sink));
         }
         let dead_letters = &self.dead_letters;
-        let sink = dead_letters.open(first_of_job)?;
-        let dead_letters = (
-            "dead-letters".to_owned(),
-            dead_letters.single_writer(),
-            sink,
-        );
+        let sink = dead_letters.open(DEAD_LETTERS, worker, durable)?;
+        let dead_letters = (DEAD_LETTERS.to_owned(), dead_letters.single_writer(), sink);
         Ok(WorkerSinks {
             results,
             dead_letters,
@@ -107,16 +111,26 @@ impl Output {
         matches!(self, Self::File(_))
     }
 
-    fn open(&self, first_of_job: bool) -> Result<Option<Box<dyn Sink + Send>>, Failure> {
+    fn open(
+        &self,
+        name: &str,
+        worker: usize,
+        durable: Option<&Durable>,
+    ) -> Result<Option<Box<dyn Sink + Send>>, Failure> {
+        #[cfg(not(feature = "kafka"))]
+        let _ = (name, durable);
         match self {
-            Self::File(file) if first_of_job => {
+            Self::File(file) if worker == 0 => {
                 let file = file.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let sink = file.map(OutputFile::start).transpose()?;
                 Ok(sink.map(|sink| Box::new(sink) as _))
             }
             Self::File(_) => Ok(None),
             #[cfg(feature = "kafka")]
-            Self::Kafka(destination) => Ok(Some(Box::new(destination.open()?))),
+            Self::Kafka(destination) => Ok(Some(match durable {
+                Some(durable) => durable.sink(name, destination, worker),
+                None => Box::new(destination.open()?),
+            })),
         }
     }
 }
@@ -146,7 +160,9 @@ fn connect(
             Ok(Output::File(Mutex::new(file)))
         }
         #[cfg(feature = "kafka")]
-        Target::Kafka { topic, partitioner } => {
+        Target::Kafka {
+            topic, partitioner, ..
+        } => {
             let options = kafka::SinkOptions {
                 topic: topic.clone(),
                 partitioner: *partitioner,

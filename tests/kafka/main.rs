@@ -10,21 +10,25 @@
 //! | `reference` | the reference table as a compacted topic |
 //! | `poison` | records and rows that must not stop a job |
 //! | `shapes` | topics of every shape |
+//! | `exactly_once` | jobs that write each row once |
 //! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `stops` | how jobs end |
+//! | `transactions` | the exactly-once sink |
 //! | `audit` | `deltajoin audit` |
 //! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "what a test writes need not last, and its queues are short"
+    clippy::unwrap_used,
+    reason = "what a test writes need not last, its queues are short, and it panics when it fails"
 )]
 
 mod audit;
 mod bindings;
 mod broker;
+mod exactly_once;
 mod outage;
 mod poison;
 mod reference;
@@ -35,3 +39,4 @@ mod stops;
 mod stream;
 mod support;
 mod topics;
+mod transactions;

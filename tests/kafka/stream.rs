@@ -85,7 +85,8 @@ impl Stream {
         assert_eq!(summary(outcome), BTreeMap::from(wanted));
     }
 
-    fn assert_dead_letters(&self, topic: &str) {
+    /// Each bad record must be a dead letter, once.
+    pub(crate) fn assert_dead_letters(&self, topic: &str) {
         let letters = dead_letters(Broker::shared(), topic);
         assert!(
             letters.keys().eq(self.bad.keys()),

@@ -175,7 +175,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 
     let (joined, unmatched) = match plan.engine {
         Engine::Production => {
-            let distinct = distinct(events, ownership, plan.narrow_key, counts());
+            let distinct = distinct(events, ownership.clone(), plan.narrow_key, counts());
             join(distinct, reference, plan.join, counts())
         }
         Engine::Textbook => textbook(events, reference, plan.join, counts()),

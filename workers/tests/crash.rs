@@ -382,6 +382,10 @@ fn check(world: &World, kept: &Kept) {
 }
 
 #[test]
+#[allow(
+    clippy::print_stdout,
+    reason = "shown when the test fails, wherever in it"
+)]
 fn whatever_step_it_dies_at_each_row_is_written_once() {
     let mut steps = 0;
     for seed in seeds(3) {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
@@ -238,7 +237,6 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
     let dead_letters = Arc::new(Mutex::new(Output::new()));
     let counts = Arc::new(Mutex::new(Counts::default()));
     let barrier = Arc::new(Barrier::new(setup.workers));
-    let minted = Arc::new(AtomicU64::new(0));
     let script: Arc<Vec<Epoch>> = Arc::new(script.to_vec());
     let shared = (
         Arc::clone(&rows),
@@ -285,7 +283,6 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             barrier.wait();
             if first {
                 job.mint(time, true);
-                minted.store(time, Ordering::SeqCst);
             } else {
                 job.mints.advance_to(time + 1);
             }

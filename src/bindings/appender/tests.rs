@@ -118,31 +118,53 @@ fn an_older_generation_is_superseded_by_its_next_append() {
 }
 
 #[test]
-fn a_late_append_of_an_older_generation_costs_a_newer_one_a_restart() {
+fn a_late_append_of_an_older_generation_costs_a_newer_one_nothing() {
     let log = MemoryLog::default();
     let old = marker("old");
     opened(&log, &old).unwrap();
-    let (mut new, told) = failing(&log, &marker("new"));
-    for record in encoded(&old, &binding(7)) {
-        log.push(record);
+    let mut new = appender(&log, &marker("new"));
+    for epoch in [7, 9] {
+        for record in encoded(&old, &binding(epoch)) {
+            log.push(record);
+        }
+        new.append(binding(epoch - 6));
+        wait_for(&mut new, (epoch - 5) / 2);
     }
+    drop(new);
+    assert_eq!(epochs(&log), [1, 3]);
+}
+
+#[test]
+fn what_nobody_of_the_job_has_appended_ends_it() {
+    let log = MemoryLog::default();
+    let (mut new, told) = failing(&log, &marker("new"));
+    log.push(b"junk".to_vec());
     new.append(binding(1));
     let error = told.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(error.exit_code(), ExitCode::Failed);
-    let (expected, found) = (2, 3);
-    let log_name = "log \"memory\"".to_owned();
-    assert_eq!(
-        error,
-        Error::Gap {
-            log: log_name,
-            expected,
-            found
-        }
+    assert_eq!(error.exit_code(), ExitCode::Usage, "{error}");
+    assert!(
+        error.to_string().starts_with("cannot read record memory@1"),
+        "{error}"
     );
     assert_eq!(new.durable(), 0);
-    drop(new);
-    // For a reader it counts all the same: its rows were seen by nobody, and are made again.
-    assert_eq!(epochs(&log), [1]);
+}
+
+#[test]
+fn a_log_that_has_lost_records_takes_no_more() {
+    let log = MemoryLog::default();
+    let (mut new, told) = failing(&log, &marker("new"));
+    log.lose_all();
+    new.append(binding(1));
+    let error = told.recv_timeout(DEADLINE).unwrap();
+    let (expected, found) = (1, 0);
+    let log = "log \"memory\"".to_owned();
+    let shortened = Error::Shortened {
+        log,
+        expected,
+        found,
+    };
+    assert_eq!(error, shortened);
+    assert_eq!(error.exit_code(), ExitCode::Failed);
 }
 
 #[test]

@@ -32,6 +32,9 @@ fn records_are_written_for_people_too() {
         brokers: "alpha:9092".to_owned(),
         id: "job-0".to_owned(),
     });
+    marker
+        .settings
+        .insert("limits.shards".to_owned(), "64".to_owned());
     let mut binding = binding(5);
     binding.ends.push((3, 42));
     binding.reference.push(rows(0..2, 3));
@@ -40,12 +43,12 @@ fn records_are_written_for_people_too() {
         all.push('\n');
         all.push_str(&text(&record));
     }
-    for field in ["\"producers\"", "\"reference\""] {
+    for field in ["\"settings\"", "\"reference\""] {
         all = all.replace(field, &format!("\n{field}"));
     }
     expect![[r#"
         {"version":1,"marker":"ID","started_ms":1767225600000,"holder":"process 7 on alpha",
-        "producers":[{"brokers":"alpha:9092","id":"job-0"}]}
+        "settings":{"limits.shards":"64"},"producers":[{"brokers":"alpha:9092","id":"job-0"}]}
         {"generation":"ID","epoch":5,
         "reference":[[0,0,1,{"id":0,"name":"nnn"}],[0,1,1,{"id":1,"name":"nnn"}]]}
         {"generation":"ID","epoch":5,"ends":{"0":50,"3":42}}"#]]

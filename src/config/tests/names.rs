@@ -280,18 +280,6 @@ fn a_part_that_is_not_built_is_refused() {
             2 faults in job.toml
         "#]],
     );
-    check(
-        &[("", "[limits]\ntopic_replication = 3")],
-        expect![[r#"
-        error: topic_replication = 3 in [limits] is not built yet
-          --> job.toml:26:21
-           |
-        26 | topic_replication = 3
-           |                     ^
-          detail: The broker's default holds.
-          hint: Leave it out, or write topic_replication = 0.
-    "#]],
-    );
 }
 
 #[test]

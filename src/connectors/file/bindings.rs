@@ -12,6 +12,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use deltajoin_workers::ports::Stop;
@@ -117,7 +118,7 @@ impl Log for BindingFile {
         Ok(())
     }
 
-    fn append(&mut self, records: &[Vec<u8>], _stop: &Stop) -> Result<u64, Error> {
+    fn append(&mut self, records: &[Vec<u8>], _stop: &Stop) -> Result<Range<u64>, Error> {
         let failed = |source| write_failed(&self.path, source);
         self.text.clear();
         for record in records {
@@ -130,7 +131,7 @@ impl Log for BindingFile {
         self.file.sync_data().map_err(failed)?;
         let first = self.next;
         self.next += records.len() as u64;
-        Ok(first)
+        Ok(first..self.next)
     }
 }
 

@@ -9,34 +9,37 @@
 //!   the client as a whole, leave the outcome unknown, and that is what is told.
 //! * Nothing but the job removes records: the topic is kept for ever, and not compacted.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use deltajoin_workers::ports::Stop;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::bindings::{self, Log, Visit};
-use crate::config::{KafkaTopic, Start};
+use crate::config::KafkaTopic;
 use crate::connectors::kafka::client::Connection;
 use crate::connectors::kafka::error::place;
-use crate::connectors::kafka::ffi::{Consumer, Producer};
-use crate::connectors::kafka::messages::{Item, Outgoing, Report};
+use crate::connectors::kafka::ffi::{Producer, Topic};
+use crate::connectors::kafka::messages::{Outgoing, Report};
+use crate::connectors::kafka::own_topic::OwnTopic;
 use crate::connectors::kafka::patience::Patience;
+use crate::connectors::kafka::scan::Scan;
 use crate::connectors::kafka::{Error, settings};
 
-/// What the topic is made with.
-const SETTINGS: &[(&str, &str)] = &[
-    ("cleanup.policy", "delete"),
-    ("retention.ms", "-1"),
-    ("retention.bytes", "-1"),
-    // A reference row of the greatest size fits in, with what JSON adds to it.
-    ("max.message.bytes", "16777216"),
-];
-/// Those of them that a topic that is there already must have.
-const CHECKED: [&str; 3] = ["cleanup.policy", "retention.ms", "retention.bytes"];
+/// What the topic must be like.
+const TOPIC: OwnTopic = OwnTopic {
+    purpose: "a binding log",
+    settings: &[
+        ("cleanup.policy", "delete"),
+        ("retention.ms", "-1"),
+        ("retention.bytes", "-1"),
+        // A reference row of the greatest size fits in, with what JSON adds to it.
+        ("max.message.bytes", "16777216"),
+    ],
+    checked: &["cleanup.policy", "retention.ms", "retention.bytes"],
+};
 /// Small enough for a broker's default limit.
 const RECORD_BYTES_MAX: usize = 900_000;
-/// Records that are read at a time.
-const BATCH_RECORDS_MAX: usize = 1_000;
 /// How late a stop is noticed.
 const WAIT: Duration = Duration::from_millis(100);
 
@@ -44,32 +47,27 @@ const WAIT: Duration = Duration::from_millis(100);
 pub struct BindingTopic {
     topic: KafkaTopic,
     connection: Connection,
+    native: Topic,
     producer: Producer,
     patience: Patience,
     message_bytes_max: usize,
 }
 
 impl BindingTopic {
-    /// Makes the topic if it is not there, and checks it if it is; waits for a broker that is
-    /// away.
+    /// Makes the topic if it is not there, with so many replicas or, for 0, the broker's default,
+    /// and checks it if it is; waits for a broker that is away.
     ///
     /// # Errors
     /// If the topic cannot hold a binding log, if Kafka refuses, or if `stop` is set.
-    pub fn open(topic: &KafkaTopic, stop: &Stop) -> Result<Self, Error> {
-        let mut connection = Connection::open(&reading(topic))?;
-        let partitions = match connection.partitions(stop) {
-            Err(Error::UnknownTopic { .. }) => {
-                connection.create(1, SETTINGS, stop)?;
-                connection.partitions(stop)?
-            }
-            known => known?,
-        };
-        check(topic, partitions, &connection)?;
+    pub fn open(topic: &KafkaTopic, replicas: u16, stop: &Stop) -> Result<Self, Error> {
+        let connection = TOPIC.open(&reading(topic), replicas, stop)?;
         let message_bytes_max = connection.message_bytes_max();
         let config = settings::producer(topic, message_bytes_max)?;
-        let producer = Producer::new(&config, &topic.topic);
+        let failed = |error| Error::from_client(error, topic);
+        let producer = Producer::new(&config).map_err(failed)?;
         Ok(Self {
-            producer: producer.map_err(|error| Error::from_client(error, topic))?,
+            native: producer.topic(&topic.topic).map_err(failed)?,
+            producer,
             patience: Patience::later(topic),
             topic: topic.clone(),
             connection,
@@ -95,7 +93,9 @@ impl BindingTopic {
                 token,
             });
             let mut refused = Vec::new();
-            given += self.producer.produce(0, messages, &mut refused);
+            given += self
+                .producer
+                .produce(&self.native, 0, messages, &mut refused);
             for (_, code) in refused {
                 delivery.unreported -= 1;
                 delivery.failure = Some(code);
@@ -147,47 +147,20 @@ impl Log for BindingTopic {
     }
 
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), bindings::Error> {
-        let starts = self.connection.starts(1, Start::Earliest, stop)?;
-        let ends = self.connection.ends(1, stop)?;
-        let mut next = i64::try_from(from).unwrap_or(i64::MAX).max(starts[0]);
-        if next >= ends[0] {
-            return Ok(());
-        }
-        let config = settings::consumer(&reading(&self.topic))?;
-        let consumer = Consumer::new(&config, &self.topic.topic, BATCH_RECORDS_MAX);
-        let mut consumer = consumer.map_err(|error| Error::from_client(error, &self.topic))?;
-        let started = consumer.start(0, next);
-        started.map_err(|code| Error::failed(&self.topic, &code.to_string()))?;
-        let mut patience = Patience::later(&self.topic);
-        while next < ends[0] {
-            if stop.asked() {
-                return Err(bindings::Error::Stopped);
-            }
-            if consumer.fill(WAIT) > 0 {
-                patience.back();
-            }
-            for item in consumer.batch() {
-                match item {
-                    Item::Record(record) => {
-                        let offset = record.offset();
-                        let value = record.value().unwrap_or_default();
-                        let visited = visit(offset.unsigned_abs(), value);
-                        let place = || format!("{}[0]@{offset}", self.topic.topic);
-                        visited.map_err(|fault| fault.at(place()))?;
-                        next = offset + 1;
-                    }
-                    Item::End { offset, .. } => next = offset.max(next),
-                    Item::Fault { code, reason, .. } => {
-                        patience.fault(consumer.handle(), (0, next), code, &reason)?;
-                    }
-                }
-            }
-            patience.serve(consumer.handle(), Duration::ZERO, |_| {})?;
-        }
-        Ok(())
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let scan = Scan::of_rest(&mut self.connection, from, stop)?;
+        let mut result = Ok(());
+        scan.run(stop, |record| {
+            let offset = record.origin.offset;
+            let visited = visit(offset.unsigned_abs(), record.value.unwrap_or_default());
+            let place = || format!("{}[0]@{offset}", self.topic.topic);
+            result = visited.map_err(|fault| fault.at(place()));
+            result.is_ok()
+        })?;
+        result
     }
 
-    fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<u64, bindings::Error> {
+    fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, bindings::Error> {
         let unknown = |log, reason: &str| bindings::Error::OutcomeUnknown {
             log,
             reason: reason.to_owned(),
@@ -198,27 +171,17 @@ impl Log for BindingTopic {
             Err(error) => return Err(error.into()),
         };
         if let Some(code) = delivery.failure {
-            return Err(Error::undelivered(&self.topic, code).into());
+            return Err(Error::delivery(&self.topic, code).into());
         }
-        let mut offsets = delivery.offsets.iter();
-        let acknowledged = |offset: &Option<i64>| {
+        let offsets = delivery.offsets.into_iter().map(|offset| {
             let offset = offset.map(i64::unsigned_abs);
             offset.ok_or_else(|| unknown(self.name(), "an acknowledgement has no offset"))
-        };
-        let first = offsets.next().expect("an append has a record");
-        let first = acknowledged(first)?;
-        for (expected, offset) in (first + 1..).zip(offsets) {
-            let found = acknowledged(offset)?;
-            if found != expected {
-                let log = self.name();
-                return Err(bindings::Error::Gap {
-                    log,
-                    expected,
-                    found,
-                });
-            }
-        }
-        Ok(first)
+        });
+        let offsets: Vec<u64> = offsets.collect::<Result<_, _>>()?;
+        // An idempotent producer's records are in the order in which they were given.
+        let (first, last) = (offsets.first(), offsets.last());
+        let first = first.expect("an append has a record");
+        Ok(*first..last.expect("and so a last one") + 1)
     }
 }
 
@@ -231,36 +194,6 @@ fn reading(topic: &KafkaTopic) -> KafkaTopic {
         .properties
         .insert(level.0.to_owned(), level.1.to_owned());
     topic
-}
-
-/// Refuses a topic that would lose bindings or mix their order.
-fn check(topic: &KafkaTopic, partitions: usize, connection: &Connection) -> Result<(), Error> {
-    let unfit = |reason, hint| Error::Unfit {
-        place: place(topic),
-        purpose: "a binding log",
-        reason,
-        hint,
-    };
-    if partitions != 1 {
-        let reason = format!("It has {partitions} partitions, and needs 1.");
-        let hint = "Delete it, if it is of no use to anyone, and the job makes it again; \
-            or give the job another name.";
-        return Err(unfit(reason, hint.to_owned()));
-    }
-    let settings = connection.settings();
-    for (key, needed) in SETTINGS.iter().filter(|(key, _)| CHECKED.contains(key)) {
-        // What may not be read is taken for right.
-        let value = settings.get(*key).map_or(*needed, |value| value);
-        if value != *needed {
-            let reason = format!("Its setting {key} is {value:?}, and must be {needed:?}.");
-            let hint = format!(
-                "Set it with `kafka-configs.sh --alter --topic {} --add-config {key}={needed}`.",
-                topic.topic
-            );
-            return Err(unfit(reason, hint));
-        }
-    }
-    Ok(())
 }
 
 impl From<Error> for bindings::Error {

@@ -177,23 +177,29 @@ impl Connection {
             .collect()
     }
 
-    /// Creates the topic, replicated as the broker has it by default; waits for a broker that is
-    /// away. It is as good if somebody else has created it meanwhile.
+    /// Creates the topic, with so many replicas or, for 0, as many as the broker has it by default;
+    /// waits for a broker that is away. It is as good if somebody else has created it meanwhile.
     ///
     /// # Errors
     /// If Kafka refuses, or if `stop` is set.
     pub(super) fn create(
         &mut self,
         partitions: i32,
+        replicas: u16,
         settings: &[(&str, &str)],
         stop: &Stop,
     ) -> Result<(), Error> {
+        let replicas = match replicas {
+            0 => -1,
+            replicas => i32::from(replicas),
+        };
         let admin: AdminClient<DefaultClientContext> = self
             .config
             .create()
             .map_err(|error| Error::from_client(error, &self.topic))?;
         self.ask(stop, |_, topic| {
-            let mut new = NewTopic::new(&topic.topic, partitions, TopicReplication::Fixed(-1));
+            let mut new =
+                NewTopic::new(&topic.topic, partitions, TopicReplication::Fixed(replicas));
             for (key, value) in settings {
                 new = new.set(key, value);
             }
@@ -215,6 +221,11 @@ impl Connection {
                 None => Answer::Later("the answer names no topic".to_owned()),
             }
         })
+    }
+
+    /// What it asks about.
+    pub(super) fn topic(&self) -> &KafkaTopic {
+        &self.topic
     }
 
     fn offsets(

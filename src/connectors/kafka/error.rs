@@ -10,6 +10,7 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::config::KafkaTopic;
+use crate::connectors::kafka::messages::TransactionFault as Fault;
 
 /// What ends a job at Kafka.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -86,6 +87,18 @@ pub enum Error {
         /// What librdkafka says.
         reason: String,
     },
+    /// Records that results were made of are not there.
+    #[error("records that are bound are gone: {topic}[{partition}] ends at {end}, not {bound}")]
+    BoundGone {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Where it ends.
+        end: i64,
+        /// How far it is bound.
+        bound: i64,
+    },
     /// A client has failed for good.
     #[error("the Kafka client for {place} has failed")]
     Failed {
@@ -128,6 +141,25 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another process has taken the transactional id, or the broker has given a transaction up
+    /// for its age: which one it was, only the job's binding log tells.
+    #[error("fenced: {place} is not ours any more")]
+    Fenced {
+        /// Transactional id and brokers.
+        place: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// A record of sinks' progress cannot be used.
+    #[error("could not read progress record {topic}[0]@{offset}: {reason}")]
+    BadProgress {
+        /// The topic.
+        topic: String,
+        /// The offset.
+        offset: i64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A stop was asked for while Kafka was waited for.
     #[error("stopped while waiting for Kafka")]
     Stopped,
@@ -146,8 +178,13 @@ impl Error {
             | Self::PartitionsGone { reason, .. }
             | Self::NotCreated { reason, .. }
             | Self::Unfit { reason, .. }
+            | Self::Fenced { reason, .. }
             | Self::Failed { reason, .. } => Some(reason),
-            Self::UnknownTopic { .. } | Self::BadReference { .. } | Self::Stopped => None,
+            Self::UnknownTopic { .. }
+            | Self::BadReference { .. }
+            | Self::BadProgress { .. }
+            | Self::BoundGone { .. }
+            | Self::Stopped => None,
         }
     }
 
@@ -169,12 +206,18 @@ impl Error {
             }
             Self::NotAuthorized { .. } => {
                 "The job needs Describe and Read on topics it reads, Describe and Write on \
-                 topics it writes."
+                 topics it writes; exactly-once, Describe and Write on transactional ids that \
+                 begin with its name, and Create, Read and Write on the topics of its own."
                     .to_owned()
             }
             Self::OffsetGone { .. } => {
                 "The topic's retention removed records before they were read: start again \
                  from what it has, or give it a longer retention."
+                    .to_owned()
+            }
+            Self::BoundGone { .. } => {
+                "The topic was made anew, or its brokers have lost records. If they do not come \
+                 back, give the job another name, and it begins anew."
                     .to_owned()
             }
             Self::BadReference { .. } => {
@@ -184,8 +227,14 @@ impl Error {
                 format!("Let the job create it, or create it with {needed}.")
             }
             Self::Unfit { hint, .. } => hint.clone(),
+            Self::BadProgress { .. } => {
+                "Start the release of deltajoin that wrote it; if another program did, give the \
+                 job a name of its own."
+                    .to_owned()
+            }
             Self::Client { .. }
             | Self::PartitionsGone { .. }
+            | Self::Fenced { .. }
             | Self::Failed { .. }
             | Self::Stopped => return None,
         })
@@ -202,9 +251,12 @@ impl Error {
             | Self::OffsetGone { .. }
             | Self::NotCreated { .. }
             | Self::Unfit { .. }
-            | Self::BadReference { .. } => true,
+            | Self::BadReference { .. }
+            | Self::BadProgress { .. }
+            | Self::BoundGone { .. } => true,
             Self::Client { .. }
             | Self::PartitionsGone { .. }
+            | Self::Fenced { .. }
             | Self::Failed { .. }
             | Self::Stopped => false,
         }
@@ -222,7 +274,7 @@ impl Error {
     }
 
     /// A message that no waiting delivers.
-    pub(super) fn undelivered(topic: &KafkaTopic, code: Code) -> Self {
+    pub(super) fn delivery(topic: &KafkaTopic, code: Code) -> Self {
         let reason = code.to_string();
         match code {
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
@@ -235,6 +287,21 @@ impl Error {
                 similar: Vec::new(),
             },
             _ => Self::failed(topic, &reason),
+        }
+    }
+
+    /// A step of a transaction that failed for good.
+    pub(super) fn transaction(transactional_id: &str, topic: &KafkaTopic, fault: Fault) -> Self {
+        let Fault { code, reason, .. } = fault;
+        let place = format!("transactional id {transactional_id:?} on {}", topic.brokers);
+        match code {
+            Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => {
+                Self::Fenced { place, reason }
+            }
+            Code::TransactionalIdAuthorizationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed => Self::NotAuthorized { place, reason },
+            _ => Self::Failed { place, reason },
         }
     }
 

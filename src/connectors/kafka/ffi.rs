@@ -1,16 +1,18 @@
 //! The batch calls of librdkafka behind a safe face: the only unsafe code of the default build.
 //!
 //! It is apart because reading one record at a time through rust-rdkafka costs four times what
-//! batches do. Configuration, security and metadata stay rust-rdkafka's.
+//! batches do. Configuration, security and metadata stay rust-rdkafka's. Here are the client and
+//! the consumer, in `ffi/producer.rs` is the producer.
 //!
 //! # Invariants
 //! * A message is destroyed exactly once, before its queue; queues and topics before the client.
 //!   Fields are declared in that order, and each is freed by its own `Drop`.
 //! * What a message lends (key, value) borrows the `Consumer`, and `fill` needs it exclusively:
 //!   no slice outlives the batch that it is in.
-//! * `produce` copies: what it is given is free to change when it returns.
 //! * Events are served where `poll` is called; the one callback only keeps an error for it.
 #![allow(unsafe_code)]
+
+mod producer;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -24,7 +26,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka_sys as sys;
 use rdkafka_sys::types::{RDKafkaRespErr, RDKafkaType};
 
-use crate::connectors::kafka::messages::{Item, Outgoing, Polled, Problem, Problems, Report};
+use crate::connectors::kafka::messages::{Item, Polled, Problem, Problems, Report};
+
+pub(super) use producer::{Producer, Topic};
 
 /// A thing of librdkafka's, of which we hold one reference.
 struct Owned<T> {
@@ -33,7 +37,7 @@ struct Owned<T> {
 }
 
 type Queue = Owned<sys::rd_kafka_queue_t>;
-type Topic = Owned<sys::rd_kafka_topic_t>;
+type NativeTopic = Owned<sys::rd_kafka_topic_t>;
 
 // SAFETY: librdkafka's queues and topics may be used from any thread, and by several at once.
 unsafe impl<T> Send for Owned<T> {}
@@ -148,7 +152,8 @@ impl Handle {
         }
     }
 
-    fn topic(&self, name: &CStr) -> Result<Topic, RDKafkaErrorCode> {
+    /// A topic of this client; it must be dropped before the client.
+    fn topic(&self, name: &CStr) -> Result<NativeTopic, RDKafkaErrorCode> {
         // SAFETY: client and name are alive; a null configuration means the client's own.
         let topic = unsafe {
             sys::rd_kafka_topic_new(self.client.native_ptr(), name.as_ptr(), ptr::null_mut())
@@ -178,7 +183,7 @@ pub(super) struct Consumer {
     messages: Vec<*mut sys::rd_kafka_message_t>,
     started: Vec<i32>,
     queue: Queue,
-    topic: Topic,
+    topic: NativeTopic,
     name: CString,
     handle: Handle,
 }
@@ -358,95 +363,6 @@ impl Drop for Consumer {
         while let Some(partition) = self.started.last().copied() {
             self.stop(partition);
         }
-    }
-}
-
-/// A producer to one topic.
-pub(super) struct Producer {
-    /// The array of the current call, kept for its memory; empty between calls.
-    array: Vec<sys::rd_kafka_message_t>,
-    topic: Topic,
-    handle: Handle,
-}
-
-// SAFETY: librdkafka is thread-safe, and the array is empty between calls.
-unsafe impl Send for Producer {}
-
-impl Producer {
-    /// A producer; it connects by itself.
-    pub(super) fn new(config: &ClientConfig, topic: &str) -> Result<Self, KafkaError> {
-        let handle = Handle::new(config, RDKafkaType::RD_KAFKA_PRODUCER)?;
-        let name = CString::new(topic)?;
-        Ok(Self {
-            array: Vec::new(),
-            topic: handle.topic(&name).map_err(KafkaError::Global)?,
-            handle,
-        })
-    }
-
-    /// The client and its events, delivery reports among them.
-    pub(super) fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
-    /// Gives messages for one partition to the producer and returns how many, from the first on,
-    /// are dealt with: accepted and to be reported by `Handle::poll`, or pushed to `refused`. For
-    /// the others there is no room.
-    pub(super) fn produce<'a>(
-        &mut self,
-        partition: i32,
-        messages: impl Iterator<Item = Outgoing<'a>>,
-        refused: &mut Vec<(usize, RDKafkaErrorCode)>,
-    ) -> usize {
-        let native = |message: Outgoing<'a>| {
-            let value = message.value.map_or(ptr::null(), <[u8]>::as_ptr);
-            let key = message.key.map_or(ptr::null(), <[u8]>::as_ptr);
-            sys::rd_kafka_message_t {
-                err: RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
-                rkt: ptr::null_mut(),
-                partition,
-                payload: value.cast_mut().cast(),
-                len: message.value.map_or(0, <[u8]>::len),
-                key: key.cast_mut().cast(),
-                key_len: message.key.map_or(0, <[u8]>::len),
-                offset: 0,
-                _private: message.token as *mut c_void,
-            }
-        };
-        self.array.extend(messages.map(native));
-        if self.array.is_empty() {
-            return 0;
-        }
-        let count = i32::try_from(self.array.len()).expect("a call has a few thousand messages");
-        let (topic, array) = (self.topic.pointer.as_ptr(), self.array.as_mut_ptr());
-        // SAFETY: topic and array are alive, and what the array points to is borrowed for 'a.
-        // With F_COPY librdkafka only reads key and value, and only during the call.
-        let accepted = unsafe {
-            sys::rd_kafka_produce_batch(topic, partition, sys::RD_KAFKA_MSG_F_COPY, array, count)
-        };
-        let mut dealt = self.array.len();
-        if accepted < count {
-            for (index, message) in self.array.iter().enumerate() {
-                match outcome(message.err) {
-                    Ok(()) => {}
-                    // Once one message has found no room, no later one is tried.
-                    Err(RDKafkaErrorCode::QueueFull) => {
-                        dealt = index;
-                        break;
-                    }
-                    Err(code) => refused.push((message._private as usize, code)),
-                }
-            }
-        }
-        self.array.clear();
-        dealt
-    }
-
-    /// Forgets what is not delivered, so that the producer can be dropped without waiting.
-    pub(super) fn purge(&self) {
-        let flags = 1 | 2; // RD_KAFKA_PURGE_F_QUEUE, RD_KAFKA_PURGE_F_INFLIGHT: C macros
-        // SAFETY: the client is alive.
-        unsafe { sys::rd_kafka_purge(self.handle.client.native_ptr(), flags) };
     }
 }
 

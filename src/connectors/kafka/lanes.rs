@@ -42,6 +42,17 @@ pub(super) struct Lane {
     given: usize,
     /// How many of those, and of rows that are forgotten here, are not reported.
     in_flight: usize,
+    /// The request that is under way, or the last one.
+    request: Request,
+}
+
+/// What was given to the producer at a time, for one partition.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Request {
+    /// How many rows it has.
+    pub(super) rows: usize,
+    /// Their bytes, each row's as `push` counts them.
+    pub(super) bytes: usize,
 }
 
 /// Where a row's bytes are in its lane.
@@ -136,7 +147,7 @@ impl Lanes {
         let mut bytes = 0;
         let fits = move |row: &&Encoded| {
             let first = bytes == 0;
-            bytes += (row.end - row.key) as usize + MESSAGE_OVERHEAD;
+            bytes += row.bytes();
             first || bytes <= bytes_max
         };
         rows.iter().take_while(fits).map(|row| {
@@ -152,6 +163,11 @@ impl Lanes {
     /// Says that the producer took the first `count` rows of a lane's request.
     pub(super) fn given(&mut self, partition: usize, count: usize) {
         let lane = &mut self.lanes[partition];
+        if count > 0 {
+            let rows = &lane.rows[lane.given..lane.given + count];
+            let bytes = rows.iter().map(Encoded::bytes).sum();
+            lane.request = Request { rows: count, bytes };
+        }
         lane.given += count;
         lane.in_flight += count;
         if lane.given == lane.rows.len() {
@@ -169,6 +185,29 @@ impl Lanes {
     #[inline]
     pub(super) fn reported(&mut self, partition: usize) {
         self.lanes[partition].in_flight -= 1;
+    }
+
+    /// The request of a lane that is under way, or the last one.
+    pub(super) fn last_request(&self, partition: usize) -> Request {
+        self.lanes[partition].request
+    }
+
+    /// Forgets all rows; those that were given must have been reported.
+    pub(super) fn clear(&mut self) {
+        for lane in &mut self.lanes {
+            assert_eq!(lane.in_flight, 0, "what was given is reported");
+            lane.bytes.clear();
+            lane.rows.clear();
+            lane.given = 0;
+        }
+        self.bytes = 0;
+    }
+}
+
+impl Encoded {
+    /// What it takes in a request, at most.
+    fn bytes(&self) -> usize {
+        (self.end - self.key) as usize + MESSAGE_OVERHEAD
     }
 }
 

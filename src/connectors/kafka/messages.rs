@@ -78,6 +78,17 @@ pub(super) enum Polled {
     Problem(Problem),
 }
 
+/// Why a step of a transaction was not done.
+#[derive(Clone, Debug)]
+pub(super) struct TransactionFault {
+    /// What kind it is.
+    pub(super) code: Code,
+    /// Whether the same call may succeed, and must then be made again.
+    pub(super) retriable: bool,
+    /// What librdkafka and the broker say.
+    pub(super) reason: String,
+}
+
 impl Polled {
     /// Passes a line of librdkafka's log on, quietly, and looks for what comes in no other way:
     /// most failures of connections are logged and are no error event.

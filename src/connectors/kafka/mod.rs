@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `source`, `reader` | records to blocks of events, on threads of their own |
 //! | `reference` | a compacted topic to changes of the reference table |
-//! | `sink`, `writer` | rows of closed epochs to a topic |
+//! | `sink`, `writer` | rows of closed epochs to a topic, at least once |
+//! | `transactions`, `committer`, `routes` | the same exactly once |
+//! | `progress` | which epochs are committed |
 //! | `bindings` | the binding log as a topic |
+//! | `own_topic` | topics that the job makes for itself |
 //! | `sample` | a look at a topic's newest records |
 //! | `scan` | a topic as it stands, for audits |
 //! | `lanes`, `partitioner`, `fit`, `ledger` | rows on their way: to where, cut to size, counted |
@@ -19,6 +22,7 @@
 
 mod bindings;
 mod client;
+mod committer;
 mod error;
 mod ffi;
 mod fit;
@@ -26,15 +30,19 @@ mod lag;
 mod lanes;
 mod ledger;
 mod messages;
+mod own_topic;
 mod partitioner;
 mod patience;
+mod progress;
 mod reader;
 mod reference;
+mod routes;
 mod sample;
 mod scan;
 mod settings;
 mod sink;
 mod source;
+mod transactions;
 mod writer;
 
 #[cfg(test)]
@@ -48,11 +56,13 @@ pub use bindings::BindingTopic;
 pub use client::Connection;
 pub use error::Error;
 pub use lag::Lag;
+pub use progress::{Progress, ProgressRecord, read_progress};
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
 pub use scan::{Scan, Scanned};
 pub use sink::{Destination, KafkaSink, SinkOptions};
 pub use source::{Assignment, Readers, Source, SourceOptions};
+pub use transactions::{TransactionOptions, Transactions};
 
 /// Told of an error that ends the job; may be called from any thread, and more than once.
 pub type Fail = Arc<dyn Fn(Error) + Send + Sync>;

@@ -1,4 +1,5 @@
-//! Reads a topic as it stands, as often as one likes: for audits.
+//! Reads a topic as it stands, as often as one likes: for audits, and what the job has written for
+//! itself.
 //!
 //! It is apart from `reader`, which decodes into a worker's queue and goes on for as long as the
 //! job: here raw records are given to whoever asks, and all partitions have an end.
@@ -59,6 +60,23 @@ impl Scan {
         })
     }
 
+    /// A topic of one partition, from the offset `from` on.
+    ///
+    /// # Errors
+    /// As for `connect`.
+    pub(super) fn of_rest(
+        connection: &mut Connection,
+        from: i64,
+        stop: &Stop,
+    ) -> Result<Self, Error> {
+        let start = connection.starts(1, Start::Earliest, stop)?[0];
+        Ok(Self {
+            starts: vec![start.max(from)],
+            ends: connection.ends(1, stop)?,
+            topic: connection.topic().clone(),
+        })
+    }
+
     /// The same for records that are committed, whatever the topic's settings ask for.
     ///
     /// # Errors
@@ -88,9 +106,16 @@ impl Scan {
     /// Gives each record, until `visit` wants no more.
     ///
     /// # Errors
-    /// If the topic cannot be read, for a reason that waiting does not cure.
-    pub fn run(&self, mut visit: impl FnMut(Scanned<'_>) -> bool) -> Result<(), Error> {
-        let mut reading = Reading::new(&self.topic)?;
+    /// If the topic cannot be read, for a reason that waiting does not cure; or if `stop` is set.
+    pub fn run(
+        &self,
+        stop: &Stop,
+        mut visit: impl FnMut(Scanned<'_>) -> bool,
+    ) -> Result<(), Error> {
+        if self.records_max() == 0 {
+            return Ok(());
+        }
+        let mut reading = Reading::new(&self.topic, stop)?;
         for (partition, (start, end)) in (0..).zip(self.starts.iter().zip(&self.ends)) {
             if !reading.partition(partition, *start..*end, &mut visit)? {
                 break;
@@ -103,11 +128,16 @@ impl Scan {
     ///
     /// # Errors
     /// As for `run`.
-    pub fn get(&self, origins: &[Origin], mut visit: impl FnMut(Scanned<'_>)) -> Result<(), Error> {
+    pub fn get(
+        &self,
+        origins: &[Origin],
+        stop: &Stop,
+        mut visit: impl FnMut(Scanned<'_>),
+    ) -> Result<(), Error> {
         if origins.is_empty() {
             return Ok(());
         }
-        let mut reading = Reading::new(&self.topic)?;
+        let mut reading = Reading::new(&self.topic, stop)?;
         for Origin { partition, offset } in origins {
             let only = *offset..offset + 1;
             reading.partition(*partition, only, &mut |record| {
@@ -120,18 +150,20 @@ impl Scan {
 }
 
 /// One reading of a topic.
-struct Reading {
+struct Reading<'a> {
     consumer: Consumer,
+    stop: &'a Stop,
     patience: Patience,
     topic: KafkaTopic,
 }
 
-impl Reading {
-    fn new(topic: &KafkaTopic) -> Result<Self, Error> {
+impl<'a> Reading<'a> {
+    fn new(topic: &KafkaTopic, stop: &'a Stop) -> Result<Self, Error> {
         let config = settings::consumer(topic)?;
         let consumer = Consumer::new(&config, &topic.topic, BATCH_RECORDS_MAX);
         Ok(Self {
             consumer: consumer.map_err(|error| Error::from_client(error, topic))?,
+            stop,
             patience: Patience::later(topic),
             topic: topic.clone(),
         })
@@ -152,6 +184,9 @@ impl Reading {
         started.map_err(|code| Error::failed(&self.topic, &code.to_string()))?;
         let mut wanted = true;
         while next < end && wanted {
+            if self.stop.asked() {
+                return Err(Error::Stopped);
+            }
             let came = self.consumer.fill(IDLE) > 0;
             let mut faulty = false;
             for item in self.consumer.batch() {

@@ -7,6 +7,7 @@
 //!   refused, never overridden in silence.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
@@ -110,6 +111,28 @@ pub(super) fn producer(
     build(topic, PRODUCER, PRODUCER_OWNED, &sizes)
 }
 
+/// The configuration of a client that writes in transactions.
+pub(super) fn transactional(
+    topic: &KafkaTopic,
+    transactional_id: &str,
+    timeout: Duration,
+) -> Result<ClientConfig, Error> {
+    let own = [
+        // The topics' own limits are minded where rows are encoded.
+        ("message.max.bytes", "1000000000".to_owned()),
+        // How long a broker may be away: after it, the broker gives the transaction up.
+        ("transaction.timeout.ms", timeout.as_millis().to_string()),
+    ];
+    let mut config = build(topic, PRODUCER, PRODUCER_OWNED, &own)?;
+    config.set("transactional.id", transactional_id);
+    // It would follow the time-out of transactions.
+    if config.get("socket.timeout.ms").is_none() {
+        let request = timeout.min(Duration::from_secs(60));
+        config.set("socket.timeout.ms", request.as_millis().to_string());
+    }
+    Ok(config)
+}
+
 fn build(
     topic: &KafkaTopic,
     ours: &[(&str, &str)],
@@ -173,5 +196,8 @@ mod tests {
         assert!(consumer.create_native_config().is_ok());
         let producer = producer(&topic(&[]), 1_000_000).unwrap();
         assert!(producer.create_native_config().is_ok());
+        let timeout = Duration::from_secs(600);
+        let transactional = transactional(&topic(&[]), "job-0", timeout).unwrap();
+        assert!(transactional.create_native_config().is_ok());
     }
 }

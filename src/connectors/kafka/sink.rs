@@ -1,12 +1,13 @@
-//! Rows of closed epochs to a topic, each at least once: the port `Sink`.
+//! Rows of closed epochs to a topic: the port `Sink`, each row at least once or, in transactions,
+//! exactly once.
 //!
-//! It is apart from `writer`, which does the work on a thread of its own, because these calls come
-//! from a worker and must not wait.
+//! It is apart from `writer` and `committer`, which do the work on threads of their own, because
+//! these calls come from a worker and must not wait.
 //!
 //! # Invariants
 //! * No call blocks but `drop`, which waits for the writer's thread to end.
-//! * `written` is exact: rows count when their topic's in-sync replicas have acknowledged them,
-//!   or when they were told to `on_rejected`.
+//! * `written` is exact: rows count when their topic's in-sync replicas have acknowledged them or
+//!   their transaction is committed, or when they were told to `on_rejected`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,15 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use deltajoin_workers::batch::Batch;
-use deltajoin_workers::ports::{Sink, Stop};
+use deltajoin_workers::ports::{Sink, Stop, reason};
 use deltajoin_workers::queue::Waker;
+use tracing::warn;
 
 use crate::codec::Format;
 use crate::config::{KafkaTopic, Partitioner};
 use crate::connectors::kafka::client::Connection;
 use crate::connectors::kafka::ffi::Handle;
 use crate::connectors::kafka::writer::Writer;
-use crate::connectors::kafka::{Error, Fail, OnRejected};
+use crate::connectors::kafka::{Error, Fail, OnRejected, Rejected};
 
 /// What is written where, and who is told.
 #[derive(Clone)]
@@ -37,6 +39,26 @@ pub struct SinkOptions {
     pub on_rejected: OnRejected,
     /// Told when writing has failed for good.
     pub fail: Fail,
+}
+
+impl SinkOptions {
+    /// A row that is given up, since no message of the topic can hold its `bytes`.
+    pub(super) fn too_large(&self, (batch, row): (&Batch, usize), bytes: usize) -> Rejected {
+        let mut raw = Vec::new();
+        self.format.of(batch).key(row, &mut raw);
+        let (topic, origin) = (&self.topic.topic, batch.origin(row));
+        let key = String::from_utf8_lossy(&raw);
+        let (partition, offset) = (origin.partition, origin.offset);
+        let error = format!("row of {bytes} bytes is too large for topic {topic:?}");
+        warn!(topic, partition, offset, %key, error, "left a row out");
+        Rejected {
+            topic: topic.clone(),
+            origin,
+            reason: reason::TOO_LARGE,
+            error,
+            raw,
+        }
+    }
 }
 
 /// A topic that results can be written to.
@@ -78,11 +100,7 @@ impl Destination {
                 }
             })
             .map_err(|error| Error::failed(topic, &format!("no thread for it: {error}")))?;
-        Ok(KafkaSink {
-            shared,
-            poll,
-            thread: Some(thread),
-        })
+        Ok(KafkaSink::new(shared, poll, Some(thread)))
     }
 }
 
@@ -126,6 +144,11 @@ impl Shared {
         queue.busy = busy || !commands.is_empty();
     }
 
+    /// The first epoch that may still have rows that are not written.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
     /// Says that all epochs before `written` are written.
     pub(super) fn publish(&self, written: u64) {
         if self.written.fetch_max(written, Ordering::AcqRel) >= written {
@@ -146,6 +169,15 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
+    /// A sink for one worker; `thread` writes for it alone, and ends with it.
+    pub(super) fn new(shared: Arc<Shared>, poll: Handle, thread: Option<JoinHandle<()>>) -> Self {
+        Self {
+            shared,
+            poll,
+            thread,
+        }
+    }
+
     fn give(&self, command: Command) {
         let mut queue = lock(&self.shared.queue);
         let was_empty = queue.commands.is_empty();
@@ -177,7 +209,7 @@ impl Sink for KafkaSink {
     }
 
     fn written(&self) -> u64 {
-        self.shared.written.load(Ordering::Acquire)
+        self.shared.written()
     }
 
     fn wake_by(&mut self, waker: Waker) {

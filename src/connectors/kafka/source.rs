@@ -10,8 +10,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use deltajoin_workers::batch::BatchSchema;
+use deltajoin_workers::bindings::Ends;
 use deltajoin_workers::ports::{Block, Stop};
 use deltajoin_workers::queue::Sender;
 
@@ -20,6 +22,11 @@ use crate::config::{KafkaTopic, Start};
 use crate::connectors::kafka::client::Connection;
 use crate::connectors::kafka::reader::{Range, Reader};
 use crate::connectors::kafka::{Error, Fail, Lag};
+
+/// How long records are waited for that were there before: brokers may still be starting.
+const BOUND: Duration = Duration::from_secs(15);
+/// How often they are looked for.
+const BOUND_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is read, and how.
 #[derive(Clone, Debug)]
@@ -77,6 +84,52 @@ impl Source {
     /// The topic's partitions.
     pub fn partitions(&self) -> std::ops::Range<i32> {
         0..i32::try_from(self.starts.len()).expect("Kafka counts them in 32 bits")
+    }
+
+    /// Where reading of each partition starts.
+    pub fn starts(&self) -> Ends {
+        self.partitions().zip(self.starts.iter().copied()).collect()
+    }
+
+    /// Has reading start at other offsets, where it was bound to; a partition that is not among
+    /// them starts at its beginning. Waits a while for what is `bound`, the end of each partition.
+    ///
+    /// # Errors
+    /// If records that are bound do not come, or Kafka refuses; or if `stop` is set.
+    pub fn resume(&mut self, starts: &Ends, bound: &Ends, stop: &Stop) -> Result<(), Error> {
+        let mut connection = Connection::open(&self.options.topic)?;
+        let partitions = self.starts.len();
+        self.starts = connection.starts(partitions, Start::Earliest, stop)?;
+        let deadline = Instant::now() + BOUND;
+        while let Some(gone) = self.gone(starts.iter().chain(bound)) {
+            if Instant::now() > deadline {
+                return Err(gone);
+            }
+            tracing::warn!(missing = %gone, "waiting for records");
+            std::thread::sleep(BOUND_PAUSE);
+            self.ends = connection.ends(partitions, stop)?;
+        }
+        for (partition, start) in starts {
+            let index = usize::try_from(*partition).expect("it was looked for");
+            self.starts[index] = *start;
+        }
+        Ok(())
+    }
+
+    /// The first partition that ends before it is bound to.
+    fn gone<'a>(&self, mut bound: impl Iterator<Item = &'a (i32, i64)>) -> Option<Error> {
+        let end = |partition: i32| {
+            let index = usize::try_from(partition).ok()?;
+            self.ends.get(index).copied()
+        };
+        let short = |(partition, bound): &&(i32, i64)| end(*partition).unwrap_or(0) < *bound;
+        let (partition, bound) = *bound.find(short)?;
+        Some(Error::BoundGone {
+            topic: self.options.topic.topic.clone(),
+            partition,
+            end: end(partition).unwrap_or(0),
+            bound,
+        })
     }
 
     /// How far reading is behind.

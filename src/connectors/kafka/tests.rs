@@ -17,7 +17,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::ffi::{Consumer, Producer};
+use super::ffi::{Consumer, Producer, Topic};
 use super::messages::{Item, Outgoing};
 use super::*;
 use crate::codec::Format;
@@ -51,13 +51,15 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn producer(topic: &KafkaTopic) -> Producer {
-    Producer::new(&settings::producer(topic, 1_000_000).unwrap(), &topic.topic).unwrap()
+fn producer(topic: &KafkaTopic) -> (Producer, Topic) {
+    let producer = Producer::new(&settings::producer(topic, 1_000_000).unwrap()).unwrap();
+    let topic = producer.topic(&topic.topic).unwrap();
+    (producer, topic)
 }
 
 /// Produces values to one partition and waits for all acknowledgements.
 fn produce(topic: &KafkaTopic, partition: i32, values: &[Option<&[u8]>]) {
-    let mut producer = producer(topic);
+    let (mut producer, native) = producer(topic);
     let messages = values.iter().enumerate().map(|(token, value)| Outgoing {
         key: Some(b"key"),
         value: *value,
@@ -65,7 +67,7 @@ fn produce(topic: &KafkaTopic, partition: i32, values: &[Option<&[u8]>]) {
     });
     let mut refused = Vec::new();
     assert_eq!(
-        producer.produce(partition, messages, &mut refused),
+        producer.produce(&native, partition, messages, &mut refused),
         values.len()
     );
     assert_eq!(refused, []);
@@ -205,20 +207,26 @@ fn what_finds_no_room_is_told_and_nothing_waits_at_the_end() {
     cluster.broker_down(1).unwrap();
     let room = ("queue.buffering.max.messages".to_owned(), "10".to_owned());
     topic.properties.extend([room]);
-    let mut producer = producer(&topic);
+    let (mut producer, native) = producer(&topic);
     let message = |token| Outgoing {
         key: None,
         value: Some(b"value"),
         token,
     };
     let mut refused = Vec::new();
-    assert_eq!(producer.produce(0, (0..25).map(message), &mut refused), 10);
+    assert_eq!(
+        producer.produce(&native, 0, (0..25).map(message), &mut refused),
+        10
+    );
     let large = vec![0; 2_000_000];
     let large = Outgoing {
         value: Some(&large),
         ..message(7)
     };
-    assert_eq!(producer.produce(0, [large].into_iter(), &mut refused), 1);
+    assert_eq!(
+        producer.produce(&native, 0, [large].into_iter(), &mut refused),
+        1
+    );
     assert_eq!(refused, [(7, RDKafkaErrorCode::MessageSizeTooLarge)]);
     producer.purge();
     let mut purged = 0;
@@ -235,7 +243,7 @@ fn what_finds_no_room_is_told_and_nothing_waits_at_the_end() {
 #[test]
 fn a_wake_ends_the_current_poll_or_the_next() {
     let (_cluster, topic) = cluster("wake", 1);
-    let producer = producer(&topic);
+    let (producer, _native) = producer(&topic);
     producer.handle().share().wake();
     let start = Instant::now();
     producer.handle().poll(DEADLINE, |_| {});
@@ -437,13 +445,13 @@ fn a_reference_topic_is_complete_and_then_followed() {
         on_rejected: nothing_rejected(),
     };
     let send = |key: &str, value: &str| {
-        let mut producer = producer(&topic);
+        let (mut producer, native) = producer(&topic);
         let message = Outgoing {
             key: Some(key.as_bytes()),
             value: Some(value.as_bytes()),
             token: 0,
         };
-        producer.produce(0, [message].into_iter(), &mut Vec::new());
+        producer.produce(&native, 0, [message].into_iter(), &mut Vec::new());
         let mut reported = false;
         until("it is acknowledged", || {
             producer

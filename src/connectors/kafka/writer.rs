@@ -14,36 +14,35 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deltajoin_workers::batch::Batch;
-use deltajoin_workers::ports::reason;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use tracing::warn;
 
 use crate::codec::Format;
-use crate::connectors::kafka::ffi::{Handle, Producer};
+use crate::connectors::kafka::ffi::{Handle, Producer, Topic};
 use crate::connectors::kafka::fit::shortened;
 use crate::connectors::kafka::lanes::Lanes;
 use crate::connectors::kafka::ledger::Ledger;
 use crate::connectors::kafka::messages::Report;
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::sink::{Command, Destination, Shared};
-use crate::connectors::kafka::{Error, Rejected, settings};
+use crate::connectors::kafka::{Error, settings};
 
 /// Rows between two looks at what has been acknowledged.
-const CHUNK_ROWS: usize = 4096;
+pub(super) const CHUNK_ROWS: usize = 4096;
 /// Encoded rows that may wait for the requests before them: a few requests' worth a partition,
 /// little beside `max_in_flight_bytes`.
-const WAITING_BYTES_MAX: usize = 8 << 20;
+pub(super) const WAITING_BYTES_MAX: usize = 8 << 20;
 /// The largest request for one partition: what is larger only waits longer for its turn.
 const REQUEST_BYTES_MAX: usize = 1_000_000;
 /// How long an idle writer sleeps; it is woken when there is something to do.
-const IDLE: Duration = Duration::from_secs(1);
+pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// Waiting for acknowledgements; each one ends it.
-const WAIT: Duration = Duration::from_millis(100);
+pub(super) const WAIT: Duration = Duration::from_millis(100);
 
 /// Writes the rows of one sink.
 pub(super) struct Writer {
     destination: Arc<Destination>,
     shared: Arc<Shared>,
+    topic: Topic,
     producer: Producer,
     /// The most that is given to the producer at a time, for one partition.
     request_bytes: usize,
@@ -71,12 +70,13 @@ impl Writer {
         let options = &destination.options;
         let topic = &options.topic;
         let config = settings::producer(topic, destination.message_bytes_max)?;
-        let producer = Producer::new(&config, &topic.topic);
+        let failed = |error| Error::from_client(error, topic);
+        let producer = Producer::new(&config).map_err(failed)?;
         Ok(Self {
             patience: Patience::later(topic),
-            producer: producer.map_err(|error| Error::from_client(error, topic))?,
-            // A tenth is left for what librdkafka adds.
-            request_bytes: destination.message_bytes_max.min(REQUEST_BYTES_MAX) * 9 / 10,
+            topic: producer.topic(&topic.topic).map_err(failed)?,
+            producer,
+            request_bytes: request_bytes(destination.message_bytes_max),
             delivery: Delivery {
                 lanes: Lanes::new(destination.partitions, options.partitioner),
                 ledger: Ledger::default(),
@@ -157,7 +157,9 @@ impl Writer {
             let messages = delivery.lanes.request(partition, self.request_bytes);
             let number = number(partition);
             let refused = &mut delivery.refused;
-            let dealt = self.producer.produce(number, messages, refused);
+            let dealt = self
+                .producer
+                .produce(&self.topic, number, messages, refused);
             delivery.given(partition, dealt);
         }
         self.check()
@@ -202,7 +204,7 @@ impl Writer {
         let Some(code) = self.delivery.failure else {
             return Ok(());
         };
-        Err(Error::undelivered(&self.destination.options.topic, code))
+        Err(Error::delivery(&self.destination.options.topic, code))
     }
 
     /// Sends rows again, each alone, that the broker refused as too large: it refuses a batch as
@@ -253,22 +255,9 @@ impl Writer {
 
     /// Gives up a row that no message can hold.
     fn reject(&mut self, token: usize, bytes: usize) {
-        let (batch, row) = self.delivery.ledger.row(token);
         let options = &self.destination.options;
-        let mut raw = Vec::new();
-        options.format.of(batch).key(row, &mut raw);
-        let (topic, origin) = (&options.topic.topic, batch.origin(row));
-        let key = String::from_utf8_lossy(&raw);
-        let (partition, offset) = (origin.partition, origin.offset);
-        let error = format!("row of {bytes} bytes is too large for topic {topic:?}");
-        warn!(topic, partition, offset, %key, error, "left a row out");
-        (options.on_rejected)(Rejected {
-            topic: topic.clone(),
-            origin,
-            reason: reason::TOO_LARGE,
-            error,
-            raw,
-        });
+        let rejected = options.too_large(self.delivery.ledger.row(token), bytes);
+        (options.on_rejected)(rejected);
         self.delivery.ledger.acknowledge(token);
     }
 }
@@ -280,9 +269,9 @@ impl Delivery {
         self.in_flight += count;
         for (token, code) in self.refused.split_off(0) {
             self.reported(Report {
+                offset: None,
                 partition: number(partition),
                 token,
-                offset: None,
                 result: Err(code),
             });
         }
@@ -306,7 +295,13 @@ impl Delivery {
     }
 }
 
+/// The most that is given to a producer at a time, for one partition of a topic that takes messages
+/// of so many bytes. A tenth is left for what librdkafka adds.
+pub(super) fn request_bytes(message_bytes_max: usize) -> usize {
+    message_bytes_max.min(REQUEST_BYTES_MAX) * 9 / 10
+}
+
 /// A partition as Kafka counts them.
-fn number(partition: usize) -> i32 {
+pub(super) fn number(partition: usize) -> i32 {
     i32::try_from(partition).expect("Kafka counts them in 32 bits")
 }

@@ -21,7 +21,7 @@ fn read(log: &mut BindingFile, from: u64) -> Result<Vec<(u64, String)>, Error> {
 }
 
 fn append(log: &mut BindingFile, records: &[Vec<u8>]) -> u64 {
-    log.append(records, &Stop::default()).unwrap()
+    log.append(records, &Stop::default()).unwrap().start
 }
 
 #[test]

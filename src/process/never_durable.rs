@@ -1,0 +1,44 @@
+//! What `durable` is in a build without Kafka: nothing is exactly-once there.
+//!
+//! It is apart so that the main path reads the same in both builds.
+
+use deltajoin_workers::bindings::{BindingLog, Replay};
+use deltajoin_workers::ports::ReferenceBlock;
+use deltajoin_workers::queue::Sender;
+
+use crate::failure::Failure;
+use crate::process::Process;
+use crate::process::inputs::Inputs;
+use crate::telemetry::WallClock;
+
+/// There is none.
+pub(super) enum Durable {}
+
+impl Durable {
+    pub(super) fn begin(
+        _: &Process,
+        _: &mut Inputs,
+        _: &WallClock,
+    ) -> Result<Option<Self>, Failure> {
+        Ok(None)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(super) fn bindings(&self) -> (Replay, Option<Box<dyn BindingLog>>) {
+        match *self {}
+    }
+
+    pub(super) fn reference(
+        &self,
+        _: Sender<ReferenceBlock>,
+    ) -> Result<Sender<ReferenceBlock>, Failure> {
+        match *self {}
+    }
+
+    pub(super) fn end(self) {
+        match self {}
+    }
+}

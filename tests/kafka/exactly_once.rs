@@ -1,0 +1,186 @@
+//! Exactly-once jobs as a user runs them: killed, started again with other workers, started twice.
+
+use std::time::Duration;
+
+use deltajoin::generate::reference_csv;
+use deltajoin_testkit::{Broker, Job, Signal, Until};
+
+use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
+use crate::stream::million;
+use crate::topics::{Publisher, Tail, dead_letters, differences, values};
+
+/// A job that reads `events`, exactly-once.
+fn exactly_once(broker: &Broker, name: &str) -> Setup {
+    Setup::new(broker, name)
+        .set("[sinks]", "delivery", quoted("exactly-once"))
+        .set("limits", "shards", "16")
+}
+
+/// Starts a job with so many threads.
+fn start(setup: &Setup, threads: usize, arguments: &[&str]) -> Job {
+    let threads = format!("cluster.threads={threads}");
+    setup.start(&[&["--set", &threads], arguments].concat())
+}
+
+#[test]
+fn a_job_that_is_killed_and_gets_other_workers_writes_each_row_once() {
+    let (broker, stream) = (Broker::shared(), million());
+    let setup = exactly_once(broker, "once")
+        .set("events", "topic", quoted(stream.topic))
+        // Small epochs and many commits, so that most are cut by a kill somewhere.
+        .set("limits", "max_in_flight_bytes", quoted("2MB"))
+        .reference(&reference_csv(&stream.options));
+    let tail = Tail::new(broker, &setup.joined());
+    for (threads, rows) in [(1, 1), (2, 20_000), (4, 60_000), (1, 100_000), (3, 150_000)] {
+        let mut job = start(&setup, threads, &[]);
+        // So many more rows are committed.
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        job.kill();
+        let outcome = job.wait(LIMIT);
+        assert_eq!(outcome.code(), None, "{}", outcome.stderr.join("\n"));
+        assert_no_errors(&outcome.stderr);
+    }
+    let outcome = start(&setup, 2, &["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+    assert_no_errors(&outcome.stderr);
+    let found = differences(broker, &setup.joined(), &stream.expected);
+    assert!(found.is_clean(), "{found:#?}");
+    stream.assert_dead_letters(&setup.dead());
+    // Nothing is left to do, and nothing is done.
+    let outcome = start(&setup, 4, &["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+    let mut audit = stream.expected.audit();
+    let until = Until::Count(stream.expected.rows());
+    for record in broker.console(&setup.joined(), until) {
+        audit.row(&record.value.expect("a result has a value"));
+    }
+    let found = audit.finish();
+    assert!(found.is_clean(), "{found:#?}");
+    let found = differences(broker, &setup.joined(), &stream.expected);
+    assert!(found.is_clean(), "{found:#?}");
+}
+
+/// An event of the case at a location.
+fn event(oid: i64, location: i64) -> Vec<u8> {
+    format!(
+        r#"{{"geographical_location_oid":{location},"video_camera_oid":1,"detection_oid":{oid},
+            "item_name":"bicycle","timestamp_detected":1750000000000}}"#
+    )
+    .into_bytes()
+}
+
+fn names(broker: &Broker, setup: &Setup) -> Vec<(i64, Option<String>)> {
+    let rows = values(broker, &setup.joined()).into_iter();
+    let mut rows: Vec<_> = rows
+        .map(|row| {
+            let name = row["geographical_location"].as_str().map(str::to_owned);
+            (row["detection_oid"].as_i64().unwrap(), name)
+        })
+        .collect();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn the_reference_table_of_a_replay_is_the_one_that_was_bound() {
+    let broker = Broker::shared();
+    broker.create_topic("bound", 2, &[]);
+    let header = "geographical_location_oid,geographical_location\n";
+    let setup =
+        exactly_once(broker, "bound").reference(&format!("{header}1,Old\n2,Stays\n3,Goes\n"));
+    let publisher = Publisher::new(broker, "bound");
+    let publish = |oid: i64, location: i64| {
+        publisher.send((oid % 2) as i32, None, Some(&event(oid, location)));
+        publisher.flush();
+    };
+    for oid in 1..=3 {
+        publish(oid, oid);
+    }
+    start(&setup, 1, &["--until-end"])
+        .wait(LIMIT)
+        .assert_code(0);
+    let setup = setup.reference(&format!("{header}1,New\n2,Stays\n4,Comes\n"));
+    for oid in 1..=4 {
+        // Retries of events that are joined, and new ones.
+        publish(oid, oid);
+        publish(oid + 10, oid);
+    }
+    start(&setup, 2, &["--until-end"])
+        .wait(LIMIT)
+        .assert_code(0);
+    start(&setup, 1, &["--until-end"])
+        .wait(LIMIT)
+        .assert_code(0);
+    let name = |name: &str| Some(name.to_owned());
+    let expected = [
+        (1, name("Old")),
+        (2, name("Stays")),
+        (3, name("Goes")),
+        (4, name("Comes")),
+        (11, name("New")),
+        (12, name("Stays")),
+        (13, None),
+        (14, name("Comes")),
+    ];
+    assert_eq!(names(broker, &setup), expected);
+}
+
+#[test]
+fn of_two_clusters_of_one_job_the_older_ends_with_code_5() {
+    let broker = Broker::shared();
+    broker.create_topic("twins", 2, &[]);
+    let (first, second) = (
+        exactly_once(broker, "twins"),
+        Setup::without_topics(broker, "twins")
+            .set("[sinks]", "delivery", quoted("exactly-once"))
+            .set("limits", "shards", "16"),
+    );
+    let publisher = Publisher::new(broker, "twins");
+    let tail = Tail::new(broker, &first.joined());
+    let publish = |oid: i64| {
+        publisher.send(0, None, Some(&event(oid, 1)));
+        publisher.flush();
+        tail.next(LIMIT);
+    };
+    let older = first.start_live();
+    publish(1);
+    let mut newer = second.start_live();
+    publish(2);
+    let outcome = older.wait(Duration::from_secs(30));
+    outcome.assert_code(5);
+    let report = outcome.stderr.join("\n");
+    assert!(report.contains("superseded"), "{report}");
+    assert!(
+        report.contains(&format!("process {} on", newer.pid())),
+        "{report}"
+    );
+    publish(3);
+    newer.signal(Signal::Terminate);
+    newer.wait(LIMIT).assert_code(0);
+    let rows: Vec<_> = names(broker, &first).into_iter().map(|row| row.0).collect();
+    assert_eq!(rows, [1, 2, 3]);
+}
+
+#[test]
+fn a_setting_that_bindings_depend_on_cannot_change_and_the_running_job_is_left_alone() {
+    let broker = Broker::shared();
+    broker.create_topic("lasting", 1, &[]);
+    let setup = exactly_once(broker, "lasting");
+    let publisher = Publisher::new(broker, "lasting");
+    let tail = Tail::new(broker, &setup.joined());
+    let mut running = setup.start_live();
+    let refused = setup.start(&["--set", "limits.shards=8"]).wait(LIMIT);
+    refused.assert_code(2);
+    let report = refused.stderr.join("\n");
+    for part in ["another limits.shards", "\"16\"", "\"8\""] {
+        assert!(report.contains(part), "{report}");
+    }
+    publisher.send(0, None, Some(&event(1, 1)));
+    publisher.flush();
+    tail.next(LIMIT);
+    running.signal(Signal::Terminate);
+    running.wait(LIMIT).assert_code(0);
+    assert!(dead_letters(broker, &setup.dead()).is_empty());
+}
