@@ -20,7 +20,7 @@ use deltajoin_workers::queue::Waker;
 use tracing::{debug, error};
 
 use crate::bindings::record::BindingEncoder;
-use crate::bindings::{Error, Log, MarkerId, superseded};
+use crate::bindings::{Error, Log, superseded};
 
 /// An append is closed to more when it has so many bytes: a request that a broker takes at once.
 const APPEND_BYTES: usize = 900_000;
@@ -165,8 +165,7 @@ impl<L: Log> Writing<L> {
 /// The end of the log, to which the generation appends.
 pub(super) struct Tail<L> {
     log: L,
-    /// The generation's own marker, and its offset.
-    marker: MarkerId,
+    /// The offset of the generation's own marker.
     generation: u64,
     /// The next offset.
     next: u64,
@@ -176,10 +175,9 @@ pub(super) struct Tail<L> {
 }
 
 impl<L: Log> Tail<L> {
-    pub(super) fn new(log: L, (marker, generation): (MarkerId, u64), next: u64) -> Self {
+    pub(super) fn new(log: L, generation: u64, next: u64) -> Self {
         Self {
             log,
-            marker,
             generation,
             next,
             records: Vec::new(),
@@ -217,7 +215,7 @@ impl<L: Log> Tail<L> {
             });
         }
         if offsets != (self.next..self.next + self.records.len() as u64) {
-            superseded(&mut self.log, (self.marker, self.generation), stop)?;
+            superseded(&mut self.log, self.generation, stop)?;
             debug!(
                 ?offsets,
                 next = self.next,
@@ -232,7 +230,7 @@ impl<L: Log> Tail<L> {
 
     /// Why an append did not count: a newer marker, or else `error`.
     fn decide(&mut self, error: Error, stop: &Stop) -> Error {
-        match superseded(&mut self.log, (self.marker, self.generation), stop) {
+        match superseded(&mut self.log, self.generation, stop) {
             Ok(()) => error,
             Err(newer @ (Error::Superseded { .. } | Error::Stopped)) => newer,
             Err(unread) => {

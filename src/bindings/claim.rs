@@ -13,13 +13,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltajoin_workers::batch::BatchSchema;
+use deltajoin_workers::bindings::Binding;
 use deltajoin_workers::ports::Stop;
 
 use crate::bindings::appender::{Appender, Fatal, Tail, Writing};
 use crate::bindings::record::BindingEncoder;
-use crate::bindings::{
-    Announced, Error, History, Log, Marker, MarkerId, Reader, Record, announced,
-};
+use crate::bindings::{Announced, Error, History, Log, Marker, Reader, Record, announced};
 
 /// A log that a generation has put its marker into.
 pub struct Claim<L> {
@@ -55,7 +54,10 @@ pub fn claim<L: Log>(
 ) -> Result<Claim<L>, Error> {
     let mut reader = Reader::new(Arc::clone(&reference));
     // Whoever runs the job is left alone if this generation could not go on where it is.
-    log.read(0, stop, &mut |offset, bytes| reader.take(offset, bytes))?;
+    log.read(0, stop, &mut |offset, bytes| {
+        reader.take(offset, bytes)?;
+        Ok(true)
+    })?;
     if let Some((_, earlier)) = reader.history().markers.last() {
         refuse_changes(&earlier.settings, &marker.settings, &log.name())?;
     }
@@ -96,18 +98,11 @@ fn refuse_changes(
 ///
 /// # Errors
 /// If there is one, if the log cannot be read, or a record in it cannot be; or if `stop` is set.
-pub fn superseded(
-    log: &mut impl Log,
-    (own, generation): (MarkerId, u64),
-    stop: &Stop,
-) -> Result<(), Error> {
-    let own = own.to_string();
+pub fn superseded(log: &mut dyn Log, generation: u64, stop: &Stop) -> Result<(), Error> {
     let mut newer: Option<Announced> = None;
-    // From its own marker on: a log may have lost records, and been given others.
-    let read = log.read(generation, stop, &mut |_, bytes| {
-        let found = announced(bytes).filter(|found| found.marker != own);
-        newer = found.or(newer.take());
-        Record::decode(bytes).map(|_| ())
+    let read = log.read(generation + 1, stop, &mut |_, bytes| {
+        newer = announced(bytes).or(newer.take());
+        Record::decode(bytes).map(|_| true)
     });
     match newer {
         Some(newer) => {
@@ -116,6 +111,23 @@ pub fn superseded(
         }
         None => read,
     }
+}
+
+/// The first binding of a job, if it has one.
+///
+/// # Errors
+/// If the log cannot be read, or if `stop` is set.
+pub fn first_binding(
+    log: &mut impl Log,
+    reference: Arc<BatchSchema>,
+    stop: &Stop,
+) -> Result<Option<Binding>, Error> {
+    let mut reader = Reader::new(reference);
+    log.read(0, stop, &mut |offset, bytes| {
+        reader.take(offset, bytes)?;
+        Ok(reader.history().bindings.is_empty())
+    })?;
+    Ok(reader.finish().bindings.into_iter().next())
 }
 
 /// Claims the log for a generation that has no older ones to fence.
@@ -143,6 +155,27 @@ impl<L: Log> Claim<L> {
         markers
             .filter(|(offset, _)| *offset < self.generation)
             .map(|(_, marker)| marker)
+    }
+
+    /// Whether nothing is bound yet.
+    pub fn is_new(&self) -> bool {
+        self.reader.history().bindings.is_empty()
+    }
+
+    /// Appends a binding of the new generation, which `settle` will read like any other.
+    ///
+    /// # Errors
+    /// If it is not durable, or `stop` is set.
+    pub fn append(&mut self, binding: &Binding, stop: &Stop) -> Result<(), Error> {
+        let schema = &self.reference.schema;
+        let bytes_max = self.log.record_bytes_max();
+        let mut records = Vec::new();
+        let encoder = BindingEncoder::new(self.marker.id, schema, bytes_max);
+        encoder.encode(binding, |record| {
+            records.push(record);
+            Ok(())
+        })?;
+        self.log.append(&records, stop).map(|_| ())
     }
 
     /// Reads the log to its end, now that older generations can commit nothing more.
@@ -175,7 +208,8 @@ impl<L: Log> Claim<L> {
             if offset > *generation {
                 newer = announced(bytes).or(newer.take());
             }
-            reader.take(offset, bytes)
+            reader.take(offset, bytes)?;
+            Ok(true)
         });
         // A newer generation may write what this program does not understand.
         if let Some(newer) = newer {
@@ -200,7 +234,7 @@ impl<L: Log + 'static> Opened<L> {
         let (id, schema) = (self.marker.id, &self.reference.schema);
         let writing = Writing {
             encoder: BindingEncoder::new(id, schema, self.log.record_bytes_max()),
-            tail: Tail::new(self.log, (id, self.generation), self.history.next),
+            tail: Tail::new(self.log, self.generation, self.history.next),
         };
         (self.history, Appender::start(writing, fatal))
     }

@@ -37,13 +37,13 @@ use std::ops::Range;
 use deltajoin_workers::ports::Stop;
 
 pub use appender::{Appender, Fatal};
-pub use claim::{Claim, Opened, claim, open, superseded};
+pub use claim::{Claim, Opened, claim, first_binding, open, superseded};
 pub use error::{Error, Fault};
 pub use history::{History, Reader};
 pub use record::{Announced, Marker, MarkerId, Record, TransactionalId, announced};
 
-/// Told of each record that is read, with its offset.
-pub type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Fault>;
+/// Told of each record that is read, with its offset; says whether it wants more.
+pub type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<bool, Fault>;
 
 /// Where the records of a binding log are kept, in order, each at its offset.
 pub trait Log: Send {
@@ -53,8 +53,8 @@ pub trait Log: Send {
     /// How large a record may be, at most, if it can be made smaller.
     fn record_bytes_max(&self) -> usize;
 
-    /// Reads what the log holds at the time of the call, from the offset `from` on. What `visit`
-    /// refuses must end it, with an error that says where.
+    /// Reads what the log holds at the time of the call, from the offset `from` on, until `visit`
+    /// wants no more. What it refuses must end it, with an error that says where.
     ///
     /// # Errors
     /// If it cannot be read, if `visit` refuses a record, or if `stop` is set.

@@ -100,7 +100,10 @@ impl Log for MemoryLog {
     fn read(&mut self, from: u64, _stop: &Stop, visit: Visit<'_>) -> Result<(), Error> {
         for (offset, record) in (0..).zip(self.records()) {
             if offset >= from {
-                visit(offset, &record).map_err(|fault| fault.at(format!("memory@{offset}")))?;
+                let visited = visit(offset, &record);
+                if !visited.map_err(|fault| fault.at(format!("memory@{offset}")))? {
+                    break;
+                }
             }
         }
         Ok(())

@@ -14,23 +14,36 @@ use std::time::{Duration, Instant};
 /// What is said on a connection with process 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
-    /// The sender is there; not all of its connections are.
+    /// The sender is there; not all of its connections are, or it has not fenced yet.
     Waiting,
-    /// All connections of the sender are there.
+    /// All connections of the sender are there, and it has fenced.
     Complete,
-    /// All processes are complete; the last word of process 0.
+    /// All processes are complete; process 0 says so.
+    Load,
+    /// The sender has loaded.
+    Loaded,
+    /// All processes have loaded; the last word of process 0.
     Go,
     /// The answer to it, and the last word of any other process.
     Ready,
 }
 
 impl Word {
-    const ALL: [Self; 4] = [Self::Waiting, Self::Complete, Self::Go, Self::Ready];
+    const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Complete,
+        Self::Load,
+        Self::Loaded,
+        Self::Go,
+        Self::Ready,
+    ];
 
     fn byte(self) -> u8 {
         match self {
             Self::Waiting => b'w',
             Self::Complete => b'c',
+            Self::Load => b'l',
+            Self::Loaded => b'd',
             Self::Go => b'g',
             Self::Ready => b'r',
         }

@@ -24,7 +24,9 @@ pub mod supervisor;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod work;
 
 pub use membership::{Error, Membership, Mesh, settings_digest};
 pub use network::{Connections, builders};
 pub use transport::connect;
+pub use work::{Task, Tasks};

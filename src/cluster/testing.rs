@@ -131,8 +131,10 @@ impl Joining {
         let (sender, outcome) = channel();
         let (its_stop, its_log) = (Arc::clone(&stop), log.clone());
         thread::spawn(move || {
-            let mesh =
-                its_log.within(|| connect_from(&member, listener, draw_generation(), &its_stop));
+            let mesh = its_log.within(|| {
+                let drawn = draw_generation();
+                connect_from(&member, listener, drawn, &mut |_| {}, &its_stop)
+            });
             sender.send(mesh)
         });
         Self { stop, log, outcome }

@@ -4,11 +4,19 @@
 //! Process i listens, connects to every lower process and accepts every higher one. Everyone
 //! connects to process 0 first, which draws the generation and hands it out; the other pairs
 //! connect under it, so processes of different starts never meet. On its connection to process 0
-//! each process says again and again whether it has all its connections; when all have, process 0
-//! says *go*, each answers *ready* as its last word, and from then on the sockets are timely's.
+//! each process says again and again how far it is. A start has two steps in which processes do
+//! something of their own, each beginning when all have done the one before:
 //!
-//! It is one thread with sockets that never block (names are looked up in `reach`), so nobody who
-//! connects can hold it up.
+//! * *fence*, when the generation is known and the process has all its connections: what older
+//!   generations can still do is ended;
+//! * *load*, when all have fenced: what older generations have done is read.
+//!
+//! When all have loaded, process 0 says *go*, each answers *ready* as its last word, and from then
+//! on the sockets are timely's.
+//!
+//! It is one thread with sockets that never block (names are looked up in `reach`, and the steps
+//! have a thread of their own), so nobody who connects can hold it up, and loading is not taken for
+//! silence.
 //!
 //! # Invariants
 //! * At most `GREETED_MAX` connections are unproven at a time; beyond it the oldest gives way.
@@ -31,6 +39,7 @@ use crate::cluster::handshake::{Acceptance, Hello, NO_GENERATION, Reason, Refusa
 use crate::cluster::link::{Link, Loss, Word};
 use crate::cluster::membership::{Error, Membership, Mesh};
 use crate::cluster::reach::{Reach, Reached};
+use crate::cluster::work::{Task, Tasks, Work};
 
 /// Unproven connections at a time: above any mesh, below any limit of open files.
 const GREETED_MAX: usize = 256;
@@ -48,10 +57,21 @@ const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// See `Error`; its `exit_code` says how to end.
-pub fn connect(member: &Membership, generation: Option<u64>, stop: &Stop) -> Result<Mesh, Error> {
+pub fn connect(
+    member: &Membership,
+    generation: Option<u64>,
+    tasks: Tasks<'_>,
+    stop: &Stop,
+) -> Result<Mesh, Error> {
     member.check()?;
     let generation = generation.unwrap_or_else(draw_generation);
     if member.processes == 1 {
+        for task in [Task::Fence { generation }, Task::Load] {
+            tasks(task);
+            if stop.asked() {
+                return Err(Error::Stopped);
+            }
+        }
         return Ok(Mesh {
             sockets: vec![None],
             generation,
@@ -63,7 +83,7 @@ pub fn connect(member: &Membership, generation: Option<u64>, stop: &Stop) -> Res
         index: member.index,
         source,
     })?;
-    connect_from(member, listener, generation, stop)
+    connect_from(member, listener, generation, tasks, stop)
 }
 
 /// As `connect`, on a socket that listens already.
@@ -71,22 +91,18 @@ pub(super) fn connect_from(
     member: &Membership,
     listener: TcpListener,
     generation: u64,
+    tasks: Tasks<'_>,
     stop: &Stop,
 ) -> Result<Mesh, Error> {
-    let mut start = Start::new(Arc::new(member.clone()), listener, generation)?;
-    while start.phase != Phase::Over {
-        if stop.asked() {
-            return Err(Error::Stopped);
-        }
-        start.accept();
-        start.greet();
-        start.take_reached()?;
-        start.hear()?;
-        start.speak()?;
-        start.tell();
-        thread::sleep(TURN);
-    }
-    start.finish()
+    thread::scope(|scope| {
+        let work = Work::start(scope, tasks);
+        let mut start = Start::new(Arc::new(member.clone()), listener, generation, work)?;
+        // A task must end before this returns: what it waits for may never come.
+        start.run(stop).inspect_err(|_| {
+            stop.ask();
+        })?;
+        start.finish()
+    })
 }
 
 pub(super) fn draw_generation() -> u64 {
@@ -103,8 +119,14 @@ pub(super) fn draw_generation() -> u64 {
 enum Phase {
     /// Peers come, and may go.
     Gathering,
-    /// This process has all connections, and has said so; process 0: has said *go*.
+    /// This process has all connections, and fences.
+    Fencing,
+    /// It has, and has said so.
     Complete,
+    /// All have, and it loads.
+    Loading,
+    /// It has loaded, and has said so; process 0: all have, and it has said *go*.
+    Loaded,
     /// Everyone has.
     Over,
 }
@@ -122,6 +144,7 @@ struct Start {
     reached: Receiver<Reached>,
     generation: u64,
     phase: Phase,
+    work: Work,
     /// When this process spoke last.
     spoke: Instant,
     /// When it tells the log next.
@@ -129,7 +152,12 @@ struct Start {
 }
 
 impl Start {
-    fn new(member: Arc<Membership>, listener: TcpListener, generation: u64) -> Result<Self, Error> {
+    fn new(
+        member: Arc<Membership>,
+        listener: TcpListener,
+        generation: u64,
+        work: Work,
+    ) -> Result<Self, Error> {
         listener.set_nonblocking(true)?;
         // Each reaches for one process at a time, so there is room for all of them.
         let (reaching, reached) = sync_channel(member.processes);
@@ -152,9 +180,27 @@ impl Start {
             reached,
             generation,
             phase: Phase::Gathering,
+            work,
             spoke: Instant::now(),
             tell_at: Instant::now() + TELL_FIRST,
         })
+    }
+
+    /// Goes through all phases.
+    fn run(&mut self, stop: &Stop) -> Result<(), Error> {
+        while self.phase != Phase::Over {
+            if stop.asked() {
+                return Err(Error::Stopped);
+            }
+            self.accept();
+            self.greet();
+            self.take_reached()?;
+            self.hear()?;
+            self.speak()?;
+            self.tell();
+            thread::sleep(TURN);
+        }
+        Ok(())
     }
 
     /// Takes what comes in; the oldest of too many gives way.
@@ -296,35 +342,69 @@ impl Start {
     /// Says what there is to say, and goes on to the next phase when its time has come.
     fn speak(&mut self) -> Result<(), Error> {
         let zero = self.member.index == 0;
-        let all_are = |word: Word| {
-            let mut peers = self.links.iter().enumerate();
-            peers.all(|(index, link)| match link {
-                Some(link) => link.word() == word,
-                None => index == self.member.index,
-            })
-        };
-        match (zero, self.phase) {
-            (true, Phase::Gathering) if all_are(Word::Complete) => {
-                self.phase = Phase::Complete;
-                self.say(Word::Go)
+        match self.phase {
+            Phase::Gathering if self.missing().is_empty() => {
+                self.phase = Phase::Fencing;
+                let generation = self.generation;
+                self.work.give(Task::Fence { generation });
+                self.beat(Word::Waiting)
             }
-            (true, Phase::Complete) if all_are(Word::Ready) => {
+            Phase::Fencing if self.work.is_done() => {
+                self.phase = Phase::Complete;
+                // Nobody asks process 0.
+                if zero {
+                    Ok(())
+                } else {
+                    self.say(Word::Complete)
+                }
+            }
+            Phase::Complete if zero && self.all_are(Word::Complete) => {
+                self.phase = Phase::Loading;
+                self.work.give(Task::Load);
+                self.say(Word::Load)
+            }
+            Phase::Complete if !zero && self.first_word() == Some(Word::Load) => {
+                self.phase = Phase::Loading;
+                self.work.give(Task::Load);
+                Ok(())
+            }
+            Phase::Loading if zero => {
+                if self.work.is_done() && self.all_are(Word::Loaded) {
+                    self.phase = Phase::Loaded;
+                    self.say(Word::Go)
+                } else {
+                    self.beat(Word::Load)
+                }
+            }
+            Phase::Loading if self.work.is_done() => {
+                self.phase = Phase::Loaded;
+                self.say(Word::Loaded)
+            }
+            Phase::Loaded if zero && self.all_are(Word::Ready) => {
                 self.phase = Phase::Over;
                 Ok(())
             }
-            (false, Phase::Gathering) if self.missing().is_empty() => {
-                self.phase = Phase::Complete;
-                self.say(Word::Complete)
-            }
-            (false, Phase::Complete) if self.first_word() == Some(Word::Go) => {
+            Phase::Loaded if !zero && self.first_word() == Some(Word::Go) => {
                 self.phase = Phase::Over;
                 self.say(Word::Ready)
             }
-            (_, Phase::Gathering) => self.beat(Word::Waiting),
-            (false, Phase::Complete) => self.beat(Word::Complete),
+            Phase::Gathering | Phase::Fencing => self.beat(Word::Waiting),
+            Phase::Complete if zero => self.beat(Word::Waiting),
+            Phase::Complete | Phase::Loading => self.beat(Word::Complete),
             // Process 0 has said its last word.
-            (true, Phase::Complete) | (_, Phase::Over) => Ok(()),
+            Phase::Loaded if zero => Ok(()),
+            Phase::Loaded => self.beat(Word::Loaded),
+            Phase::Over => Ok(()),
         }
+    }
+
+    /// Whether this is what all peers have said last.
+    fn all_are(&self, word: Word) -> bool {
+        let mut peers = self.links.iter().enumerate();
+        peers.all(|(index, link)| match link {
+            Some(link) => link.word() == word,
+            None => index == self.member.index,
+        })
     }
 
     /// Says a word now and then, so that nobody takes this process for lost.

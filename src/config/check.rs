@@ -65,15 +65,6 @@ fn exactly_once(sections: &Sections, faults: &mut Faults) {
             "Name the same \"brokers\" in all sinks and in [dead_letters].",
         );
     }
-    let processes = sections
-        .get("cluster")
-        .and_then(|cluster| cluster.whole::<u64>("processes"));
-    if processes.is_some_and(|processes| processes > 1) {
-        refuse(
-            "exactly-once on several processes is not built yet",
-            "Set processes = 1 in [cluster], with as many threads as you like.",
-        );
-    }
 }
 
 fn addresses(cluster: &Section, faults: &mut Faults) {

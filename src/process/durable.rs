@@ -3,21 +3,21 @@
 //!
 //! It is apart from `inputs` and `outputs` because the order matters, across both of them:
 //!
-//! 1. The marker. From here on, whatever an older generation binds counts for nobody.
-//! 2. The transactional ids, also those that only older generations use. From here on, an older
-//!    one can commit nothing.
-//! 3. The bindings. They were all appended before 1, so none is missing.
-//! 4. The progress of sinks. It was all committed before 2.
-//! 5. At the first start of the job, a binding of the offsets where reading starts.
+//! 1. Process 0 appends its marker: whatever an older generation binds from here on counts for
+//!    nobody. If nothing is bound yet, it binds the offsets where reading starts. (`Claimed`)
+//! 2. All processes take their transactional ids, and process 0 takes those that only older
+//!    generations use: from here on, an older one can commit nothing. (`Joining::fence`)
+//! 3. When all have, process 0 reads the log once more: is there no newer marker? Then all read
+//!    what is committed, and set where they read from. (`Joining::load`)
 //!
 //! # Invariants
 //! * Nothing is read of the events, and nothing written to a sink, before all of this is done.
 //! * What is bound is never resolved again: neither the first offset nor any end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, BindingLog, Ends, Replay};
@@ -42,12 +42,13 @@ use crate::telemetry::WallClock;
 
 /// The epoch of the binding that says where reading starts: before any epoch of the clock.
 const FIRST_EPOCH: u64 = 1;
-/// How often it is looked whether that binding is durable.
-const PAUSE: Duration = Duration::from_millis(5);
+
+/// The log with the marker of this generation: process 0 has it.
+type Claim = bindings::Claim<BindingTopic>;
 
 /// What makes a process exactly-once.
 pub(super) struct Durable {
-    generation: u64,
+    /// What was bound; worker 0 takes it.
     replay: Mutex<Replay>,
     log: Mutex<Option<Appender>>,
     reference: Arc<BatchSchema>,
@@ -157,12 +158,21 @@ fn columns(schema: &Schema, indexes: impl IntoIterator<Item = usize>) -> String 
     columns.collect::<Vec<_>>().join(", ")
 }
 
-impl Durable {
-    /// Takes over from earlier generations, and sets where the events are read from. None if the
-    /// job is not exactly-once.
+/// A process of an exactly-once job that does not know yet where it goes on.
+pub(super) struct Joining<'a> {
+    process: &'a Process,
+    settings: Settings<'a>,
+    reference: Arc<BatchSchema>,
+    /// On process 0.
+    claim: Option<Claim>,
+    transactions: Option<Transactions>,
+}
+
+impl<'a> Joining<'a> {
+    /// Claims the log, on process 0. None if the job is not exactly-once.
     pub(super) fn begin(
-        process: &Process,
-        inputs: &mut Inputs,
+        process: &'a Process,
+        inputs: &Inputs,
         clock: &WallClock,
     ) -> Result<Option<Self>, Failure> {
         let Process { config, stop, .. } = process;
@@ -173,65 +183,117 @@ impl Durable {
             return Err(Failure::usage("the textbook engine is not exactly-once")
                 .hint("Set delivery = \"at-least-once\" in every sink and in [dead_letters]."));
         }
-        let marker = settings.marker(clock);
-        let id = marker.id;
         let reference = reference_schema(&config.reference.schema);
-        let log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
-        let claim = bindings::claim(log, marker, Arc::clone(&reference), stop)?;
-        let generation = claim.generation();
-        let whose = (id, generation);
+        let mut claim = None;
+        if process.index == 0 {
+            let log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
+            let marker = settings.marker(clock);
+            let mut claimed = bindings::claim(log, marker, Arc::clone(&reference), stop)?;
+            if claimed.is_new() {
+                let first = Binding {
+                    epoch: FIRST_EPOCH,
+                    ends: inputs.starts(),
+                    reference: Vec::new(),
+                };
+                claimed.append(&first, stop)?;
+            }
+            claim = Some(claimed);
+        }
+        Ok(Some(Self {
+            process,
+            settings,
+            reference,
+            claim,
+            transactions: None,
+        }))
+    }
 
-        let transactions = transactions(process, &settings, whose)?;
-        fence_earlier(&settings, claim.earlier(), stop)?;
-        let opened = claim.settle(stop)?;
-        let progress = read_progress(&settings.progress, stop)?;
+    /// The generation that process 0 hands out.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.claim.as_ref().map(Claim::generation)
+    }
 
-        let fatal = process.fatal;
-        let (history, mut log) = opened.start(Arc::new(move |error| {
+    /// Takes the transactional ids away from older generations.
+    pub(super) fn fence(&mut self, generation: u64) -> Result<(), Failure> {
+        let Self {
+            process, settings, ..
+        } = self;
+        let options = TransactionOptions {
+            progress: settings.progress.clone(),
+            replicas: settings.replicas(),
+            transactional_id: settings.transactional_id(process.index),
+            generation,
+            commit_interval: settings.commit_interval,
+            bytes_max: process.config.limits.max_in_flight_bytes / 4,
+            fail: fail(process, settings, generation),
+        };
+        self.transactions = Some(Transactions::connect(options, &process.stop)?);
+        if let Some(claim) = &self.claim {
+            fence_earlier(settings, claim.earlier(), &process.stop)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is bound and committed, and has the events read from there.
+    pub(super) fn load(mut self, inputs: &mut Inputs) -> Result<Durable, Failure> {
+        let Process { config, stop, .. } = self.process;
+        let (first, replay, log) = match self.claim.take() {
+            Some(claim) => {
+                let (bindings, log) = self.settle(claim)?;
+                (bindings.0, bindings.1, Some(log))
+            }
+            None => (self.first_binding()?, Replay::default(), None),
+        };
+        let progress = read_progress(&self.settings.progress, stop)?;
+        let (starts, bound) = ranges(first.ends, &replay.bindings);
+        inputs.resume(&starts, &bound, stop)?;
+        let newest = replay.newest.max(progress.newest());
+        tracing::debug!(
+            bindings = replay.bindings.len(),
+            newest,
+            "took the job over"
+        );
+        Ok(Durable {
+            replay: Mutex::new(Replay { newest, ..replay }),
+            log: Mutex::new(log),
+            reference: self.reference,
+            transactions: self.transactions.expect("a process fences before it loads"),
+            progress,
+            ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
+        })
+    }
+
+    /// All bindings, and the log for more, if no newer generation has begun.
+    fn settle(&self, claim: Claim) -> Result<((Binding, Replay), Appender), Failure> {
+        let opened = claim.settle(&self.process.stop)?;
+        let fatal = self.process.fatal;
+        let (history, log) = opened.start(Arc::new(move |error| {
             if error != bindings::Error::Stopped {
                 fatal(&error.into());
             }
         }));
-        let mut bindings = history.bindings;
-        if bindings.is_empty() {
-            let ends = inputs.starts();
-            append(&mut log, FIRST_EPOCH, ends.clone(), stop)?;
-            bindings.push(Binding {
-                epoch: FIRST_EPOCH,
-                ends,
-                reference: Vec::new(),
-            });
-        }
-        let first = bindings.remove(0);
-        let (starts, bound) = ranges(first.ends, &bindings);
-        inputs.resume(&starts, &bound, stop)?;
-        let newest = bindings.last().map_or(FIRST_EPOCH, |last| last.epoch);
-        tracing::info!(
-            generation,
-            bindings = bindings.len(),
-            markers = history.markers.len(),
-            newest,
-            "took the job over"
-        );
-        Ok(Some(Self {
-            generation,
-            replay: Mutex::new(Replay {
-                newest: newest.max(progress.newest()),
-                bindings: bindings.into(),
-            }),
-            log: Mutex::new(Some(log)),
-            reference,
-            transactions,
-            progress,
-            ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
-        }))
+        let mut bindings = VecDeque::from(history.bindings);
+        let first = bindings.pop_front().ok_or_else(nothing_bound)?;
+        let newest = bindings.back().map_or(first.epoch, |last| last.epoch);
+        Ok(((first, Replay { bindings, newest }), log))
     }
 
-    /// The number of this generation.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
+    /// What process 0 has found, or has bound itself.
+    fn first_binding(&self) -> Result<Binding, Failure> {
+        let (settings, stop) = (&self.settings, &self.process.stop);
+        let mut log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
+        let reference = Arc::clone(&self.reference);
+        let first = bindings::first_binding(&mut log, reference, stop)?;
+        first.ok_or_else(nothing_bound)
     }
+}
 
+/// Process 0 binds where reading starts before any other process knows the generation.
+fn nothing_bound() -> Failure {
+    Failure::failed("the binding log does not say where reading starts")
+}
+
+impl Durable {
     /// What was bound, and where it goes on; taken by worker 0.
     pub(super) fn bindings(&self) -> (Replay, Option<Box<dyn BindingLog>>) {
         let mut replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
@@ -273,24 +335,6 @@ impl Durable {
     }
 }
 
-/// The process's transactional producer, which has taken its id.
-fn transactions(
-    process: &Process,
-    settings: &Settings<'_>,
-    whose: (MarkerId, u64),
-) -> Result<Transactions, Failure> {
-    let options = TransactionOptions {
-        progress: settings.progress.clone(),
-        replicas: settings.replicas(),
-        transactional_id: settings.transactional_id(process.index),
-        generation: whose.1,
-        commit_interval: settings.commit_interval,
-        bytes_max: process.config.limits.max_in_flight_bytes / 4,
-        fail: fail(process, settings, whose),
-    };
-    Ok(Transactions::connect(options, &process.stop)?)
-}
-
 /// Fences the ids that earlier generations named and this one does not use.
 fn fence_earlier<'a>(
     settings: &Settings<'_>,
@@ -319,7 +363,7 @@ fn fence_earlier<'a>(
 }
 
 /// Ends the process for an error of Kafka. What has fenced it, the log of bindings tells.
-fn fail(process: &Process, settings: &Settings<'_>, whose: (MarkerId, u64)) -> Fail {
+fn fail(process: &Process, settings: &Settings<'_>, generation: u64) -> Fail {
     let (fatal, replicas) = (process.fatal, settings.replicas());
     let topic = settings.bindings.clone();
     Arc::new(move |error| match error {
@@ -328,7 +372,7 @@ fn fail(process: &Process, settings: &Settings<'_>, whose: (MarkerId, u64)) -> F
             let stop = Stop::default();
             let newer = BindingTopic::open(&topic, replicas, &stop)
                 .map_err(bindings::Error::from)
-                .and_then(|mut log| bindings::superseded(&mut log, whose, &stop));
+                .and_then(|mut log| bindings::superseded(&mut log, generation, &stop));
             match newer {
                 Err(superseded @ bindings::Error::Superseded { .. }) => fatal(&superseded.into()),
                 Err(unread) => {
@@ -342,27 +386,9 @@ fn fail(process: &Process, settings: &Settings<'_>, whose: (MarkerId, u64)) -> F
     })
 }
 
-/// Appends a binding and waits until it is durable.
-fn append(log: &mut Appender, epoch: u64, ends: Ends, stop: &Stop) -> Result<(), Failure> {
-    let since = Instant::now();
-    log.append(Binding {
-        epoch,
-        ends,
-        reference: Vec::new(),
-    });
-    while log.durable() == 0 {
-        if stop.asked() {
-            return Err(bindings::Error::Stopped.into());
-        }
-        std::thread::sleep(PAUSE);
-    }
-    tracing::debug!(took = ?since.elapsed(), "bound where reading starts");
-    Ok(())
-}
-
 /// Where each partition is read from, and how far it is bound. One that came later is read from its
 /// beginning.
-fn ranges(first: Ends, later: &[Binding]) -> (Ends, Ends) {
+fn ranges(first: Ends, later: &VecDeque<Binding>) -> (Ends, Ends) {
     let mut starts: BTreeMap<i32, i64> = first.into_iter().collect();
     let mut bound = starts.clone();
     for (partition, end) in later.iter().flat_map(|binding| &binding.ends) {

@@ -47,10 +47,11 @@ use deltajoin_workers::worker;
 use timely::WorkerConfig;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cluster::{self, Membership};
+use crate::cluster::{self, Membership, Mesh, Task};
 use crate::config::{self, Config};
+use crate::error::ExitCode;
 use crate::failure::Failure;
-use crate::process::durable::Durable;
+use crate::process::durable::{Durable, Joining};
 use crate::process::inputs::Inputs;
 use crate::process::outputs::{Outputs, Rejected, SendSink, WorkerSinks};
 use crate::telemetry::{Monitor, State, WallClock, report_every_second};
@@ -119,9 +120,8 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     let rejected = Rejected::default();
     let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
     let outputs = Outputs::connect(&process, rejected)?;
-    let durable = Durable::begin(&process, &mut inputs, &clock)?;
-    let generation = durable.as_ref().map(Durable::generation);
-    let mesh = cluster::connect(&membership, generation, &process.stop)?;
+    let joining = Joining::begin(&process, &inputs, &clock)?;
+    let (mesh, durable) = join(&process, &membership, joining, &mut inputs)?;
     monitor.generation(mesh.generation);
     monitor.enter(State::Loading);
     let workers = config.cluster.workers();
@@ -173,6 +173,35 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
         counts,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Joins the peers; on the way, an exactly-once job is taken over from whoever had it.
+fn join(
+    process: &Process,
+    membership: &Membership,
+    mut joining: Option<Joining>,
+    inputs: &mut Inputs,
+) -> Result<(Mesh, Option<Durable>), Failure> {
+    let generation = joining.as_ref().and_then(Joining::generation);
+    let mut durable = None;
+    let mut tasks = |task| {
+        let done = match task {
+            Task::Fence { generation } => joining
+                .as_mut()
+                .map_or(Ok(()), |joining| joining.fence(generation)),
+            Task::Load => match joining.take() {
+                Some(joining) => joining.load(inputs).map(|loaded| durable = Some(loaded)),
+                None => Ok(()),
+            },
+        };
+        match done {
+            // Others must not wait for this process.
+            Err(failure) if failure.code != ExitCode::Done => (process.fatal)(&failure),
+            _ => {}
+        }
+    };
+    let mesh = cluster::connect(membership, generation, &mut tasks, &process.stop)?;
+    Ok((mesh, durable))
 }
 
 /// Who is told what the job does, and tells it every second.

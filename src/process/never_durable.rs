@@ -14,19 +14,28 @@ use crate::telemetry::WallClock;
 /// There is none.
 pub(super) enum Durable {}
 
-impl Durable {
-    pub(super) fn begin(
-        _: &Process,
-        _: &mut Inputs,
-        _: &WallClock,
-    ) -> Result<Option<Self>, Failure> {
+/// Nor can there be one.
+pub(super) enum Joining {}
+
+impl Joining {
+    pub(super) fn begin(_: &Process, _: &Inputs, _: &WallClock) -> Result<Option<Self>, Failure> {
         Ok(None)
     }
 
-    pub(super) fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> Option<u64> {
         match *self {}
     }
 
+    pub(super) fn fence(&mut self, _: u64) -> Result<(), Failure> {
+        match *self {}
+    }
+
+    pub(super) fn load(self, _: &mut Inputs) -> Result<Durable, Failure> {
+        match self {}
+    }
+}
+
+impl Durable {
     pub(super) fn bindings(&self) -> (Replay, Option<Box<dyn BindingLog>>) {
         match *self {}
     }

@@ -191,7 +191,7 @@ fn a_stranger_in_the_log_is_told_and_is_no_newer_generation() {
     let mut offsets = Vec::new();
     log.read(1, &Stop::default(), &mut |offset, _| {
         offsets.push(offset);
-        Ok(())
+        Ok(true)
     })
     .unwrap();
     assert_eq!(offsets, [1, 2]);

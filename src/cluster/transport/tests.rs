@@ -68,7 +68,7 @@ fn a_member_waits_for_peers_that_do_not_listen_yet() {
 fn one_process_needs_no_sockets() {
     let (mut member, listener) = members(1).pop().unwrap();
     member.addresses = vec![listener.local_addr().unwrap().to_string()];
-    let mesh = connect(&member, None, &Stop::default()).unwrap();
+    let mesh = connect(&member, None, &mut |_| {}, &Stop::default()).unwrap();
     assert_eq!(mesh.sockets.len(), 1);
     assert!(mesh.sockets[0].is_none());
 }
@@ -297,7 +297,7 @@ fn a_process_of_another_generation_is_not_let_in() {
 #[test]
 fn an_address_in_use_is_named() {
     let (member, listener) = members(2).remove(0);
-    let error = connect(&member, None, &Stop::default()).unwrap_err();
+    let error = connect(&member, None, &mut |_| {}, &Stop::default()).unwrap_err();
     let address = listener.local_addr().unwrap();
     assert_eq!(
         error.to_string(),

@@ -112,7 +112,9 @@ impl Log for BindingFile {
             if offset >= from {
                 let visited = record_of(&line).and_then(|record| visit(offset, record));
                 let place = || format!("{}:{}", self.path.display(), offset + 1);
-                visited.map_err(|fault| fault.at(place()))?;
+                if !visited.map_err(|fault| fault.at(place()))? {
+                    break;
+                }
             }
         }
         Ok(())

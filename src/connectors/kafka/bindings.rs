@@ -149,15 +149,15 @@ impl Log for BindingTopic {
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), bindings::Error> {
         let from = i64::try_from(from).unwrap_or(i64::MAX);
         let scan = Scan::of_rest(&mut self.connection, from, stop)?;
-        let mut result = Ok(());
+        let mut wanted = Ok(true);
         scan.run(stop, |record| {
             let offset = record.origin.offset;
             let visited = visit(offset.unsigned_abs(), record.value.unwrap_or_default());
             let place = || format!("{}[0]@{offset}", self.topic.topic);
-            result = visited.map_err(|fault| fault.at(place()));
-            result.is_ok()
+            wanted = visited.map_err(|fault| fault.at(place()));
+            matches!(wanted, Ok(true))
         })?;
-        result
+        wanted.map(|_| ())
     }
 
     fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, bindings::Error> {

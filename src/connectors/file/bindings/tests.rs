@@ -15,7 +15,7 @@ fn read(log: &mut BindingFile, from: u64) -> Result<Vec<(u64, String)>, Error> {
     let mut all = Vec::new();
     log.read(from, &Stop::default(), &mut |offset, record| {
         all.push((offset, String::from_utf8(record.to_vec()).unwrap()));
-        Ok(())
+        Ok(true)
     })?;
     Ok(all)
 }
