@@ -28,8 +28,11 @@ use crate::telemetry::{self, WallClock};
 
 /// Worker processes of the demo: two, so that one can be killed.
 const PROCESSES: usize = 2;
-/// The broker keeps everything in memory, so topics forget after ten minutes.
-const RETENTION_MS: &str = "600000";
+/// The broker keeps everything in memory, and looks at all batches of a topic for every fetch, and
+/// at those of a segment for every write: topics forget after a minute, and segments are short.
+const TOPIC_SETTINGS: [(&str, &str); 2] = [("retention.ms", "60000"), ("segment.ms", "5000")];
+/// For the same reason events come a few at a time.
+const TICK: Duration = Duration::from_millis(5);
 
 /// What the demo may be told.
 #[derive(Debug, Args)]
@@ -113,7 +116,9 @@ fn create_topics(brokers: &str) -> Result<(), Failure> {
         .create()
         .map_err(|error| failed(&error))?;
     let topics = ["events", "joined", "joined.dead"].map(|name| {
-        NewTopic::new(name, 4, TopicReplication::Fixed(1)).set("retention.ms", RETENTION_MS)
+        let topic = NewTopic::new(name, 4, TopicReplication::Fixed(1));
+        let settings = TOPIC_SETTINGS.iter();
+        settings.fold(topic, |topic, (key, value)| topic.set(key, value))
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -179,7 +184,7 @@ fn publish(
     let pace = generate::Pace {
         clock: WallClock::start(),
         stop: Arc::clone(stop),
-        tick: Duration::from_millis(1),
+        tick: TICK,
     };
     std::thread::Builder::new()
         .name("generator".to_owned())
