@@ -2,13 +2,15 @@
 //!
 //! | record | object |
 //! |---|---|
-//! | marker | `{"version":1,"marker":ID,"started_ms":..,"holder":..,"settings":{..},"producers":[..]}` |
+//! | marker | `{"version":1,"marker":ID,"started_ms":T,"holder":H,"settings":S,"producers":P}` |
 //! | reference changes | `{"generation":ID,"epoch":E,"reference":[CHANGE,..]}` |
 //! | binding | `{"generation":ID,"epoch":E,"ends":{"0":17,"3":42}}` |
 //!
-//! A change is `[partition,offset,diff,{row}]`: origin, diff, and the row as results have it.
-//! Changes of the reference table stand before the binding of their epoch, in as many records as
-//! their size takes. The version is the marker's; records of its generation are of the same.
+//! The marker says when and whose the generation is, which settings must last, and which
+//! transactional ids it uses. A change is `[partition,offset,diff,{row}]`: origin, diff, and the
+//! row as results have it. Changes of the reference table stand before the binding of their epoch,
+//! in as many records as their size takes. The version is the marker's; records of its generation
+//! are of the same.
 //!
 //! # Invariants
 //! * What is encoded decodes to the same values; a row has the form that results have.

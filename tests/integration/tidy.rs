@@ -7,8 +7,7 @@
 //! `Cargo.toml` and `clippy.toml`.
 //!
 //! # Invariants
-//! * A fault names the file and the line.
-//! * All faults of the checkout are reported at once.
+//! * A fault names the file and the line; all faults are reported at once.
 
 mod broken;
 mod source;
@@ -67,7 +66,7 @@ const ARROWS: [Arrow; 14] = [
         ],
         &["dataflow", "ports"],
     ),
-    // Nothing of the operators and their state: an audit must not share the job's mistakes.
+    // Nothing of the operators: an audit must not share the job's mistakes.
     arrow(
         "audit",
         &["codec", "config", "connectors", "failure"],
@@ -90,7 +89,7 @@ const ARROWS: [Arrow; 14] = [
     arrow(
         "connectors",
         &["bindings", "codec", "config"],
-        &["batch", "key", "ports", "queue", "schema"],
+        &["batch", "bindings", "key", "ports", "queue", "schema"],
     ),
     arrow(
         "bindings",
@@ -118,7 +117,7 @@ const fn arrow(
     Arrow { part, shell, core }
 }
 
-/// What the core must not touch: the outside world comes in by ports.
+/// The outside world comes in by ports.
 const FORBIDDEN_IN_CORE: [&str; 9] = [
     "std::fs",
     "std::net",

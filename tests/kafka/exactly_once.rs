@@ -6,6 +6,7 @@ use deltajoin::generate::reference_csv;
 use deltajoin_testkit::{Broker, Job, Signal, Until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
+use crate::stops::{kill, pid_of};
 use crate::stream::million;
 use crate::topics::{Publisher, Tail, dead_letters, differences, values};
 
@@ -60,6 +61,44 @@ fn a_job_that_is_killed_and_gets_other_workers_writes_each_row_once() {
     assert!(found.is_clean(), "{found:#?}");
     let found = differences(broker, &setup.joined(), &stream.expected);
     assert!(found.is_clean(), "{found:#?}");
+}
+
+#[test]
+fn a_cluster_that_loses_processes_and_changes_their_number_writes_each_row_once() {
+    let (broker, stream) = (Broker::shared(), million());
+    let reference = reference_csv(&stream.options);
+    let setup = |processes: usize| {
+        Setup::without_topics(broker, "once-cluster")
+            .set("[sinks]", "delivery", quoted("exactly-once"))
+            .set("limits", "shards", "16")
+            .set("events", "topic", quoted(stream.topic))
+            .set("limits", "max_in_flight_bytes", quoted("2MB"))
+            .reference(&reference)
+            .processes(processes)
+    };
+    broker.create_topic("once-cluster-joined", 4, &[]);
+    broker.create_topic("once-cluster-dead", 1, &[]);
+    let tail = Tail::new(broker, "once-cluster-joined");
+    for (processes, killed, rows) in [(2, 1, 10_000), (3, 0, 50_000), (2, 0, 100_000)] {
+        let setup = setup(processes);
+        let mut job = setup.start_live();
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        let started = format!("started a process process={killed}");
+        kill(&pid_of(&job.wait_for_line(&started, LIMIT)));
+        job.wait_for_line("restarting all processes", LIMIT);
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        job.signal(Signal::Terminate);
+        job.wait(LIMIT).assert_code(0);
+    }
+    let outcome = setup(3).start(&["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+    let found = differences(broker, "once-cluster-joined", &stream.expected);
+    assert!(found.is_clean(), "{found:#?}");
+    stream.assert_dead_letters("once-cluster-dead");
 }
 
 /// An event of the case at a location.

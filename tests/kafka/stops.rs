@@ -12,9 +12,17 @@ use crate::support::publish;
 use crate::topics::{Tail, differences, values};
 
 /// The number of a worker process, from the line with which the supervisor tells its start.
-fn pid_of(line: &str) -> String {
+pub(crate) fn pid_of(line: &str) -> String {
     let (_, pid) = line.split_once("pid=").expect("the line tells the pid");
     pid.split_whitespace().next().expect("a number").to_owned()
+}
+
+/// Kills a process, as the system does when memory is short.
+pub(crate) fn kill(pid: &str) {
+    let killed = Command::new("sh")
+        .args(["-c", "kill -9 \"$1\"", "sh", pid])
+        .status();
+    assert!(killed.unwrap().success());
 }
 
 #[test]
@@ -39,10 +47,7 @@ fn a_killed_process_costs_no_row() {
             tail.next(LIMIT);
         }
         let pid = pid_of(&job.wait_for_line("started a process process=1", LIMIT));
-        let killed = Command::new("sh")
-            .args(["-c", "kill -9 \"$1\"", "sh", &pid])
-            .status();
-        assert!(killed.unwrap().success());
+        kill(&pid);
         let line = job.wait_for_line("restarting all processes", LIMIT);
         assert!(line.contains("process 1: signal 9"), "{line}");
         publishing.join().unwrap();

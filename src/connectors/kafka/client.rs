@@ -29,8 +29,12 @@ use crate::connectors::kafka::settings;
 /// How long one question may take: long enough for TLS across an ocean, short enough to notice a
 /// wrong password while someone is looking.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How often a question is asked again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How soon a question is asked again at first: a topic that was just made is known in a moment.
+const PAUSE_MIN: Duration = Duration::from_millis(25);
+/// And later.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long it is nothing to speak of that there is no answer.
+const QUIET: Duration = Duration::from_millis(500);
 /// Librdkafka's default, for topics whose settings may not be read.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
@@ -277,6 +281,8 @@ impl Connection {
         stop: &Stop,
         mut question: impl FnMut(&Handle, &KafkaTopic) -> Answer<T>,
     ) -> Result<T, Error> {
+        let began = Instant::now();
+        let mut pause = PAUSE_MIN;
         loop {
             let asked = Instant::now();
             let why = match question(&self.handle, &self.topic) {
@@ -289,10 +295,13 @@ impl Connection {
             };
             // What was seen of the connection is to be said with it.
             self.patience.serve(&self.handle, Duration::ZERO, |_| {})?;
-            self.patience.away(&why);
+            if began.elapsed() > QUIET {
+                self.patience.away(&why);
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
             // A refusal may come at once: what is left of the pause is spent on listening.
             loop {
-                let rest = PAUSE.saturating_sub(asked.elapsed());
+                let rest = pause.saturating_sub(asked.elapsed());
                 let wait = rest.min(Duration::from_millis(100));
                 self.patience.serve(&self.handle, wait, |_| {})?;
                 if stop.asked() {

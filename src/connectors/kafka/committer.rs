@@ -32,6 +32,9 @@ const BEHIND: Duration = Duration::from_secs(1);
 const COMMIT: Duration = Duration::from_secs(1);
 /// How long one call of an abort may take before reports are served, on which it waits.
 const ABORT: Duration = Duration::from_millis(20);
+/// How often a transaction is written again when the client does not say why it cannot go on. It
+/// does so once after a row that was too large, whose place in the sequence is empty.
+const REWRITES_MAX: usize = 5;
 /// How long a stop waits for the last commit: a stop comes when all is written, or when something
 /// else has failed.
 const LAST: Duration = Duration::from_secs(5);
@@ -47,6 +50,8 @@ pub(super) struct Committer {
     patience: Patience,
     open: Option<Transaction>,
     committed_at: Instant,
+    /// How often the open transaction was written again for no reason that is known.
+    rewrites: usize,
 }
 
 /// A port, and what has come through it.
@@ -104,6 +109,7 @@ impl Committer {
             patience: Patience::later(topic),
             open: None,
             committed_at: Instant::now(),
+            rewrites: 0,
             options,
         })
     }
@@ -335,6 +341,7 @@ impl Committer {
         }
         self.patience.back();
         self.committed_at = Instant::now();
+        self.rewrites = 0;
         let open = self.open.take().expect("it was committed");
         for (route, rejected) in open.rejected {
             (self.routes.destination(route).options.on_rejected)(rejected);
@@ -388,21 +395,19 @@ impl Committer {
     /// Aborts the transaction and writes it again, within the limits that have shown themselves.
     fn write_again(&mut self) -> Result<(), Error> {
         self.abort(None)?;
-        if !self.routes.too_large() {
+        let too_large = self.routes.too_large();
+        if !too_large {
+            self.rewrites += 1;
             let failure = self.routes.take_failure();
-            let reason = "a transaction cannot go on".to_owned();
-            let (code, retriable) = (Code::Fail, false);
-            return Err(failure.unwrap_or_else(|| {
-                self.failed(TransactionFault {
-                    code,
-                    retriable,
-                    reason,
-                })
-            }));
+            if let Some(error) =
+                failure.or_else(|| (self.rewrites > REWRITES_MAX).then(|| self.stuck()))
+            {
+                return Err(error);
+            }
         }
         warn!(
             topic = self.options.progress.topic,
-            "a row was too large for its topic: the transaction is written again"
+            too_large, "a transaction was refused, and is written again"
         );
         self.routes.clear();
         let rows = self.open.take().map(|open| open.rows).unwrap_or_default();
@@ -433,6 +438,14 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    fn stuck(&self) -> Error {
+        self.failed(TransactionFault {
+            code: Code::Fail,
+            retriable: false,
+            reason: format!("a transaction was refused {REWRITES_MAX} times"),
+        })
     }
 
     fn failed(&self, fault: TransactionFault) -> Error {

@@ -30,6 +30,8 @@ const TRANSACTION: Duration = Duration::from_secs(600);
 const TRANSACTION_LEAST: Duration = Duration::from_secs(10);
 /// How long one try of taking the id takes, between two looks whether to stop.
 const STEP: Duration = Duration::from_secs(1);
+/// How long taking it is nothing to speak of.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// What transactions are about, and who is told.
 #[derive(Clone)]
@@ -175,6 +177,7 @@ impl Destination {
 fn take_id(topic: &KafkaTopic, id: &str, stop: &Stop) -> Result<Producer, Error> {
     let mut timeout = TRANSACTION;
     let mut patience = Patience::at_start(topic);
+    let began = Instant::now();
     loop {
         let config = settings::transactional(topic, id, timeout)?;
         let producer = Producer::new(&config).map_err(|error| Error::from_client(error, topic))?;
@@ -190,7 +193,10 @@ fn take_id(topic: &KafkaTopic, id: &str, stop: &Stop) -> Result<Producer, Error>
             if !fault.retriable {
                 return Err(Error::transaction(id, topic, fault));
             }
-            patience.away(&fault.reason);
+            // The transaction of whoever had the id is ended first.
+            if began.elapsed() > QUIET {
+                patience.away(&fault.reason);
+            }
             patience.serve(producer.handle(), Duration::ZERO, |_| {})?;
             if stop.asked() {
                 return Err(Error::Stopped);

@@ -2,8 +2,8 @@
 //!
 //! # Semantics
 //! This is the gate: the sink is given every epoch whole, one after the other, and only once it is
-//! closed on all workers and its binding is durable. The output is a dead letter for each row that the sink could not take; its frontier
-//! says which epochs are written.
+//! closed on all workers and its binding is durable. The output is a dead letter for each row that
+//! the sink could not take; its frontier says which epochs are written.
 //!
 //! # Routing
 //! A sink that every worker writes to takes the rows where they are. One with a single writer,
@@ -15,8 +15,8 @@
 //! progress tracking.
 //!
 //! # State
-//! Rows of epochs that are still open or not yet durable, bounded by `max_in_flight_bytes`; a capability for each
-//! epoch that is being written.
+//! Rows of epochs that are still open or not yet durable, bounded by `max_in_flight_bytes`; a
+//! capability for each epoch that is being written.
 //!
 //! # Recovery
 //! Bound epochs are computed again, and the sink skips what it has committed; one that commits
