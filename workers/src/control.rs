@@ -23,7 +23,7 @@ use timely::worker::Worker;
 use crate::ports::Counts;
 
 /// What a worker tells worker 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Message {
     /// Records wait here: mint an epoch.
     Ask,
@@ -33,6 +33,13 @@ pub enum Message {
     Stop,
     /// What this worker has counted since the start.
     Counts(Counts),
+    /// This worker's part of the checkpoint of an epoch is durable.
+    Part {
+        /// The epoch.
+        epoch: u64,
+        /// What and where it is.
+        description: Vec<u8>,
+    },
 }
 
 /// Messages as worker 0 receives them: the sender's index, and what it says.

@@ -32,13 +32,15 @@ use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 use crate::Rows;
 use crate::batch::{ByOwner, ToWorker};
 use crate::bindings::{Binding, BindingLog, Ends, Replay};
+use crate::checkpoint::Checkpoints;
 use crate::key::Ownership;
 use crate::operators::{
-    BoundChanges, Durable, Join, Mint, SharedCounts, Take, Unwritten, bind, distinct, join,
-    reference, sink, source,
+    BoundChanges, Durable, Join, Mint, Requested, SharedAdmitted, SharedCounts, Take, Unwritten,
+    bind, distinct, join, reference, sink, source,
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
+use crate::state::KeySet;
 use crate::textbook::textbook;
 
 /// Which operators compute the result.
@@ -58,8 +60,6 @@ pub struct Plan {
     pub engine: Engine,
     /// Units of ownership; at least as many as workers.
     pub shards: usize,
-    /// Whether the events' key is one integer.
-    pub narrow_key: bool,
     /// How events meet the reference.
     pub join: Join,
 }
@@ -88,6 +88,10 @@ pub struct Ports {
     pub replay: Replay,
     /// Where bindings are kept, on worker 0; without one, nothing can be replayed.
     pub bindings: Option<Box<dyn BindingLog>>,
+    /// The keys that this worker owns of those that were seen before what is replayed.
+    pub keys: KeySet,
+    /// Where the state is kept; without it, all that was bound is replayed.
+    pub checkpoints: Option<Box<dyn Checkpoints>>,
     /// Where results go.
     pub sinks: Vec<SinkPort>,
     /// Where records go that cannot become results.
@@ -107,35 +111,45 @@ pub struct Dataflow {
     pub unwritten: Rc<RefCell<Unwritten>>,
     /// Whether the reference table is complete; true on worker 0 alone.
     pub complete: Rc<Cell<bool>>,
+    /// Where the state is kept.
+    pub checkpoints: Option<Box<dyn Checkpoints>>,
+    /// Epochs of which this worker must hand over a part, when they are written.
+    pub(crate) requested: Requested,
+    /// What its state has gained, and handed over to no checkpoint.
+    pub(crate) admitted: SharedAdmitted,
     bound_changes: BoundChanges,
 }
 
 impl Dataflow {
     /// Mints an epoch: tells every worker to close it. Only worker 0 does.
-    pub fn mint(&mut self, epoch: u64, release: bool) {
+    pub fn mint(&mut self, epoch: u64, release: bool, checkpoint: bool) {
         let take = if release {
             Take::Waiting
         } else {
             Take::Nothing
         };
-        self.tell(epoch, |_| take.clone());
+        self.tell(epoch, checkpoint, |_| take.clone());
     }
 
     /// Mints a bound epoch again. Partition `p` is read by worker `p` modulo their number.
     pub fn replay(&mut self, binding: Binding) {
         let peers = self.peers;
         self.bound_changes.borrow_mut().push_back(binding.reference);
-        self.tell(binding.epoch, |worker| {
+        self.tell(binding.epoch, false, |worker| {
             let own = |(partition, _): &&(i32, i64)| reader(*partition, peers) == worker;
             Take::Bound(binding.ends.iter().filter(own).copied().collect::<Ends>())
         });
     }
 
-    fn tell(&mut self, epoch: u64, take: impl Fn(usize) -> Take) {
+    fn tell(&mut self, epoch: u64, checkpoint: bool, take: impl Fn(usize) -> Take) {
         self.mints.advance_to(epoch);
         for worker in 0..self.peers {
             let take = take(worker);
-            self.mints.send(Mint { worker, take });
+            self.mints.send(Mint {
+                worker,
+                take,
+                checkpoint,
+            });
         }
         self.mints.advance_to(epoch + 1);
     }
@@ -154,6 +168,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let (closed, written) = (ProbeHandle::new(), ProbeHandle::new());
     let unwritten = Rc::new(RefCell::new(Unwritten::default()));
     let complete = Rc::new(Cell::new(false));
+    let (requested, admitted) = (Requested::default(), SharedAdmitted::default());
 
     let (mints, minted) = scope.new_input_with_builder();
     let (events, undecoded, ends) = source(
@@ -161,6 +176,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         ports.events,
         ports.epoch_bytes_max,
         Rc::clone(&unwritten),
+        Rc::clone(&requested),
         counts(),
     );
     let undecoded = undecoded.probe_with(&closed);
@@ -175,7 +191,8 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 
     let (joined, unmatched) = match plan.engine {
         Engine::Production => {
-            let distinct = distinct(events, ownership.clone(), plan.narrow_key, counts());
+            let kept = ports.checkpoints.is_some().then(|| Rc::clone(&admitted));
+            let distinct = distinct(events, ownership.clone(), ports.keys, kept, counts());
             join(distinct, reference, plan.join, counts())
         }
         Engine::Textbook => textbook(events, reference, plan.join, counts()),
@@ -211,6 +228,9 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         written,
         unwritten,
         complete,
+        checkpoints: ports.checkpoints,
+        requested,
+        admitted,
         bound_changes,
     }
 }

@@ -60,9 +60,15 @@ impl Minter {
         if now_us < self.due_us() {
             return None;
         }
+        Some(self.now())
+    }
+
+    /// The epoch to mint now in any case.
+    pub fn now(&mut self) -> u64 {
+        let now_us = self.clock.now_us();
         self.minted_us = now_us;
         self.last = (now_us / 1000).max(self.last + 1);
-        Some(self.last)
+        self.last
     }
 
     /// How long until one is due, if nobody asks meanwhile.

@@ -5,12 +5,12 @@
 //! 0 what it must know. Worker 0 also mints epochs, adds up counts, and ends the job.
 //!
 //! # How a job ends
-//! When all readers have come to their ends, or a stop is asked for, worker 0 mints a last epoch
-//! and closes the input. Every worker then sees the end in the same way: the frontier behind all
+//! When all readers have come to their ends, or a stop is asked for, worker 0 mints a last epoch,
+//! waits for the checkpoint of it, and closes the input. Every worker then sees the end in the same way: the frontier behind all
 //! sinks is empty, because everything is written everywhere. Only then does it leave, so a peer
 //! that closes its connection after that is no loss.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use timely::worker::Worker;
 
 use crate::bindings::{Binding, Replay};
+use crate::checkpoint::{Checkpoints, Part};
 use crate::control::{Control, Message};
 use crate::dataflow::{self, Dataflow, Engine, Plan, Ports};
 use crate::epoch::{BUSY, Minter};
@@ -57,7 +58,10 @@ pub fn run(worker: &mut Worker, settings: Settings, mut ports: Ports) {
     let waker: Waker = Arc::new(move || thread.unpark());
     events.wake_by(Arc::clone(&waker));
     if let Some(reference) = &ports.reference {
-        reference.wake_by(waker);
+        reference.wake_by(Arc::clone(&waker));
+    }
+    if let Some(checkpoints) = &mut ports.checkpoints {
+        checkpoints.wake_by(waker);
     }
     let first_here = ports.first_of_process;
     let plan = settings.plan.clone();
@@ -106,6 +110,7 @@ impl This {
             worker.step_or_park(Some(first.wait(&self.dataflow)));
             self.turn();
             first.receive(&self.control);
+            first.publish(&mut self.dataflow);
             first.mint(&mut self.dataflow, &self.settings);
         }
         self.leave();
@@ -131,6 +136,7 @@ impl This {
     /// What every worker does in every turn.
     fn turn(&mut self) {
         self.release();
+        self.keep();
         if self.first_here && !self.said_live && self.dataflow.unwritten.borrow().live {
             self.said_live = true;
             self.settings.observer.live();
@@ -152,6 +158,29 @@ impl This {
         if now_us >= self.reported_us + REPORT_EVERY_US {
             self.reported_us = now_us;
             self.tell_counts();
+        }
+    }
+
+    /// Hands over parts of checkpoints whose epochs are written everywhere, and tells worker 0
+    /// which are durable.
+    fn keep(&mut self) {
+        let Dataflow {
+            checkpoints: Some(checkpoints),
+            requested,
+            written,
+            admitted,
+            ..
+        } = &mut self.dataflow
+        else {
+            return;
+        };
+        let passed = |epoch: &mut u64| !written.less_equal(epoch);
+        while let Some(epoch) = { requested.borrow_mut().pop_front_if(passed) } {
+            let keys = admitted.borrow_mut().take(epoch);
+            checkpoints.freeze(Part { epoch, keys });
+        }
+        while let Some((epoch, description)) = checkpoints.durable() {
+            self.control.send(Message::Part { epoch, description });
         }
     }
 
@@ -192,6 +221,10 @@ struct First {
     /// Bound epochs that are still to be minted again.
     bound: VecDeque<Binding>,
     counts: Vec<Counts>,
+    /// Durable parts of checkpoints, by epoch and worker.
+    parts: BTreeMap<u64, BTreeMap<usize, Vec<u8>>>,
+    /// The epoch of the last checkpoint, once it is minted.
+    last: Option<u64>,
     running: BTreeSet<usize>,
     /// The newest epoch that was minted here; 0 before the first.
     minted: u64,
@@ -209,6 +242,8 @@ impl First {
             bound: replay.bindings,
             minted: 0,
             counts: vec![Counts::default(); peers],
+            parts: BTreeMap::new(),
+            last: None,
             running: (0..peers).collect(),
             stopping: false,
             closed: false,
@@ -224,7 +259,7 @@ impl First {
 
     /// How long there is nothing to do but to wait for messages, which end the wait.
     fn wait(&self, dataflow: &Dataflow) -> Duration {
-        if self.all_closed(dataflow) && !self.closed {
+        if self.all_closed(dataflow) && !self.closed && self.last.is_none() {
             if !self.bound.is_empty() {
                 return Duration::ZERO;
             }
@@ -243,6 +278,40 @@ impl First {
                 }
                 Message::Stop => self.stopping = true,
                 Message::Counts(counts) => self.counts[worker] = counts,
+                Message::Part { epoch, description } => {
+                    let parts = self.parts.entry(epoch).or_default();
+                    parts.insert(worker, description);
+                }
+            }
+        }
+    }
+
+    /// Publishes the checkpoints of which all parts are there.
+    fn publish(&mut self, dataflow: &mut Dataflow) {
+        let Some(checkpoints) = &mut dataflow.checkpoints else {
+            return;
+        };
+        while let Some(entry) = self.parts.first_entry()
+            && entry.get().len() == self.counts.len()
+        {
+            let (epoch, parts) = entry.remove_entry();
+            checkpoints.publish(epoch, parts.into_values().collect());
+        }
+    }
+
+    /// Whether the state at the end is kept, or need not be.
+    fn last_is_settled(&mut self, dataflow: &mut Dataflow) -> bool {
+        let (Some(checkpoints), true) = (&dataflow.checkpoints, self.bound.is_empty()) else {
+            return true;
+        };
+        match self.last {
+            Some(epoch) => checkpoints.settled() >= epoch,
+            None => {
+                let epoch = self.minter.now();
+                self.last = Some(epoch);
+                self.minted = epoch;
+                dataflow.mint(epoch, false, true);
+                false
             }
         }
     }
@@ -260,15 +329,19 @@ impl First {
         }
         let ended = self.live && self.running.is_empty() && self.bound.is_empty();
         if self.stopping || ended {
-            std::mem::take(&mut dataflow.mints).close();
-            self.closed = true;
+            if self.last_is_settled(dataflow) {
+                std::mem::take(&mut dataflow.mints).close();
+                self.closed = true;
+            }
         } else if let Some(binding) = self.bound.pop_front() {
             self.minted = binding.epoch;
             dataflow.replay(binding);
         } else if let Some(epoch) = self.minter.due() {
             self.live = dataflow.complete.get();
             self.minted = epoch;
-            dataflow.mint(epoch, self.live);
+            let due = |checkpoints: &mut Box<dyn Checkpoints>| checkpoints.due();
+            let checkpoint = self.live && dataflow.checkpoints.as_mut().is_some_and(due);
+            dataflow.mint(epoch, self.live, checkpoint);
         }
     }
 

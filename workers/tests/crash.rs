@@ -4,187 +4,25 @@
 //! Dying is modelled by what survives: from the fatal step on, nothing that the run does is kept,
 //! though the run itself is told that it is. The next run starts from what was kept.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use deltajoin_workers::batch::{Batch, Slot};
-use deltajoin_workers::bindings::{Binding, BindingLog, Replay};
+use deltajoin_workers::bindings::{Binding, Replay};
+use deltajoin_workers::checkpoint::KeyRun;
 use deltajoin_workers::dataflow::{Engine, Plan, Ports, SinkPort, reader};
 use deltajoin_workers::key::{Ownership, key_group};
 use deltajoin_workers::operators::Unmatched;
-use deltajoin_workers::ports::{Block, Sink, Stop};
-use deltajoin_workers::queue::{InFlight, Sender, Waker, queue};
+use deltajoin_workers::ports::{Block, Stop};
+use deltajoin_workers::queue::{InFlight, Sender, queue};
+use deltajoin_workers::state::KeySet;
 use deltajoin_workers::worker::{self, Settings};
 
+use crate::kept::{Committing, Keeping, Kept, Log, SHARDS, Table, changes, difference};
 use crate::oracle::{Random, naive, seeds};
-use crate::script::{
-    Epoch, Event, Setup, block, event_schema, join_settings, reference_block, text,
-};
+use crate::script::{Epoch, Event, Setup, block, event_schema, join_settings, reference_block};
 use crate::step_loop::{Seen, Since};
-
-const SHARDS: usize = 16;
-
-/// The table of the reference as a test holds it.
-type Table = BTreeMap<i64, String>;
-
-/// What survives a crash.
-#[derive(Default)]
-struct Kept {
-    bindings: Vec<Binding>,
-    sinks: BTreeMap<&'static str, KeptSink>,
-    /// Durable steps since the start of the run.
-    steps: u64,
-    /// From this step on nothing is kept.
-    dies_at: u64,
-}
-
-/// What one sink has committed.
-#[derive(Clone, Default)]
-struct KeptSink {
-    rows: BTreeMap<u64, Vec<(String, i64)>>,
-    /// For each shard the newest epoch that is committed.
-    progress: [u64; SHARDS],
-}
-
-impl Kept {
-    /// Does a durable step, if the run still lives.
-    fn step(&mut self, step: impl FnOnce(&mut Self)) {
-        self.steps += 1;
-        if self.steps < self.dies_at {
-            step(self);
-        }
-    }
-
-    /// The reference as the bindings make it.
-    fn table(&self) -> Table {
-        let mut table = Table::new();
-        let batches = self.bindings.iter().flat_map(|binding| &binding.reference);
-        for (location, name) in batches.flat_map(changes) {
-            match name {
-                Some(name) => table.insert(location, name),
-                None => table.remove(&location),
-            };
-        }
-        table
-    }
-}
-
-/// The changes of a batch: a location, and its new name if it has one.
-fn changes(batch: &Batch) -> impl Iterator<Item = (i64, Option<String>)> {
-    (0..batch.len()).map(|row| {
-        let Slot::Int64(location) = batch.slot(0, row) else {
-            panic!("a location is a number");
-        };
-        match batch.slot(1, row) {
-            Slot::String(name) if batch.diffs()[row] > 0 => (location, Some(name.into_owned())),
-            _ => (location, None),
-        }
-    })
-}
-
-/// What turns one table into another.
-fn difference(from: &Table, to: &Table) -> Vec<(i64, Option<String>)> {
-    let removed = from.keys().filter(|location| !to.contains_key(location));
-    let changed = to
-        .iter()
-        .filter(|(location, name)| from.get(location) != Some(name));
-    removed
-        .map(|location| (*location, None))
-        .chain(changed.map(|(location, name)| (*location, Some(name.clone()))))
-        .collect()
-}
-
-/// A log whose appends become durable one by one, some time after they are made.
-struct Log {
-    kept: Arc<Mutex<Kept>>,
-    pending: Mutex<VecDeque<Binding>>,
-    durable: std::sync::atomic::AtomicU64,
-    waker: Option<Waker>,
-}
-
-impl BindingLog for Log {
-    fn append(&mut self, binding: Binding) {
-        self.pending.lock().unwrap().push_back(binding);
-        self.waker.as_ref().unwrap()();
-    }
-
-    fn durable(&self) -> u64 {
-        use std::sync::atomic::Ordering::Relaxed;
-        let mut pending = self.pending.lock().unwrap();
-        if let Some(binding) = pending.pop_front() {
-            let mut kept = self.kept.lock().unwrap();
-            kept.step(|kept| kept.bindings.push(binding));
-            self.durable.fetch_add(1, Relaxed);
-            self.waker.as_ref().unwrap()();
-        }
-        self.durable.load(Relaxed)
-    }
-
-    fn wake_by(&mut self, waker: Waker) {
-        self.waker = Some(waker);
-    }
-}
-
-/// A sink that commits an epoch's rows and how far it is, both or neither.
-struct Committing {
-    kept: Arc<Mutex<Kept>>,
-    name: &'static str,
-    ownership: Ownership,
-    committed: KeptSink,
-    open: Vec<(usize, String, i64)>,
-    written: u64,
-}
-
-impl Committing {
-    fn port(kept: &Arc<Mutex<Kept>>, name: &'static str, workers: usize) -> Box<dyn Sink> {
-        let committed = kept.lock().unwrap().sinks.get(name).cloned();
-        Box::new(Self {
-            kept: Arc::clone(kept),
-            name,
-            ownership: Ownership::new(SHARDS, workers),
-            committed: committed.unwrap_or_default(),
-            open: Vec::new(),
-            written: 0,
-        })
-    }
-}
-
-impl Sink for Committing {
-    fn write(&mut self, epoch: u64, rows: Batch) {
-        for row in 0..rows.len() {
-            let shard = self.ownership.shard(key_group(rows.keys().high()[row]));
-            if epoch > self.committed.progress[shard] {
-                let diff = i64::from(rows.diffs()[row]);
-                self.open.push((shard, text(&rows, row), diff));
-            }
-        }
-    }
-
-    fn close(&mut self, epoch: u64) {
-        self.written = epoch + 1;
-        let rows = std::mem::take(&mut self.open);
-        if rows.is_empty() {
-            return;
-        }
-        self.kept.lock().unwrap().step(|kept| {
-            let bound = kept.bindings.last().map_or(0, |binding| binding.epoch);
-            assert!(epoch <= bound, "no row is seen before its epoch is bound");
-            let sink = kept.sinks.entry(self.name).or_default();
-            for (shard, text, diff) in rows {
-                sink.progress[shard] = epoch;
-                sink.rows.entry(epoch).or_default().push((text, diff));
-            }
-        });
-    }
-
-    fn written(&self) -> u64 {
-        self.written
-    }
-
-    fn wake_by(&mut self, _: Waker) {}
-}
 
 /// What the job reads, which crashes do not change.
 struct World {
@@ -229,12 +67,20 @@ impl World {
         }
     }
 
-    /// Hands over what a worker reads, from the beginning, in blocks of any size.
-    fn read(&self, worker: usize, workers: usize, seed: u64, sender: &Sender<Block>) {
+    /// Hands over what a worker reads, from where each partition starts, in blocks of any size.
+    fn read(
+        &self,
+        (worker, workers): (usize, usize),
+        seed: u64,
+        starts: &BTreeMap<i32, i64>,
+        sender: &Sender<Block>,
+    ) {
         let mut random = Random::new(seed + worker as u64);
+        let start = |partition: usize| *starts.get(&(partition as i32)).unwrap_or(&0) as usize;
         let mut next: BTreeMap<usize, usize> = (0..self.partitions.len())
             .filter(|partition| reader(*partition as i32, workers) == worker)
-            .map(|partition| (partition, 0))
+            .map(|partition| (partition, start(partition)))
+            .filter(|(partition, start)| *start < self.partitions[*partition].len())
             .collect();
         while let Some((&partition, _)) = {
             let index = random.below(next.len().max(1) as u64) as usize;
@@ -263,6 +109,38 @@ impl World {
     }
 }
 
+/// What a worker starts from: bindings on worker 0, where each partition is read from, its keys.
+fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> (Replay, BTreeMap<i32, i64>, KeySet) {
+    let (epoch, keys) = &kept.checkpoint;
+    let mut replay = Replay::default();
+    let mut starts = BTreeMap::new();
+    for binding in &kept.bindings {
+        if binding.epoch > *epoch {
+            replay.bindings.push_back(binding.clone());
+        } else {
+            starts.extend(binding.ends.iter().copied());
+        }
+        replay.newest = binding.epoch;
+    }
+    replay.newest = replay.newest.max(*epoch);
+    // The table of the checkpoint comes as a binding of its epoch.
+    let rows = kept.table(*epoch).into_iter();
+    let rows: Vec<_> = rows.map(|(id, name)| (id, Some(name))).collect();
+    replay.bindings.push_front(Binding {
+        epoch: *epoch,
+        ends: Vec::new(),
+        reference: vec![reference_block(&rows, false).updates],
+    });
+    if worker != 0 {
+        replay = Replay::default();
+    }
+    let ownership = Ownership::new(SHARDS, workers);
+    let own = |key: &&u64| ownership.worker(key_group(**key)) == worker;
+    let mut set = KeySet::new(true);
+    set.extend(&KeyRun::Narrow(keys.iter().filter(own).copied().collect()));
+    (replay, starts, set)
+}
+
 /// Runs the job from what was kept until it has read all.
 fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
     let (world, kept) = (Arc::clone(world), Arc::clone(kept));
@@ -273,13 +151,11 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
         let index = worker.index();
         let (sender, events) = queue(Arc::clone(&in_flight));
         let (changes, reference) = queue(InFlight::new(1 << 20));
-        let mut replay = Replay::default();
+        let (replay, starts, keys) = recover(&kept.lock().unwrap(), (index, worker.peers()));
         if index == 0 {
-            let kept = kept.lock().unwrap();
-            replay.bindings = kept.bindings.iter().cloned().collect();
-            replay.newest = kept.bindings.last().map_or(0, |binding| binding.epoch);
             // The table that is there now, as a difference from the one that is bound.
-            let (mut table, world) = (kept.table(), Arc::clone(&world));
+            let mut table = kept.lock().unwrap().table(u64::MAX);
+            let world = Arc::clone(&world);
             std::thread::spawn(move || {
                 for now in &world.tables[(seed % 2) as usize..] {
                     // A refusal means that the job is done.
@@ -293,7 +169,7 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             });
         }
         let (world, at) = (Arc::clone(&world), (index, worker.peers()));
-        std::thread::spawn(move || world.read(at.0, at.1, seed, &sender));
+        std::thread::spawn(move || world.read(at, seed, &starts, &sender));
         let first = index == 0;
         let log = Log {
             kept: Arc::clone(&kept),
@@ -308,6 +184,8 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             reference: first.then(|| Rc::new(reference)),
             replay,
             bindings: first.then(|| Box::new(log) as _),
+            keys,
+            checkpoints: Some(Keeping::port(&kept, index)),
             sinks: vec![SinkPort {
                 name: "rows".to_owned(),
                 single_writer: false,
@@ -323,7 +201,6 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             plan: Plan {
                 engine: Engine::Production,
                 shards: SHARDS,
-                narrow_key: true,
                 join: join_settings(Unmatched::Keep, false),
             },
             tick: Duration::from_micros(200),
@@ -387,7 +264,7 @@ fn check(world: &World, kept: &Kept) {
     reason = "shown when the test fails, wherever in it"
 )]
 fn whatever_step_it_dies_at_each_row_is_written_once() {
-    let mut steps = 0;
+    let (mut steps, mut published) = (0, 0);
     for seed in seeds(3) {
         println!("DELTAJOIN_SEED={seed}");
         let mut random = Random::new(seed);
@@ -414,10 +291,17 @@ fn whatever_step_it_dies_at_each_row_is_written_once() {
                 drop(now);
                 run(&world, &kept, workers, seed + dies_at % 7);
             }
-            check(&world, &kept.lock().unwrap());
+            let kept = kept.lock().unwrap();
+            check(&world, &kept);
+            assert!(!kept.checkpoint.1.is_empty(), "the end is kept");
+            published += kept.published;
             dies_at += 1;
         }
         steps += dies_at;
     }
     assert!(steps > 10, "there are steps to die at: {steps}");
+    assert!(
+        published > 10,
+        "there are checkpoints to start from: {published}"
+    );
 }

@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod kept;
 mod oracle;
 mod script;
 mod step_loop;

@@ -13,6 +13,7 @@ use deltajoin_workers::operators::{Join, SharedCounts, Unmatched};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Sink, dead_letter_schema, reason};
 use deltajoin_workers::queue::{InFlight, Waker, queue};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
+use deltajoin_workers::state::KeySet;
 
 /// An event: key, join column, payload. The epoch and the partition are where it stands.
 #[derive(Clone, Debug)]
@@ -211,7 +212,6 @@ fn plan(setup: &Setup) -> Plan {
     Plan {
         engine: setup.engine,
         shards: 64,
-        narrow_key: !setup.wide,
         join: join_settings(setup.unmatched, setup.wide),
     }
 }
@@ -238,13 +238,10 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
     let counts = Arc::new(Mutex::new(Counts::default()));
     let barrier = Arc::new(Barrier::new(setup.workers));
     let script: Arc<Vec<Epoch>> = Arc::new(script.to_vec());
-    let shared = (
-        Arc::clone(&rows),
-        Arc::clone(&dead_letters),
-        Arc::clone(&counts),
-    );
+    let outputs = (Arc::clone(&rows), Arc::clone(&dead_letters));
+    let all_counts = Arc::clone(&counts);
     let guards = timely::execute(timely::Config::process(setup.workers), move |worker| {
-        let (rows, dead_letters, all_counts) = &shared;
+        let (rows, dead_letters) = &outputs;
         let in_flight = InFlight::new(1 << 30);
         let (sender, events) = queue::<Block>(in_flight);
         let (reference_sender, reference) = queue::<ReferenceBlock>(InFlight::new(1 << 30));
@@ -256,6 +253,8 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             reference: first.then(|| Rc::new(reference)),
             replay: Replay::default(),
             bindings: None,
+            keys: KeySet::new(!setup.wide),
+            checkpoints: None,
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),
         };
@@ -282,7 +281,7 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             }
             barrier.wait();
             if first {
-                job.mint(time, true);
+                job.mint(time, true, false);
             } else {
                 job.mints.advance_to(time + 1);
             }

@@ -10,6 +10,7 @@ use deltajoin_workers::dataflow::{Engine, Plan, Ports, SinkPort};
 use deltajoin_workers::operators::Unmatched;
 use deltajoin_workers::ports::{Block, Clock, Observer, Progress, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Sender, queue};
+use deltajoin_workers::state::KeySet;
 use deltajoin_workers::worker::{self, Settings};
 
 use crate::script::{Collect, Event, Output, block, event_schema, join_settings, reference_block};
@@ -84,6 +85,8 @@ fn run(
             reference: (worker.index() == 0).then(|| Rc::new(reference)),
             replay: Replay::default(),
             bindings: None,
+            keys: KeySet::new(true),
+            checkpoints: None,
             sinks: vec![sink("rows", &rows)],
             dead_letters: sink("dead", &dead_letters),
         };
@@ -91,7 +94,6 @@ fn run(
             plan: Plan {
                 engine: Engine::Production,
                 shards: 64,
-                narrow_key: true,
                 join: join_settings(Unmatched::Keep, false),
             },
             tick: Duration::from_millis(1),

@@ -18,11 +18,14 @@
 //! `max_in_flight_bytes`.
 //!
 //! # Recovery
-//! The output of an epoch is a function of the events of that epoch and of the epochs before it,
+//! The set begins as the newest checkpoint has it, and checkpoints are made of what it gains. The
+//! output of an epoch is a function of the events of that epoch and of the epochs before it,
 //! not of the order in which batches arrived nor of the number of workers: batches are put in
 //! order of origin before the set is asked.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::DistributorPact;
@@ -31,16 +34,21 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::operate::FrontierInterest;
 
-use crate::batch::{Batch, ByOwner, Gather, RowIndex};
+use crate::batch::{Batch, ByOwner, Gather, Keys, RowIndex};
+use crate::checkpoint::{Admitted, KeyRun};
 use crate::key::{KEY_GROUPS, Ownership, key_group};
 use crate::operators::{ROWS_MAX, SharedCounts, Whole};
 use crate::state::KeySet;
 
-/// The distinct events.
+/// New keys, as the operator and the step loop share them.
+pub type SharedAdmitted = Rc<RefCell<Admitted>>;
+
+/// The distinct events, of keys that are not in `seen`. New keys go to `admitted` as well.
 pub fn distinct<'scope>(
     events: Stream<'scope, u64, Batch>,
     ownership: Ownership,
-    narrow: bool,
+    mut seen: KeySet,
+    admitted: Option<SharedAdmitted>,
     counts: SharedCounts,
 ) -> Stream<'scope, u64, Batch> {
     let mut builder = OperatorBuilder::new("Distinct".to_owned(), events.scope());
@@ -51,7 +59,6 @@ pub fn distinct<'scope>(
     let mut output = OutputBuilder::<u64, Whole>::from(output);
 
     builder.build(move |_| {
-        let mut seen = KeySet::new(narrow);
         let mut open: BTreeMap<u64, (Capability<u64>, Gather)> = BTreeMap::new();
         let mut order = Order::default();
         let mut kept = Vec::new();
@@ -76,6 +83,10 @@ pub fn distinct<'scope>(
                         .copied()
                         .filter(|(batch, row)| seen.insert(batches.batches()[*batch].keys(), *row)),
                 );
+                if let Some(admitted) = &admitted {
+                    let keys = keys_of(batches.batches(), &kept);
+                    admitted.borrow_mut().push(*capability.time(), keys);
+                }
                 let mut session = output.session_with_builder(&capability);
                 for rows in kept.chunks(ROWS_MAX) {
                     session.give_container(&mut batches.rows(rows));
@@ -89,6 +100,20 @@ pub fn distinct<'scope>(
         }
     });
     distinct
+}
+
+/// The keys of some rows.
+fn keys_of(batches: &[Batch], rows: &[RowIndex]) -> KeyRun {
+    let narrow = batches
+        .iter()
+        .all(|batch| matches!(batch.keys(), Keys::Narrow(_)));
+    if narrow {
+        let key = |(batch, row): &RowIndex| batches[*batch].keys().high()[*row];
+        KeyRun::Narrow(rows.iter().map(key).collect())
+    } else {
+        let key = |(batch, row): &RowIndex| batches[*batch].keys().get(*row);
+        KeyRun::Wide(rows.iter().map(key).collect())
+    }
 }
 
 /// Puts the rows of an epoch in the order (key group, partition, offset).

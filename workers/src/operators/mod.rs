@@ -8,12 +8,12 @@ mod sink;
 mod source;
 
 pub use bind::{Durable, bind};
-pub use distinct::distinct;
+pub use distinct::{SharedAdmitted, distinct};
 pub(crate) use join::unmatched_letters;
 pub use join::{Join, RowText, Unmatched, join};
 pub use reference::{BoundChanges, reference};
 pub use sink::sink;
-pub use source::{Mint, Sourced, Stamped, Take, Unwritten, source};
+pub use source::{Mint, Requested, Sourced, Stamped, Take, Unwritten, source};
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -59,7 +59,12 @@ pub struct Mint {
     pub worker: usize,
     /// What the epoch is made of.
     pub take: Take,
+    /// Whether a checkpoint is made of the state at the end of the epoch.
+    pub checkpoint: bool,
 }
+
+/// Epochs of which this worker must hand over a part.
+pub type Requested = Rc<RefCell<VecDeque<u64>>>;
 
 /// What a worker stamps with an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -121,6 +126,7 @@ pub fn source<'scope>(
     queue: Rc<Events>,
     epoch_bytes_max: usize,
     unwritten: Rc<RefCell<Unwritten>>,
+    requested: Requested,
     counts: SharedCounts,
 ) -> Sourced<'scope> {
     let worker = mints.scope().worker();
@@ -144,6 +150,9 @@ pub fn source<'scope>(
                 for mint in mints.drain(..) {
                     let outputs = [0, 1, 2].map(|output| capability.retain_least(output));
                     if let [Some(events), Some(dead_letters), Some(ends)] = outputs {
+                        if mint.checkpoint {
+                            requested.borrow_mut().push_back(*events.time());
+                        }
                         open.push_back(Open::new([events, dead_letters, ends], mint.take));
                     }
                 }
@@ -158,10 +167,7 @@ pub fn source<'scope>(
                     waiting.next(take, reached, epoch.stamped.bytes < epoch_bytes_max)
                 {
                     epoch.stamped.add(&block, bytes);
-                    let mut counts = counts.borrow_mut();
-                    counts.records += block.records;
-                    counts.events += block.events.len() as u64;
-                    counts.dead_letters += block.dead_letters.len() as u64;
+                    count(&block, &counts);
                     if !block.events.is_empty() {
                         let mut session = events_output.session_with_builder(events);
                         session.give_container(&mut block.events);
@@ -192,6 +198,13 @@ pub fn source<'scope>(
         }
     });
     (events, dead_letters, ends)
+}
+
+fn count(block: &Block, counts: &SharedCounts) {
+    let mut counts = counts.borrow_mut();
+    counts.records += block.records;
+    counts.events += block.events.len() as u64;
+    counts.dead_letters += block.dead_letters.len() as u64;
 }
 
 /// An epoch that is minted and not closed here.

@@ -13,6 +13,7 @@
 //! * Growth is in place: it needs no second table beside the first one.
 
 use crate::batch::Keys;
+use crate::checkpoint::KeyRun;
 use crate::key::{KEY_GROUP_BITS, KEY_GROUPS, key_group};
 
 /// The share of slots that may be taken. Above it, runs of taken slots get long fast.
@@ -193,6 +194,41 @@ impl KeySet {
         self.keys += u64::from(new);
         self.bytes += grown;
         new
+    }
+
+    /// Whether its keys are of one integer each.
+    pub fn is_narrow(&self) -> bool {
+        matches!(self.tables, Tables::Narrow(_))
+    }
+
+    /// Adds keys that are known not to be in it.
+    ///
+    /// # Panics
+    /// If they are of the other width, or one of them is in it.
+    pub fn extend(&mut self, run: &KeyRun) {
+        let mut grown = 0;
+        let mut all_new = true;
+        match (&mut self.tables, run) {
+            (Tables::Narrow(tables), KeyRun::Narrow(keys)) => {
+                for key in keys {
+                    let (new, bytes) = insert_counted(&mut tables[key_group(*key)], *key);
+                    all_new &= new;
+                    grown += bytes;
+                }
+            }
+            (Tables::Wide(tables), KeyRun::Wide(keys)) => {
+                for key in keys {
+                    let group = key_group((key >> 64) as u64);
+                    let (new, bytes) = insert_counted(&mut tables[group], *key);
+                    all_new &= new;
+                    grown += bytes;
+                }
+            }
+            _ => panic!("a set holds keys of one width"),
+        }
+        assert!(all_new, "a key is in one run");
+        self.keys += run.len() as u64;
+        self.bytes += grown;
     }
 
     /// How many keys it holds.

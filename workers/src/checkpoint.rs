@@ -1,0 +1,89 @@
+//! Checkpoints: what a worker's state has gained up to an epoch, taken beside the flow.
+//!
+//! Worker 0 names an epoch when it mints it. Once everything up to that epoch is written
+//! everywhere, each worker hands over what it has gained since the checkpoint before, and goes on;
+//! when all parts are durable, worker 0 has the checkpoint published. No result waits for any of
+//! this, and a restart replays only what was bound after the epoch.
+//!
+//! # Invariants
+//! * Parts of one epoch are cut at the same records on all workers: at the epoch's bound end.
+//! * A checkpoint is published only when every part of it is durable, every sink has written its
+//!   epoch, and with that the binding of its epoch is durable.
+
+use std::collections::VecDeque;
+
+use crate::queue::Waker;
+
+/// Keys that were seen for the first time, in the order in which they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyRun {
+    /// Keys of one integer.
+    Narrow(Vec<u64>),
+    /// All others, by hash.
+    Wide(Vec<u128>),
+}
+
+impl KeyRun {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Narrow(keys) => keys.len(),
+            Self::Wide(keys) => keys.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What one worker's state has gained since the checkpoint before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The epoch of the checkpoint.
+    pub epoch: u64,
+    /// The new keys.
+    pub keys: Vec<KeyRun>,
+}
+
+/// Where one worker's parts are kept. Calls come from the worker's thread and must not block.
+pub trait Checkpoints: Send {
+    /// Whether a checkpoint must be made now; asked on worker 0.
+    fn due(&mut self) -> bool;
+
+    /// Takes a part, to make it durable.
+    fn freeze(&mut self, part: Part);
+
+    /// The description of a part that is durable now, and its epoch; each is told once.
+    fn durable(&mut self) -> Option<(u64, Vec<u8>)>;
+
+    /// Publishes a checkpoint of these parts, in the order of the workers; called on worker 0.
+    fn publish(&mut self, epoch: u64, parts: Vec<Vec<u8>>);
+
+    /// The newest epoch whose checkpoint is published or given up; asked on worker 0.
+    fn settled(&self) -> u64;
+
+    /// Sets what must be called whenever `durable` or `settled` has something new.
+    fn wake_by(&mut self, waker: Waker);
+}
+
+/// New keys that no checkpoint has, by epoch.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    runs: VecDeque<(u64, KeyRun)>,
+}
+
+impl Admitted {
+    pub(crate) fn push(&mut self, epoch: u64, keys: KeyRun) {
+        if !keys.is_empty() {
+            self.runs.push_back((epoch, keys));
+        }
+    }
+
+    /// Takes out the keys of epochs up to this one.
+    pub(crate) fn take(&mut self, epoch: u64) -> Vec<KeyRun> {
+        let after = self.runs.partition_point(|(of, _)| *of <= epoch);
+        self.runs.drain(..after).map(|(_, keys)| keys).collect()
+    }
+}

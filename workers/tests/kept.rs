@@ -1,0 +1,258 @@
+//! What survives a crash, and the durable steps that make it: bindings, rows and progress, parts of
+//! checkpoints.
+//!
+//! Apart from `crash`, which runs the job and judges what it leaves.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use deltajoin_workers::batch::{Batch, Slot};
+use deltajoin_workers::bindings::{Binding, BindingLog};
+use deltajoin_workers::checkpoint::{Checkpoints, KeyRun, Part};
+use deltajoin_workers::key::{Ownership, key_group};
+use deltajoin_workers::ports::Sink;
+use deltajoin_workers::queue::Waker;
+
+use crate::script::text;
+
+/// Units of ownership.
+pub(crate) const SHARDS: usize = 16;
+
+/// The table of the reference as a test holds it.
+pub(crate) type Table = BTreeMap<i64, String>;
+
+/// What survives a crash.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) bindings: Vec<Binding>,
+    pub(crate) sinks: BTreeMap<&'static str, KeptSink>,
+    /// Keys that workers have handed over, by epoch and worker.
+    pub(crate) parts: BTreeMap<(u64, usize), Vec<u64>>,
+    /// The newest checkpoint: its epoch, and all keys seen up to then.
+    pub(crate) checkpoint: (u64, Vec<u64>),
+    /// How many were published.
+    pub(crate) published: usize,
+    /// Durable steps since the start of the run.
+    pub(crate) steps: u64,
+    /// From this step on nothing is kept.
+    pub(crate) dies_at: u64,
+}
+
+/// What one sink has committed.
+#[derive(Clone, Default)]
+pub(crate) struct KeptSink {
+    pub(crate) rows: BTreeMap<u64, Vec<(String, i64)>>,
+    /// For each shard the newest epoch that is committed.
+    pub(crate) progress: [u64; SHARDS],
+}
+
+impl Kept {
+    /// Does a durable step, if the run still lives.
+    pub(crate) fn step(&mut self, step: impl FnOnce(&mut Self)) {
+        self.steps += 1;
+        if self.steps < self.dies_at {
+            step(self);
+        }
+    }
+
+    /// The reference as the bindings up to an epoch make it.
+    pub(crate) fn table(&self, epoch: u64) -> Table {
+        let mut table = Table::new();
+        let bindings = self.bindings.iter().filter(|one| one.epoch <= epoch);
+        let batches = bindings.flat_map(|binding| &binding.reference);
+        for (location, name) in batches.flat_map(changes) {
+            match name {
+                Some(name) => table.insert(location, name),
+                None => table.remove(&location),
+            };
+        }
+        table
+    }
+}
+
+/// The changes of a batch: a location, and its new name if it has one.
+pub(crate) fn changes(batch: &Batch) -> impl Iterator<Item = (i64, Option<String>)> {
+    (0..batch.len()).map(|row| {
+        let Slot::Int64(location) = batch.slot(0, row) else {
+            panic!("a location is a number");
+        };
+        match batch.slot(1, row) {
+            Slot::String(name) if batch.diffs()[row] > 0 => (location, Some(name.into_owned())),
+            _ => (location, None),
+        }
+    })
+}
+
+/// What turns one table into another.
+pub(crate) fn difference(from: &Table, to: &Table) -> Vec<(i64, Option<String>)> {
+    let removed = from.keys().filter(|location| !to.contains_key(location));
+    let changed = to
+        .iter()
+        .filter(|(location, name)| from.get(location) != Some(name));
+    removed
+        .map(|location| (*location, None))
+        .chain(changed.map(|(location, name)| (*location, Some(name.clone()))))
+        .collect()
+}
+
+/// A log whose appends become durable one by one, some time after they are made.
+pub(crate) struct Log {
+    pub(crate) kept: Arc<Mutex<Kept>>,
+    pub(crate) pending: Mutex<VecDeque<Binding>>,
+    pub(crate) durable: std::sync::atomic::AtomicU64,
+    pub(crate) waker: Option<Waker>,
+}
+
+impl BindingLog for Log {
+    fn append(&mut self, binding: Binding) {
+        self.pending.lock().unwrap().push_back(binding);
+        self.waker.as_ref().unwrap()();
+    }
+
+    fn durable(&self) -> u64 {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut pending = self.pending.lock().unwrap();
+        if let Some(binding) = pending.pop_front() {
+            let mut kept = self.kept.lock().unwrap();
+            kept.step(|kept| kept.bindings.push(binding));
+            self.durable.fetch_add(1, Relaxed);
+            self.waker.as_ref().unwrap()();
+        }
+        self.durable.load(Relaxed)
+    }
+
+    fn wake_by(&mut self, waker: Waker) {
+        self.waker = Some(waker);
+    }
+}
+
+/// A sink that commits an epoch's rows and how far it is, both or neither.
+pub(crate) struct Committing {
+    kept: Arc<Mutex<Kept>>,
+    name: &'static str,
+    ownership: Ownership,
+    committed: KeptSink,
+    open: Vec<(usize, String, i64)>,
+    written: u64,
+}
+
+impl Committing {
+    pub(crate) fn port(
+        kept: &Arc<Mutex<Kept>>,
+        name: &'static str,
+        workers: usize,
+    ) -> Box<dyn Sink> {
+        let committed = kept.lock().unwrap().sinks.get(name).cloned();
+        Box::new(Self {
+            kept: Arc::clone(kept),
+            name,
+            ownership: Ownership::new(SHARDS, workers),
+            committed: committed.unwrap_or_default(),
+            open: Vec::new(),
+            written: 0,
+        })
+    }
+}
+
+impl Sink for Committing {
+    fn write(&mut self, epoch: u64, rows: Batch) {
+        for row in 0..rows.len() {
+            let shard = self.ownership.shard(key_group(rows.keys().high()[row]));
+            if epoch > self.committed.progress[shard] {
+                let diff = i64::from(rows.diffs()[row]);
+                self.open.push((shard, text(&rows, row), diff));
+            }
+        }
+    }
+
+    fn close(&mut self, epoch: u64) {
+        self.written = epoch + 1;
+        let rows = std::mem::take(&mut self.open);
+        if rows.is_empty() {
+            return;
+        }
+        self.kept.lock().unwrap().step(|kept| {
+            let bound = kept.bindings.last().map_or(0, |binding| binding.epoch);
+            assert!(epoch <= bound, "no row is seen before its epoch is bound");
+            let sink = kept.sinks.entry(self.name).or_default();
+            for (shard, text, diff) in rows {
+                sink.progress[shard] = epoch;
+                sink.rows.entry(epoch).or_default().push((text, diff));
+            }
+        });
+    }
+
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn wake_by(&mut self, _: Waker) {}
+}
+
+/// Makes checkpoints all the time; a worker's part and the publishing are durable steps.
+pub(crate) struct Keeping {
+    kept: Arc<Mutex<Kept>>,
+    worker: usize,
+    parts: VecDeque<u64>,
+    /// The epoch that was asked for last is settled.
+    idle: bool,
+    settled: u64,
+    waker: Option<Waker>,
+}
+
+impl Keeping {
+    pub(crate) fn port(kept: &Arc<Mutex<Kept>>, worker: usize) -> Box<dyn Checkpoints> {
+        Box::new(Self {
+            kept: Arc::clone(kept),
+            worker,
+            parts: VecDeque::new(),
+            idle: true,
+            settled: 0,
+            waker: None,
+        })
+    }
+}
+
+impl Checkpoints for Keeping {
+    fn due(&mut self) -> bool {
+        std::mem::replace(&mut self.idle, false)
+    }
+
+    fn freeze(&mut self, part: Part) {
+        let narrow = |run: KeyRun| match run {
+            KeyRun::Narrow(keys) => keys,
+            KeyRun::Wide(_) => panic!("the key is one integer"),
+        };
+        let keys = part.keys.into_iter().flat_map(narrow).collect();
+        let step = |kept: &mut Kept| drop(kept.parts.insert((part.epoch, self.worker), keys));
+        self.kept.lock().unwrap().step(step);
+        self.parts.push_back(part.epoch);
+        self.waker.as_ref().unwrap()();
+    }
+
+    fn durable(&mut self) -> Option<(u64, Vec<u8>)> {
+        let epoch = self.parts.pop_front()?;
+        Some((epoch, vec![self.worker as u8]))
+    }
+
+    fn publish(&mut self, epoch: u64, parts: Vec<Vec<u8>>) {
+        self.kept.lock().unwrap().step(|kept| {
+            kept.checkpoint.0 = epoch;
+            for (worker, description) in parts.iter().enumerate() {
+                assert_eq!(*description, [worker as u8], "in the order of the workers");
+                kept.checkpoint.1.extend(&kept.parts[&(epoch, worker)]);
+            }
+            kept.published += 1;
+        });
+        (self.settled, self.idle) = (epoch, true);
+        self.waker.as_ref().unwrap()();
+    }
+
+    fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    fn wake_by(&mut self, waker: Waker) {
+        self.waker = Some(waker);
+    }
+}
