@@ -42,9 +42,33 @@ struct Shared {
     changed: Condvar,
 }
 
+/// How far the log goes, for checkpoints.
+#[derive(Clone)]
+pub struct Appended(Arc<Shared>);
+
+impl Appended {
+    /// The offset of the next record when all bindings up to `epoch` were appended, and perhaps
+    /// some more; those of later epochs are behind it. Epochs must be asked for in order.
+    pub fn next(&self, epoch: u64) -> u64 {
+        let mut state = self.0.lock();
+        while let Some((last, next)) = state.appends.front().copied()
+            && last <= epoch
+        {
+            state.appends.pop_front();
+            state.next = next;
+        }
+        state.next
+    }
+}
+
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Binding>,
+    /// For each append behind `next` its last epoch, and the offset of the record behind it.
+    appends: VecDeque<(u64, u64)>,
+    next: u64,
+    /// Whether anyone asks for those.
+    told: bool,
     durable: u64,
     ending: bool,
     waker: Option<Waker>,
@@ -76,10 +100,13 @@ impl Shared {
         self.lock().waiting.pop_front()
     }
 
-    /// Notes that so many more bindings are durable.
-    fn note_durable(&self, count: u64) {
+    /// Notes that so many more bindings are durable, up to this epoch and this offset.
+    fn note_durable(&self, count: u64, epoch: u64, next: u64) {
         let mut state = self.lock();
         state.durable += count;
+        if state.told {
+            state.appends.push_back((epoch, next));
+        }
         let waker = state.waker.clone();
         drop(state);
         if let Some(waker) = waker {
@@ -91,6 +118,7 @@ impl Shared {
 impl Appender {
     pub(super) fn start<L: Log + 'static>(mut writing: Writing<L>, fatal: Fatal) -> Self {
         let shared = Arc::new(Shared::default());
+        shared.lock().next = writing.tail.next;
         let stop = Arc::new(Stop::default());
         let thread = std::thread::Builder::new().name("bindings".to_owned());
         let thread = thread.spawn({
@@ -105,6 +133,12 @@ impl Appender {
             stop,
             thread: Some(thread.expect("the system has room for a thread")),
         }
+    }
+
+    /// How far the log goes, from now on.
+    pub fn appended(&self) -> Appended {
+        self.shared.lock().told = true;
+        Appended(Arc::clone(&self.shared))
     }
 }
 
@@ -148,15 +182,16 @@ impl<L: Log> Writing<L> {
     fn run(&mut self, shared: &Shared, stop: &Stop) -> Result<(), Error> {
         let Self { encoder, tail } = self;
         while let Some(first) = shared.wait() {
-            let mut taken = 0;
+            let (mut taken, mut epoch) = (0, first.epoch);
             let mut next = Some(first);
             while let Some(binding) = next {
+                epoch = binding.epoch;
                 encoder.encode(&binding, |record| tail.push(record, stop))?;
                 taken += 1;
                 next = if tail.full() { None } else { shared.next() };
             }
             tail.append(stop)?;
-            shared.note_durable(taken);
+            shared.note_durable(taken, epoch, tail.next);
         }
         Ok(())
     }

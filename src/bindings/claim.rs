@@ -18,7 +18,7 @@ use deltajoin_workers::ports::Stop;
 
 use crate::bindings::appender::{Appender, Fatal, Tail, Writing};
 use crate::bindings::record::BindingEncoder;
-use crate::bindings::{Announced, Error, History, Log, Marker, Reader, Record, announced};
+use crate::bindings::{Announced, Error, History, Log, Marker, Place, Reader, Record, announced};
 
 /// A log that a generation has put its marker into.
 pub struct Claim<L> {
@@ -35,13 +35,15 @@ pub struct Opened<L> {
     pub generation: u64,
     /// What the log holds.
     pub history: History,
+    /// The generation's marker.
+    pub marker: Marker,
     log: L,
-    marker: Marker,
     reference: Arc<BatchSchema>,
 }
 
-/// Appends the marker of a new generation, and reads the log. Changes of the reference table are
-/// of `reference`, as `codec::reference_schema` makes it.
+/// Appends the marker of a new generation, and reads the log, from the place of the newest
+/// checkpoint on if there is one. Changes of the reference table are of `reference`, as
+/// `codec::reference_schema` makes it.
 ///
 /// # Errors
 /// If the log cannot be used, if it is that of a job with other settings, if it holds a newer
@@ -50,11 +52,13 @@ pub fn claim<L: Log>(
     mut log: L,
     marker: Marker,
     reference: Arc<BatchSchema>,
+    from: Option<Place>,
     stop: &Stop,
 ) -> Result<Claim<L>, Error> {
-    let mut reader = Reader::new(Arc::clone(&reference));
+    let start = from.as_ref().map_or(0, |place| place.next);
+    let mut reader = Reader::new(Arc::clone(&reference), from);
     // Whoever runs the job is left alone if this generation could not go on where it is.
-    log.read(0, stop, &mut |offset, bytes| {
+    log.read(start, stop, &mut |offset, bytes| {
         reader.take(offset, bytes)?;
         Ok(true)
     })?;
@@ -122,7 +126,7 @@ pub fn first_binding(
     reference: Arc<BatchSchema>,
     stop: &Stop,
 ) -> Result<Option<Binding>, Error> {
-    let mut reader = Reader::new(reference);
+    let mut reader = Reader::new(reference, None);
     log.read(0, stop, &mut |offset, bytes| {
         reader.take(offset, bytes)?;
         Ok(reader.history().bindings.is_empty())
@@ -140,7 +144,7 @@ pub fn open<L: Log>(
     reference: Arc<BatchSchema>,
     stop: &Stop,
 ) -> Result<Opened<L>, Error> {
-    claim(log, marker, reference, stop)?.settle(stop)
+    claim(log, marker, reference, None, stop)?.settle(stop)
 }
 
 impl<L: Log> Claim<L> {

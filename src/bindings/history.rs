@@ -7,7 +7,7 @@
 //! # Invariants
 //! * The epochs of bindings that count are strictly increasing.
 //! * Reference changes count with the binding of their epoch; a crash between them leaves nothing.
-//! * Every record from offset 0 on has been seen.
+//! * Every record has been seen, from offset 0 on or from the place where the reader begins.
 
 use std::sync::Arc;
 
@@ -28,6 +28,15 @@ pub struct History {
     pub next: u64,
 }
 
+/// A place in a log, as a checkpoint names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The nearest marker before it, and that one's offset.
+    pub marker: (u64, Marker),
+    /// The offset of the record behind it.
+    pub next: u64,
+}
+
 /// Makes a history of the records of a log.
 #[derive(Debug)]
 pub struct Reader {
@@ -38,12 +47,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of a log from its beginning; reference changes are of `reference`, as
-    /// `codec::reference_schema` makes it.
-    pub fn new(reference: Arc<BatchSchema>) -> Self {
+    /// A reader of a log from its beginning, or from a place on; reference changes are of
+    /// `reference`, as `codec::reference_schema` makes it.
+    pub fn new(reference: Arc<BatchSchema>, from: Option<Place>) -> Self {
+        let mut history = History::default();
+        if let Some(Place { marker, next }) = from {
+            history.markers.push(marker);
+            history.next = next;
+        }
         Self {
             decoder: Decoder::new(reference, usize::MAX),
-            history: History::default(),
+            history,
             unbound: None,
         }
     }

@@ -36,10 +36,10 @@ use std::ops::Range;
 
 use deltajoin_workers::ports::Stop;
 
-pub use appender::{Appender, Fatal};
+pub use appender::{Appended, Appender, Fatal};
 pub use claim::{Claim, Opened, claim, first_binding, open, superseded};
 pub use error::{Error, Fault};
-pub use history::{History, Reader};
+pub use history::{History, Place, Reader};
 pub use record::{Announced, Marker, MarkerId, Record, TransactionalId, announced};
 
 /// Told of each record that is read, with its offset; says whether it wants more.

@@ -188,7 +188,7 @@ impl<'a> Joining<'a> {
         if process.index == 0 {
             let log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
             let marker = settings.marker(clock);
-            let mut claimed = bindings::claim(log, marker, Arc::clone(&reference), stop)?;
+            let mut claimed = bindings::claim(log, marker, Arc::clone(&reference), None, stop)?;
             if claimed.is_new() {
                 let first = Binding {
                     epoch: FIRST_EPOCH,

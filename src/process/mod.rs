@@ -40,9 +40,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
+use deltajoin_workers::checkpoint::Checkpoints;
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
+use deltajoin_workers::state::KeySet;
 use deltajoin_workers::worker;
 use timely::WorkerConfig;
 use xxhash_rust::xxh3::xxh3_64;
@@ -93,6 +95,8 @@ struct WorkerParts {
     reference: Option<Receiver<ReferenceBlock>>,
     replay: Replay,
     bindings: Option<Box<dyn BindingLog>>,
+    keys: KeySet,
+    checkpoints: Option<Box<dyn Checkpoints>>,
     sinks: WorkerSinks,
 }
 
@@ -117,6 +121,8 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
         membership.peer_timeout,
     );
 
+    // First of all, as it gives schemas the numbers that they have on the wire.
+    let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
     let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
     let outputs = Outputs::connect(&process, rejected)?;
@@ -134,7 +140,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
 
     let (parts, senders) = parts(&process, &outputs, durable.as_ref())?;
     let settings = worker::Settings {
-        plan: plan::plan(config, process.engine),
+        plan,
         tick: config.limits.tick,
         clock,
         observer: Arc::<Monitor>::clone(&monitor),
@@ -234,6 +240,8 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
         reference: parts.reference.map(Rc::new),
         replay: parts.replay,
         bindings: parts.bindings,
+        keys: parts.keys,
+        checkpoints: parts.checkpoints,
         sinks: parts.sinks.results.into_iter().map(port).collect(),
         dead_letters: port(parts.sinks.dead_letters),
     }
@@ -277,6 +285,8 @@ fn parts(
             reference,
             replay,
             bindings,
+            keys: KeySet::new(config.events.schema.key_is_narrow()),
+            checkpoints: None,
             sinks,
         }));
     }

@@ -26,7 +26,6 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
     Plan {
         engine,
         shards: config.limits.shards,
-        narrow_key: events.schema.key_is_narrow(),
         join: Join {
             event_columns: config.join.event_columns.clone(),
             unmatched: match config.join.unmatched {

@@ -11,6 +11,7 @@
 //! | `poison` | records and rows that must not stop a job |
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
+//! | `chaos` | random faults |
 //! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
@@ -28,6 +29,7 @@
 mod audit;
 mod bindings;
 mod broker;
+mod chaos;
 mod exactly_once;
 mod outage;
 mod poison;

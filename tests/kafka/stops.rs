@@ -17,12 +17,17 @@ pub(crate) fn pid_of(line: &str) -> String {
     pid.split_whitespace().next().expect("a number").to_owned()
 }
 
+/// Sends a signal to a process, by the signal's name. The process may have ended.
+pub(crate) fn signal(pid: &str, name: &str) {
+    let sent = Command::new("sh")
+        .args(["-c", "kill -\"$2\" \"$1\" 2>&1 || true", "sh", pid, name])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
 /// Kills a process, as the system does when memory is short.
 pub(crate) fn kill(pid: &str) {
-    let killed = Command::new("sh")
-        .args(["-c", "kill -9 \"$1\"", "sh", pid])
-        .status();
-    assert!(killed.unwrap().success());
+    signal(pid, "KILL");
 }
 
 #[test]

@@ -210,8 +210,8 @@ fn a_drop_ends_an_append_that_waits() {
 fn of_two_that_start_at_once_the_later_marker_wins() {
     let log = MemoryLog::default();
     let stop = Stop::default();
-    let first = claim(log.clone(), marker("first"), reference(), &stop).unwrap();
-    let second = claim(log.clone(), marker("second"), reference(), &stop).unwrap();
+    let first = claim(log.clone(), marker("first"), reference(), None, &stop).unwrap();
+    let second = claim(log.clone(), marker("second"), reference(), None, &stop).unwrap();
     assert_eq!((first.generation(), second.generation()), (0, 1));
     let earlier: Vec<_> = second.earlier().map(|one| one.holder.clone()).collect();
     assert_eq!(earlier, ["first"]);

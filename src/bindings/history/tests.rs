@@ -5,7 +5,7 @@ use crate::bindings::testing::{binding, encoded, marker, reference, rows};
 
 /// Reads records as they stand in a log from offset 0 on.
 fn read(records: &[Vec<u8>]) -> Result<History, (u64, Fault)> {
-    let mut reader = Reader::new(reference());
+    let mut reader = Reader::new(reference(), None);
     for (offset, record) in (0..).zip(records) {
         reader
             .take(offset, record)
@@ -145,7 +145,7 @@ fn a_log_must_begin_at_its_beginning_and_have_no_holes() {
     let a = marker("a");
     let records = log(&[begun(&a), bound(&a, 1)]);
     assert_eq!(read(&records[1..]).unwrap_err(), (0, Fault::NoMarker));
-    let mut reader = Reader::new(reference());
+    let mut reader = Reader::new(reference(), None);
     let early = reader.take(7, &records[0]);
     assert_eq!(early, Err(Fault::Missing { next: 0 }));
     reader.take(0, &records[0]).unwrap();

@@ -16,7 +16,7 @@ use deltajoin_workers::ports::Stop;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::bindings::{self, Log, Visit};
-use crate::config::KafkaTopic;
+use crate::config::{KafkaTopic, Start};
 use crate::connectors::kafka::client::Connection;
 use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::{Producer, Topic};
@@ -73,6 +73,22 @@ impl BindingTopic {
             connection,
             message_bytes_max,
         })
+    }
+
+    /// Removes records before an offset that were appended before `oldest_ms`, in milliseconds
+    /// since 1970. Returns where the log begins now, at the latest.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub fn trim(&mut self, before: u64, oldest_ms: u64, stop: &Stop) -> Result<u64, Error> {
+        let oldest = i64::try_from(oldest_ms).unwrap_or(i64::MAX);
+        let kept = self.connection.starts(1, Start::Timestamp(oldest), stop)?[0];
+        let before = kept.min(i64::try_from(before).unwrap_or(i64::MAX));
+        let start = self.connection.starts(1, Start::Earliest, stop)?[0];
+        if before > start {
+            self.connection.delete_before(before, stop)?;
+        }
+        Ok(before.max(start).unsigned_abs())
     }
 
     /// Gives the records to the producer and waits for what becomes of each.

@@ -197,10 +197,7 @@ impl Connection {
             0 => -1,
             replicas => i32::from(replicas),
         };
-        let admin: AdminClient<DefaultClientContext> = self
-            .config
-            .create()
-            .map_err(|error| Error::from_client(error, &self.topic))?;
+        let admin = self.admin()?;
         self.ask(stop, |_, topic| {
             let mut new =
                 NewTopic::new(&topic.topic, partitions, TopicReplication::Fixed(replicas));
@@ -225,6 +222,46 @@ impl Connection {
                 None => Answer::Later("the answer names no topic".to_owned()),
             }
         })
+    }
+
+    /// Removes the records of partition 0 before an offset; waits for a broker that is away.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub(super) fn delete_before(&mut self, offset: i64, stop: &Stop) -> Result<(), Error> {
+        let admin = self.admin()?;
+        self.ask(stop, |_, topic| {
+            let mut list = TopicPartitionList::new();
+            if let Err(error) = list.add_partition_offset(&topic.topic, 0, Offset::Offset(offset)) {
+                return Answer::Never(Error::failed(topic, &error.to_string()));
+            }
+            let options = AdminOptions::new()
+                .request_timeout(Some(ANSWER))
+                .operation_timeout(Some(ANSWER));
+            let deleted = match pollster::block_on(admin.delete_records(&list, &options)) {
+                Ok(deleted) => deleted,
+                Err(error) => return Answer::Later(reason(&error)),
+            };
+            let error = deleted.elements().first().map(|element| element.error());
+            match error {
+                Some(Err(error)) => match error.rdkafka_error_code() {
+                    Some(code @ Code::TopicAuthorizationFailed) => {
+                        Answer::Never(Error::NotAuthorized {
+                            place: place(topic),
+                            reason: code.to_string(),
+                        })
+                    }
+                    _ => Answer::Later(reason(&error)),
+                },
+                Some(Ok(())) => Answer::Given(()),
+                None => Answer::Later("the answer names no partition".to_owned()),
+            }
+        })
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Error> {
+        let admin = self.config.create();
+        admin.map_err(|error| Error::from_client(error, &self.topic))
     }
 
     /// What it asks about.

@@ -1,0 +1,194 @@
+//! Random faults while data flows: processes killed and frozen, clusters restarted with other
+//! numbers of processes, the broker killed. At the end every row is there once.
+//!
+//! `make chaos FAULTS=1000` makes so many; `DELTAJOIN_SEED` repeats a run's choices.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use deltajoin::generate::{Expected, Options, reference_csv};
+use deltajoin_testkit::{Broker, Job, Signal};
+
+use crate::setup::{LIMIT, Setup, quoted};
+use crate::stops::{pid_of, signal};
+use crate::support::publish;
+use crate::topics::{Tail, dead_letters, differences};
+
+/// Faults in an ordinary run of the tests.
+const FAULTS: u64 = 30;
+/// Events a second; there are enough for all faults.
+const RATE: u64 = 2_000;
+const EVENTS_PER_FAULT: u64 = 6_000;
+/// Short, so that a frozen process is noticed soon.
+const PEER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number")),
+    )
+}
+
+/// Numbers that a seed repeats.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        // Xorshift64.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(since.unwrap().as_millis()).unwrap()
+}
+
+/// The clusters of one job: the same but for the number of processes.
+struct Clusters {
+    setups: Vec<Setup>,
+    now: usize,
+    job: Job,
+}
+
+impl Clusters {
+    fn start(broker: &Broker, name: &str, reference: &str) -> Self {
+        let setup = |processes| {
+            Setup::without_topics(broker, name)
+                .set("[sinks]", "delivery", quoted("exactly-once"))
+                .set("limits", "shards", "12")
+                .set("cluster", "peer_timeout", quoted("2s"))
+                .set("cluster", "restarts", "10000")
+                .reference(reference)
+                .processes(processes)
+        };
+        let setups: Vec<Setup> = [3, 2, 1].map(setup).into();
+        let job = setups[0].start(&[]);
+        Self {
+            setups,
+            now: 0,
+            job,
+        }
+    }
+
+    /// The processes that run now, as the supervisor has told; none for one process.
+    fn workers(&self) -> Vec<String> {
+        let said = self.job.stderr();
+        let processes = 3 - self.now;
+        let started = (0..processes).filter_map(|process| {
+            let text = format!("started a process process={process} ");
+            said.iter().rfind(|line| line.contains(&text))
+        });
+        started.map(|line| pid_of(line)).collect()
+    }
+
+    fn restart(&mut self, with: usize) {
+        self.now = with;
+        self.job = self.setups[with].start(&[]);
+    }
+
+    /// Does something bad, and says what.
+    fn suffer(&mut self, broker: &Broker, random: &mut Random) -> &'static str {
+        let workers = self.workers();
+        let one = workers.get(random.below(workers.len().max(1) as u64) as usize);
+        match (random.below(20), one) {
+            (0..9, Some(one)) => {
+                signal(one, "KILL");
+                "one process killed"
+            }
+            (9..12, Some(one)) => {
+                signal(one, "STOP");
+                std::thread::sleep(PEER_TIMEOUT * 2);
+                // The supervisor may have ended it.
+                signal(one, "CONT");
+                "one process frozen"
+            }
+            (12..15, _) | (_, None) => {
+                self.job.kill();
+                self.restart(random.below(3) as usize);
+                "all killed, another number of processes"
+            }
+            (15..18, _) => {
+                self.job.signal(Signal::Terminate);
+                let outcome =
+                    std::mem::replace(&mut self.job, self.setups[self.now].start(&["--help"]));
+                outcome.wait(LIMIT).assert_code(0);
+                self.restart(random.below(3) as usize);
+                "stopped, another number of processes"
+            }
+            _ => {
+                broker.kill();
+                std::thread::sleep(Duration::from_millis(random.below(3_000)));
+                broker.restart();
+                "broker killed"
+            }
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "a run of many faults is watched")]
+fn random_faults_lose_no_row_and_double_none() {
+    let faults = number("DELTAJOIN_FAULTS").unwrap_or(FAULTS);
+    let seed = number("DELTAJOIN_SEED").unwrap_or_else(|| now_ms().unsigned_abs());
+    println!("DELTAJOIN_SEED={seed}");
+    let mut random = Random(seed.max(1));
+    let broker = Broker::start();
+    let options = Options {
+        count: faults * EVENTS_PER_FAULT,
+        rate: RATE,
+        retry_distance: 5_000,
+        bad_share: 0.001,
+        ..Options::default()
+    };
+    for (topic, partitions) in [("chaos", 4), ("chaos-joined", 4), ("chaos-dead", 1)] {
+        broker.create_topic(topic, partitions, &[]);
+    }
+    let expected = Expected::of(&options).unwrap();
+    let mut clusters = Clusters::start(&broker, "chaos", &reference_csv(&options));
+    let tail = Tail::new(&broker, "chaos-joined");
+    let mut recoveries: Vec<Duration> = Vec::new();
+    std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| publish(&broker, "chaos", &options));
+        while tail.next(LIMIT).timestamp_ms == 0 {}
+        for fault in 1..=faults {
+            std::thread::sleep(Duration::from_millis(random.below(700)));
+            let what = clusters.suffer(&broker, &mut random);
+            let (at, at_ms) = (Instant::now(), now_ms());
+            if publishing.is_finished() {
+                break;
+            }
+            while tail.next(LIMIT).timestamp_ms <= at_ms {}
+            println!("{fault}: {what}, {:.1?}", at.elapsed());
+            recoveries.push(at.elapsed());
+        }
+        publishing.join().unwrap();
+    });
+    clusters.job.signal(Signal::Terminate);
+    clusters.job.wait(LIMIT).assert_code(0);
+    let setup = &clusters.setups[0];
+    setup.start(&["--until-end"]).wait(LIMIT).assert_code(0);
+    let found = differences(&broker, "chaos-joined", &expected);
+    assert!(found.is_clean(), "DELTAJOIN_SEED={seed} {found:#?}");
+    let letters = dead_letters(&broker, "chaos-dead").len() as u64;
+    assert_eq!(letters, expected.counts().dead_letters);
+    let outcome = setup.command("audit", &[]).wait(LIMIT);
+    outcome.assert_code(0);
+    recoveries.sort();
+    let survived = recoveries.len();
+    let quantile = |share: usize| recoveries[(survived - 1) * share / 100];
+    println!(
+        "{survived} faults survived, 0 rows lost, 0 doubled of {}; to the first new row: \
+         median {:.1?}, 90 % {:.1?}, longest {:.1?}\n{}",
+        expected.rows(),
+        quantile(50),
+        quantile(90),
+        quantile(100),
+        outcome.stdout.join("\n")
+    );
+    assert!(survived as u64 >= faults * 9 / 10, "only {survived} faults");
+}
