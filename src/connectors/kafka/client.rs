@@ -43,6 +43,8 @@ pub struct Connection {
     topic: KafkaTopic,
     config: ClientConfig,
     handle: Handle,
+    /// Knows offsets; made when they are asked for.
+    offsets: Option<BaseConsumer>,
     patience: Patience,
 }
 
@@ -74,6 +76,7 @@ impl Connection {
             topic: topic.clone(),
             config,
             handle: handle.map_err(|error| Error::from_client(error, topic))?,
+            offsets: None,
             patience: Patience::at_start(topic),
         })
     }
@@ -276,11 +279,15 @@ impl Connection {
         stop: &Stop,
     ) -> Result<Vec<i64>, Error> {
         // An end or a beginning is asked for as the time -1 or -2, all partitions in one request.
-        let consumer: BaseConsumer = self
-            .config
-            .create()
-            .map_err(|error| Error::from_client(error, &self.topic))?;
-        self.ask(stop, |_, topic| {
+        // A client costs a connection and threads: one will do for all questions.
+        let consumer = match self.offsets.take() {
+            Some(consumer) => consumer,
+            None => {
+                let consumer = self.config.create::<BaseConsumer>();
+                consumer.map_err(|error| Error::from_client(error, &self.topic))?
+            }
+        };
+        let answer = self.ask(stop, |_, topic| {
             let mut list = TopicPartitionList::with_capacity(partitions);
             for partition in 0..partitions {
                 let partition = i32::try_from(partition).expect("Kafka counts them in 32 bits");
@@ -309,7 +316,9 @@ impl Connection {
                 offsets[index] = element.offset().to_raw().unwrap_or(-1);
             }
             Answer::Given(offsets)
-        })
+        });
+        self.offsets = Some(consumer);
+        answer
     }
 
     /// Asks until there is an answer.
