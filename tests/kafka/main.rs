@@ -11,6 +11,7 @@
 //! | `poison` | records and rows that must not stop a job |
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
+//! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
@@ -25,6 +26,7 @@
     reason = "what a test writes need not last, its queues are short, and it panics when it fails"
 )]
 
+mod at_least_once;
 mod audit;
 mod bindings;
 mod broker;
