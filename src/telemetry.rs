@@ -9,6 +9,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,8 @@ pub struct Monitor {
     status_file: Option<Mutex<StatusFile>>,
     /// Records behind the source; set once the source is connected.
     lag: Mutex<Option<Arc<dyn Fn() -> u64 + Send + Sync>>>,
+    /// All sinks of the job have written all epochs before this one.
+    settled: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -171,6 +174,7 @@ impl Monitor {
             stop,
             status_file: status_file.map(|path| Mutex::new(StatusFile::of(path, process))),
             lag: Mutex::new(None),
+            settled: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 status,
                 progress: Progress::default(),
@@ -181,6 +185,11 @@ impl Monitor {
             replace(&lock(file), &monitor.status())?;
         }
         Ok(Arc::new(monitor))
+    }
+
+    /// The first epoch that not all sinks of the job are known to have written.
+    pub fn settled_before(&self) -> u64 {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// Sets what tells how many records the process is behind.
@@ -268,6 +277,10 @@ impl Observer for Monitor {
             .latency
             .record_n(late_us, records)
             .expect("the latency is within the bounds");
+    }
+
+    fn settled(&self, epoch: u64) {
+        self.settled.fetch_max(epoch, Ordering::Release);
     }
 
     fn lag_records(&self) -> u64 {

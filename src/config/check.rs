@@ -31,8 +31,7 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     exactly_once(sections, faults);
 }
 
-/// Exactly-once is a promise of the whole job: what it reads must be there to be read again, and
-/// all that it writes must be committed together.
+/// What is promised exactly once must be there to be read again, and be committed together.
 fn exactly_once(sections: &Sections, faults: &mut Faults) {
     let outputs = || sections.all("sinks").chain(sections.all("dead_letters"));
     let promised = |section: &&Section| section.text("delivery") == Some("exactly-once");
@@ -50,19 +49,14 @@ fn exactly_once(sections: &Sections, faults: &mut Faults) {
     {
         refuse(
             "exactly-once needs events from Kafka",
-            "A file of events is read once; leave \"delivery\" out.",
+            "A file of events is read once; set delivery = \"at-least-once\".",
         );
     }
-    if !outputs().all(|section| promised(&section)) {
-        refuse(
-            "with one exactly-once sink, all sinks and the dead letters must be exactly-once",
-            "Give each of them type = \"kafka\" and delivery = \"exactly-once\".",
-        );
-    }
-    if outputs().any(|section| section.text("brokers") != first.text("brokers")) {
+    let mut all = outputs().filter(promised);
+    if all.any(|section| section.text("brokers") != first.text("brokers")) {
         refuse(
             "exactly-once sinks at several Kafka clusters are not built yet",
-            "Name the same \"brokers\" in all sinks and in [dead_letters].",
+            "Name the same \"brokers\" in all of them, or set delivery = \"at-least-once\".",
         );
     }
 }

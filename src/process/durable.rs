@@ -1,14 +1,15 @@
-//! Exactly-once: claims the job's log of bindings, takes the transactional ids, and learns where
-//! earlier generations have come.
+//! What outlives a restart: claims the job's log of bindings, takes the transactional ids of sinks
+//! that are exactly-once, and learns where earlier generations have come.
 //!
 //! It is apart from `inputs` and `outputs` because the order matters, across both of them:
 //!
 //! 1. Process 0 appends its marker: whatever an older generation binds from here on counts for
 //!    nobody. If nothing is bound yet, it binds the offsets where reading starts. (`Claimed`)
 //! 2. All processes take their transactional ids, and process 0 takes those that only older
-//!    generations use: from here on, an older one can commit nothing. (`Joining::fence`)
+//!    generations use: from here on, an older one can commit nothing. To sinks that write at least
+//!    once it can still write, but only rows that are bound. (`Joining::fence`)
 //! 3. When all have, process 0 reads the log once more: is there no newer marker? Then all read
-//!    what is committed, and set where they read from. (`Joining::load`)
+//!    how far each sink has come, and set where they read from. (`Joining::load`)
 //!
 //! # Invariants
 //! * Nothing is read of the events, and nothing written to a sink, before all of this is done.
@@ -31,14 +32,16 @@ use crate::bindings::{self, Appender, Marker, MarkerId, TransactionalId};
 use crate::codec::reference_schema;
 use crate::config::{Config, Delivery, EventSource, KafkaTopic, Target};
 use crate::connectors::kafka::{
-    BindingTopic, Destination, Error, Fail, Progress, TransactionOptions, Transactions,
+    BindingTopic, Destination, Error, Fail, Progress, Recorder, TransactionOptions, Transactions,
     read_progress,
 };
 use crate::failure::Failure;
-use crate::process::inputs::Inputs;
+use crate::process::inputs::{Inputs, kafka_fatal};
+use crate::process::outputs::DEAD_LETTERS;
+use crate::process::recording::{self, NewestBound, Noting};
 use crate::process::skipping::Skipping;
 use crate::process::{Process, REFERENCE_BYTES_MAX, changes};
-use crate::telemetry::WallClock;
+use crate::telemetry::{Monitor, WallClock};
 
 /// The epoch of the binding that says where reading starts: before any epoch of the clock.
 const FIRST_EPOCH: u64 = 1;
@@ -46,40 +49,40 @@ const FIRST_EPOCH: u64 = 1;
 /// The log with the marker of this generation: process 0 has it.
 type Claim = bindings::Claim<BindingTopic>;
 
-/// What makes a process exactly-once.
+/// What makes a process go on where others have ended.
 pub(super) struct Durable {
     /// What was bound; worker 0 takes it.
     replay: Mutex<Replay>,
-    log: Mutex<Option<Appender>>,
+    log: Mutex<Option<Noting>>,
     reference: Arc<BatchSchema>,
-    transactions: Transactions,
+    /// Of sinks that are exactly-once, if there are any.
+    transactions: Option<Transactions>,
+    /// On process 0, of sinks that write at least once.
+    recorders: Vec<Recorder>,
     progress: Progress,
     ownership: Ownership,
 }
 
 /// What the configuration says of it.
-struct Settings<'a> {
-    config: &'a Config,
+pub(super) struct Settings<'a> {
+    pub(super) config: &'a Config,
     bindings: KafkaTopic,
+    /// The topic of progress at each cluster with a Kafka sink.
+    pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
+    /// By cluster, the sinks that write at least once.
+    pub(super) at_least_once: BTreeMap<&'a str, Vec<&'a str>>,
+    exactly_once: Option<ExactlyOnce>,
+}
+
+/// What the exactly-once sinks of a job have in common.
+struct ExactlyOnce {
     progress: KafkaTopic,
     commit_interval: Duration,
 }
 
 impl<'a> Settings<'a> {
-    /// None if the job is not exactly-once.
+    /// None if nothing can outlive a restart: a file of events is read once.
     fn of(config: &'a Config) -> Option<Self> {
-        let targets = config.sinks.iter().map(|sink| &sink.target);
-        let promised = targets
-            .chain([&config.dead_letters])
-            .filter_map(|target| match target {
-                Target::Kafka {
-                    topic,
-                    delivery: Delivery::ExactlyOnce { commit_interval },
-                    ..
-                } => Some((topic, *commit_interval)),
-                _ => None,
-            });
-        let (first, commit_interval) = promised.min_by_key(|(_, interval)| *interval)?;
         let EventSource::Kafka { topic: events, .. } = &config.events.source else {
             return None;
         };
@@ -87,12 +90,39 @@ impl<'a> Settings<'a> {
             topic: format!("{}.{suffix}", config.job),
             ..like.clone()
         };
-        Some(Self {
+        let mut settings = Self {
             config,
             bindings: own(events, "bindings"),
-            progress: own(first, "progress"),
-            commit_interval,
-        })
+            progress: BTreeMap::new(),
+            at_least_once: BTreeMap::new(),
+            exactly_once: None,
+        };
+        let sinks = config.sinks.iter();
+        let sinks = sinks.map(|sink| (&*sink.name, &sink.target));
+        for (name, target) in sinks.chain([(DEAD_LETTERS, &config.dead_letters)]) {
+            let Target::Kafka {
+                topic, delivery, ..
+            } = target
+            else {
+                continue;
+            };
+            let progress = settings.progress.entry(&topic.brokers);
+            let progress = progress.or_insert_with(|| own(topic, "progress"));
+            match delivery {
+                Delivery::AtLeastOnce => {
+                    let sinks = settings.at_least_once.entry(&topic.brokers);
+                    sinks.or_default().push(name);
+                }
+                Delivery::ExactlyOnce { commit_interval } => {
+                    let known = settings.exactly_once.get_or_insert_with(|| ExactlyOnce {
+                        progress: progress.clone(),
+                        commit_interval: *commit_interval,
+                    });
+                    known.commit_interval = known.commit_interval.min(*commit_interval);
+                }
+            }
+        }
+        Some(settings)
     }
 
     fn replicas(&self) -> u16 {
@@ -106,9 +136,12 @@ impl<'a> Settings<'a> {
 
     /// The marker of a new generation.
     fn marker(&self, clock: &WallClock) -> Marker {
-        let producers = (0..self.config.cluster.processes).map(|process| TransactionalId {
-            brokers: self.progress.brokers.clone(),
-            id: self.transactional_id(process),
+        let processes = 0..self.config.cluster.processes;
+        let producers = self.exactly_once.iter().flat_map(|exactly_once| {
+            processes.clone().map(|process| TransactionalId {
+                brokers: exactly_once.progress.brokers.clone(),
+                id: self.transactional_id(process),
+            })
         });
         Marker {
             id: MarkerId::random(),
@@ -158,7 +191,7 @@ fn columns(schema: &Schema, indexes: impl IntoIterator<Item = usize>) -> String 
     columns.collect::<Vec<_>>().join(", ")
 }
 
-/// A process of an exactly-once job that does not know yet where it goes on.
+/// A process of a job that does not know yet where it goes on.
 pub(super) struct Joining<'a> {
     process: &'a Process,
     settings: Settings<'a>,
@@ -169,7 +202,7 @@ pub(super) struct Joining<'a> {
 }
 
 impl<'a> Joining<'a> {
-    /// Claims the log, on process 0. None if the job is not exactly-once.
+    /// Claims the log, on process 0. None if nothing of the job outlives a restart.
     pub(super) fn begin(
         process: &'a Process,
         inputs: &Inputs,
@@ -180,6 +213,9 @@ impl<'a> Joining<'a> {
             return Ok(None);
         };
         if process.engine == Engine::Textbook {
+            if settings.exactly_once.is_none() {
+                return Ok(None);
+            }
             return Err(Failure::usage("the textbook engine is not exactly-once")
                 .hint("Set delivery = \"at-least-once\" in every sink and in [dead_letters]."));
         }
@@ -218,25 +254,40 @@ impl<'a> Joining<'a> {
         let Self {
             process, settings, ..
         } = self;
-        let options = TransactionOptions {
-            progress: settings.progress.clone(),
-            replicas: settings.replicas(),
-            transactional_id: settings.transactional_id(process.index),
-            generation,
-            commit_interval: settings.commit_interval,
-            bytes_max: process.config.limits.max_in_flight_bytes / 4,
-            fail: fail(process, settings, generation),
-        };
-        self.transactions = Some(Transactions::connect(options, &process.stop)?);
+        if process.index == 0 {
+            for cluster in settings.at_least_once.keys() {
+                let topic = &settings.progress[cluster];
+                Recorder::prepare(topic, settings.replicas(), &process.stop)?;
+            }
+        }
+        if let Some(exactly_once) = &settings.exactly_once {
+            let options = TransactionOptions {
+                progress: exactly_once.progress.clone(),
+                replicas: settings.replicas(),
+                transactional_id: settings.transactional_id(process.index),
+                generation,
+                commit_interval: exactly_once.commit_interval,
+                bytes_max: process.config.limits.max_in_flight_bytes / 4,
+                fail: fail(process, settings, generation),
+            };
+            self.transactions = Some(Transactions::connect(options, &process.stop)?);
+        }
         if let Some(claim) = &self.claim {
             fence_earlier(settings, claim.earlier(), &process.stop)?;
         }
         Ok(())
     }
 
-    /// Reads what is bound and committed, and has the events read from there.
-    pub(super) fn load(mut self, inputs: &mut Inputs) -> Result<Durable, Failure> {
+    /// Reads what is bound and written, and has the events read from there. `written` is what files
+    /// have, at most.
+    pub(super) fn load(
+        mut self,
+        inputs: &mut Inputs,
+        written: u64,
+        monitor: &Arc<Monitor>,
+    ) -> Result<Durable, Failure> {
         let Process { config, stop, .. } = self.process;
+        let generation = self.generation();
         let (first, replay, log) = match self.claim.take() {
             Some(claim) => {
                 let (bindings, log) = self.settle(claim)?;
@@ -244,20 +295,34 @@ impl<'a> Joining<'a> {
             }
             None => (self.first_binding()?, Replay::default(), None),
         };
-        let progress = read_progress(&self.settings.progress, stop)?;
+        let mut progress = Progress::default();
+        for topic in self.settings.progress.values() {
+            progress.merge(read_progress(topic, stop)?);
+        }
         let (starts, bound) = ranges(first.ends, &replay.bindings);
         inputs.resume(&starts, &bound, stop)?;
-        let newest = replay.newest.max(progress.newest());
+        let bound = NewestBound::new(replay.newest.into());
+        let newest = replay.newest.max(progress.newest()).max(written);
         tracing::debug!(
             bindings = replay.bindings.len(),
             newest,
             "took the job over"
         );
+        let recorders = match generation {
+            Some(generation) => {
+                let fail = kafka_fatal(self.process.fatal);
+                let settings = &self.settings;
+                recording::start(settings, generation, &progress, &bound, monitor, &fail)?
+            }
+            None => Vec::new(),
+        };
+        let log = log.map(|log| Noting { log, newest: bound });
         Ok(Durable {
             replay: Mutex::new(Replay { newest, ..replay }),
             log: Mutex::new(log),
             reference: self.reference,
-            transactions: self.transactions.expect("a process fences before it loads"),
+            transactions: self.transactions,
+            recorders,
             progress,
             ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
         })
@@ -313,25 +378,32 @@ impl Durable {
             .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))
     }
 
-    /// A sink of one worker, which gets what it has not committed.
+    /// A sink of one worker to a topic, which gets what it does not have.
     pub(super) fn sink(
         &self,
         name: &str,
         destination: &Arc<Destination>,
+        delivery: Delivery,
         worker: usize,
-    ) -> Box<dyn Sink + Send> {
+    ) -> Result<Box<dyn Sink + Send>, Failure> {
         let shards: Range<usize> = self.ownership.shards_of(worker);
-        let sink = destination.open_in(&self.transactions, name, shards.clone());
+        let sink = match (delivery, &self.transactions) {
+            (Delivery::ExactlyOnce { .. }, Some(transactions)) => {
+                destination.open_in(transactions, name, shards.clone())
+            }
+            // Dead letters are told apart by their keys: where their record stands.
+            _ if name == DEAD_LETTERS => destination.open(None)?,
+            _ => destination.open(Some(self.ownership.clone()))?,
+        };
         let committed = self.progress.of_shards(name, shards.clone());
         let ownership = self.ownership.clone();
-        Box::new(Skipping::new(sink, ownership, shards, committed))
+        Ok(Box::new(Skipping::new(sink, ownership, shards, committed)))
     }
-}
 
-impl Durable {
-    /// Commits how far sinks without rows have come, now that all rows are committed.
+    /// Commits and records how far sinks have come, now that all rows are written.
     pub(super) fn end(self) {
         drop(self.transactions);
+        drop(self.recorders);
     }
 }
 
@@ -353,10 +425,11 @@ fn fence_earlier<'a>(
     unused.sort();
     unused.dedup();
     for (brokers, id) in unused {
-        let topic = KafkaTopic {
+        let topic = settings.progress.get(&*brokers).cloned();
+        let topic = topic.unwrap_or_else(|| KafkaTopic {
             brokers,
-            ..settings.progress.clone()
-        };
+            ..settings.bindings.clone()
+        });
         Transactions::fence(&topic, &[id], stop)?;
     }
     Ok(())

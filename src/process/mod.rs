@@ -8,7 +8,8 @@
 //! | `plan` | the core's plan from the configuration |
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `changes` | the reference as it differs from what is bound |
-//! | `durable` | what earlier generations have bound and committed; `never_durable` without Kafka |
+//! | `durable` | what earlier generations have bound and written; `never_durable` without Kafka |
+//! | `recording` | how far sinks have come that write at least once |
 //! | `outputs` | sinks and dead letters, for each worker |
 //! | `skipping` | what a sink has committed before is not written again |
 //!
@@ -28,6 +29,8 @@ mod durable;
 mod inputs;
 mod outputs;
 mod plan;
+#[cfg(feature = "kafka")]
+mod recording;
 #[cfg(feature = "kafka")]
 mod skipping;
 
@@ -127,7 +130,8 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
     let outputs = Outputs::connect(&process, rejected)?;
     let joining = Joining::begin(&process, &inputs, &clock)?;
-    let (mesh, durable) = join(&process, &membership, joining, &mut inputs)?;
+    let entering = (&mut inputs, outputs.written(), &monitor);
+    let (mesh, durable) = join(&process, &membership, joining, entering)?;
     monitor.generation(mesh.generation);
     monitor.enter(State::Loading);
     let workers = config.cluster.workers();
@@ -181,12 +185,12 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     })
 }
 
-/// Joins the peers; on the way, an exactly-once job is taken over from whoever had it.
+/// Joins the peers; on the way, the job is taken over from whoever had it.
 fn join(
     process: &Process,
     membership: &Membership,
     mut joining: Option<Joining>,
-    inputs: &mut Inputs,
+    (inputs, written, monitor): (&mut Inputs, u64, &Arc<Monitor>),
 ) -> Result<(Mesh, Option<Durable>), Failure> {
     let generation = joining.as_ref().and_then(Joining::generation);
     let mut durable = None;
@@ -196,7 +200,10 @@ fn join(
                 .as_mut()
                 .map_or(Ok(()), |joining| joining.fence(generation)),
             Task::Load => match joining.take() {
-                Some(joining) => joining.load(inputs).map(|loaded| durable = Some(loaded)),
+                Some(joining) => {
+                    let loaded = joining.load(inputs, written, monitor);
+                    loaded.map(|loaded| durable = Some(loaded))
+                }
                 None => Ok(()),
             },
         };
@@ -207,6 +214,9 @@ fn join(
         }
     };
     let mesh = cluster::connect(membership, generation, &mut tasks, &process.stop)?;
+    if durable.is_none() {
+        tracing::info!("nothing of this job outlives a restart, which begins from the start");
+    }
     Ok((mesh, durable))
 }
 

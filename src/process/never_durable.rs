@@ -1,6 +1,8 @@
-//! What `durable` is in a build without Kafka: nothing is exactly-once there.
+//! What `durable` is in a build without Kafka: nothing outlives a restart.
 //!
 //! It is apart so that the main path reads the same in both builds.
+
+use std::sync::Arc;
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::ports::ReferenceBlock;
@@ -9,7 +11,7 @@ use deltajoin_workers::queue::Sender;
 use crate::failure::Failure;
 use crate::process::Process;
 use crate::process::inputs::Inputs;
-use crate::telemetry::WallClock;
+use crate::telemetry::{Monitor, WallClock};
 
 /// There is none.
 pub(super) enum Durable {}
@@ -30,7 +32,7 @@ impl Joining {
         match *self {}
     }
 
-    pub(super) fn load(self, _: &mut Inputs) -> Result<Durable, Failure> {
+    pub(super) fn load(self, _: &mut Inputs, _: u64, _: &Arc<Monitor>) -> Result<Durable, Failure> {
         match self {}
     }
 }

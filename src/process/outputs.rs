@@ -13,6 +13,8 @@ use deltajoin_workers::queue::Waker;
 
 use crate::codec::Format;
 use crate::codec::dead_letter::DeadLetters;
+#[cfg(feature = "kafka")]
+use crate::config::Delivery;
 use crate::config::Target;
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -26,7 +28,7 @@ use crate::process::inputs::without_kafka;
 use crate::process::{Process, plan};
 
 /// The name of the dead letters' own sink.
-const DEAD_LETTERS: &str = "dead-letters";
+pub(super) const DEAD_LETTERS: &str = "dead-letters";
 
 /// Dead letters that do not come from the events' readers: rows that sinks could not take, and
 /// changes of the reference that could not be read.
@@ -52,7 +54,7 @@ enum Output {
     /// The file is reserved by process 0, and taken by worker 0.
     File(Mutex<Option<OutputFile>>),
     #[cfg(feature = "kafka")]
-    Kafka(Arc<kafka::Destination>),
+    Kafka(Arc<kafka::Destination>, Delivery),
 }
 
 /// A file to be written, which is emptied only when the job begins.
@@ -80,6 +82,11 @@ impl Outputs {
             dead_letters: connect(process, &config.dead_letters, true, &rejected)?,
             rejected,
         })
+    }
+
+    /// The last epoch that a file has; 0 when none.
+    pub(super) fn written(&self) -> u64 {
+        0
     }
 
     /// What one worker of the job writes to; a file is given to the first.
@@ -127,9 +134,9 @@ impl Output {
             }
             Self::File(_) => Ok(None),
             #[cfg(feature = "kafka")]
-            Self::Kafka(destination) => Ok(Some(match durable {
-                Some(durable) => durable.sink(name, destination, worker),
-                None => Box::new(destination.open()?),
+            Self::Kafka(destination, delivery) => Ok(Some(match durable {
+                Some(durable) => durable.sink(name, destination, *delivery, worker)?,
+                None => Box::new(destination.open(None)?),
             })),
         }
     }
@@ -161,7 +168,9 @@ fn connect(
         }
         #[cfg(feature = "kafka")]
         Target::Kafka {
-            topic, partitioner, ..
+            topic,
+            partitioner,
+            delivery,
         } => {
             let options = kafka::SinkOptions {
                 topic: topic.clone(),
@@ -170,10 +179,8 @@ fn connect(
                 on_rejected: collect(&plan::source_name(&process.config), rejected),
                 fail: kafka_fatal(fatal),
             };
-            Ok(Output::Kafka(kafka::Destination::connect(
-                options,
-                &process.stop,
-            )?))
+            let destination = kafka::Destination::connect(options, &process.stop)?;
+            Ok(Output::Kafka(destination, *delivery))
         }
         #[cfg(not(feature = "kafka"))]
         Target::Kafka { .. } => {

@@ -12,6 +12,7 @@
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
+//! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
@@ -26,6 +27,7 @@
     reason = "what a test writes need not last, its queues are short, and it panics when it fails"
 )]
 
+mod at_least_once;
 mod audit;
 mod bindings;
 mod broker;

@@ -101,6 +101,11 @@ impl Ownership {
         }
     }
 
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+
     /// The worker that owns a key group.
     #[inline]
     pub fn worker(&self, group: usize) -> usize {

@@ -93,6 +93,11 @@ pub trait Observer: Send + Sync {
     /// `records` records, the oldest published at `published_ms`, are now written by every sink.
     fn written(&self, records: u64, published_ms: u64);
 
+    /// All sinks of the job have written all epochs before `epoch`.
+    fn settled(&self, epoch: u64) {
+        let _ = epoch;
+    }
+
     /// How many records this process is behind its source.
     fn lag_records(&self) -> u64;
 

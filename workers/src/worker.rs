@@ -113,6 +113,7 @@ impl This {
             first.publish(&mut self.dataflow);
             first.mint(&mut self.dataflow, &self.settings);
         }
+        self.settings.observer.settled(first.minted + 1);
         self.leave();
         while !self.control.all_left() {
             worker.step_or_park(Some(SLEEP_MAX));
@@ -198,6 +199,9 @@ impl This {
         let frontier = dataflow
             .written
             .with_frontier(|frontier| frontier.first().copied());
+        if let Some(epoch) = frontier {
+            self.settings.observer.settled(epoch);
+        }
         let mut unwritten = dataflow.unwritten.borrow_mut();
         while let Some(stamped) = unwritten.pop_before(frontier) {
             self.events.release(stamped.bytes);

@@ -107,6 +107,7 @@ impl BindingTopic {
                 key: None,
                 value: Some(record),
                 token,
+                mark: None,
             });
             let mut refused = Vec::new();
             given += self

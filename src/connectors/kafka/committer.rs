@@ -215,7 +215,7 @@ impl Committer {
             any |= !commands.is_empty();
             for command in commands.drain(..) {
                 match command {
-                    Command::Rows(rows) => opened.rows.push(rows),
+                    Command::Rows(_, rows) => opened.rows.push(rows),
                     Command::Close(epoch) => {
                         let rows = std::mem::take(&mut opened.rows);
                         opened.waiting.push_back((epoch, rows));

@@ -13,11 +13,13 @@ use deltajoin_workers::batch::Batch;
 
 use crate::codec::BatchEncoder;
 use crate::config::Partitioner;
-use crate::connectors::kafka::messages::Outgoing;
+use crate::connectors::kafka::messages::{Mark, Outgoing};
 use crate::connectors::kafka::partitioner::{by_key_group, by_murmur2};
 
 /// What a message takes in a request beside key and value, at most: headers of batch and record.
 pub(super) const MESSAGE_OVERHEAD: usize = 128;
+/// What the headers of a mark take beside that: names of 13 bytes, digits, lengths.
+const MARK_OVERHEAD: usize = 64;
 
 /// Bytes of room that an empty lane keeps.
 const ROOM_KEPT: usize = 1 << 20;
@@ -64,6 +66,7 @@ struct Encoded {
     /// A retraction: the key's row is removed.
     tombstone: bool,
     token: usize,
+    mark: Option<Mark>,
 }
 
 impl Lanes {
@@ -92,7 +95,7 @@ impl Lanes {
         &mut self,
         encoder: &BatchEncoder<'_>,
         (batch, row): (&Batch, usize),
-        token: usize,
+        (token, mark): (usize, Option<Mark>),
         bytes_max: usize,
     ) -> usize {
         self.scratch.clear();
@@ -102,7 +105,7 @@ impl Lanes {
         if !tombstone {
             encoder.value(row, &mut self.scratch);
         }
-        let bytes = self.scratch.len() + MESSAGE_OVERHEAD;
+        let bytes = self.scratch.len() + overhead(mark);
         if bytes > bytes_max {
             return bytes;
         }
@@ -124,6 +127,7 @@ impl Lanes {
             end: place(self.scratch.len()),
             tombstone,
             token,
+            mark,
         });
         lane.bytes.extend_from_slice(&self.scratch);
         self.bytes += self.scratch.len();
@@ -156,6 +160,7 @@ impl Lanes {
                 key: Some(&lane.bytes[row.key as usize..row.value as usize]),
                 value: (!row.tombstone).then_some(value),
                 token: row.token,
+                mark: row.mark,
             }
         })
     }
@@ -207,8 +212,13 @@ impl Lanes {
 impl Encoded {
     /// What it takes in a request, at most.
     fn bytes(&self) -> usize {
-        (self.end - self.key) as usize + MESSAGE_OVERHEAD
+        (self.end - self.key) as usize + overhead(self.mark)
     }
+}
+
+/// What a message takes in a request beside key and value.
+fn overhead(mark: Option<Mark>) -> usize {
+    MESSAGE_OVERHEAD + mark.map_or(0, |_| MARK_OVERHEAD)
 }
 
 #[cfg(test)]
@@ -235,10 +245,10 @@ mod tests {
         let encoder = format.of(&batch);
         let mut lanes = Lanes::new(1, Partitioner::Murmur2);
         for row in 0..10 {
-            assert!(lanes.push(&encoder, (&batch, row), row, 1000) < 1000);
+            assert!(lanes.push(&encoder, (&batch, row), (row, None), 1000) < 1000);
         }
         assert!(
-            lanes.push(&encoder, (&batch, 0), 10, 100) > 100,
+            lanes.push(&encoder, (&batch, 0), (10, None), 100) > 100,
             "too large"
         );
         let mut tokens = Vec::new();

@@ -134,6 +134,20 @@ pub(super) struct Outgoing<'a> {
     pub(super) value: Option<&'a [u8]>,
     /// Given back with its delivery report.
     pub(super) token: usize,
+    /// Its headers, if it has any.
+    pub(super) mark: Option<Mark>,
+}
+
+/// Where a row stands, as its headers tell: a reader that keeps the greatest (epoch, seq) of each
+/// partition and shard knows what it has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The epoch.
+    pub(super) epoch: u64,
+    /// The shard of the row's key.
+    pub(super) shard: u32,
+    /// How many rows of this shard stand before it in the epoch.
+    pub(super) seq: u32,
 }
 
 /// What became of a message.

@@ -6,7 +6,8 @@
 //! | `reference` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic, at least once |
 //! | `transactions`, `committer`, `routes` | the same exactly once |
-//! | `progress` | which epochs are committed |
+//! | `recorder` | tells how far sinks have come that write at least once |
+//! | `progress` | which epochs are written, as it is told |
 //! | `bindings` | the binding log as a topic |
 //! | `own_topic` | topics that the job makes for itself |
 //! | `sample` | a look at a topic's newest records |
@@ -35,6 +36,7 @@ mod partitioner;
 mod patience;
 mod progress;
 mod reader;
+mod recorder;
 mod reference;
 mod routes;
 mod sample;
@@ -57,6 +59,7 @@ pub use client::Connection;
 pub use error::Error;
 pub use lag::Lag;
 pub use progress::{Progress, ProgressRecord, read_progress};
+pub use recorder::{Recorder, RecorderOptions, Watched};
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
 pub use scan::{Scan, Scanned};

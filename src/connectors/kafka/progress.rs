@@ -1,7 +1,7 @@
 //! How far each sink has come, by shard: records of a compacted topic, written in the transactions
-//! of the rows that they tell of.
+//! of the rows that they tell of or, at-least-once, after those rows.
 //!
-//! It is apart from `transactions` because it is a durable format, which other parts read as well.
+//! It is apart from `transactions` and `recorder` because it is a durable format, which other parts read as well.
 //!
 //! # Invariants
 //! * The progress of a shard is the greatest epoch of all records that cover it. So it does not
@@ -89,6 +89,13 @@ impl Progress {
     pub fn records(&self) -> impl Iterator<Item = (&str, &ProgressRecord)> {
         let all = self.sinks.iter();
         all.flat_map(|(sink, records)| records.iter().map(move |record| (&**sink, record)))
+    }
+
+    /// Adds what another topic says.
+    pub fn merge(&mut self, other: Self) {
+        for (sink, mut records) in other.sinks {
+            self.sinks.entry(sink).or_default().append(&mut records);
+        }
     }
 
     /// Takes one record of the topic: a later one of the same sink and shards replaces it.

@@ -130,7 +130,9 @@ impl Routes {
         let mut pushed = 0;
         for row in rows {
             let bytes_max = route.message_bytes_max;
-            let mut bytes = route.lanes.push(&encoder, (batch, row), token, bytes_max);
+            let mut bytes = route
+                .lanes
+                .push(&encoder, (batch, row), (token, None), bytes_max);
             let mut letter = None;
             while bytes > bytes_max {
                 let (batch, row) = letter.as_ref().map_or((batch, row), |letter| (letter, 0));
@@ -143,7 +145,9 @@ impl Routes {
                     break;
                 };
                 let encoder = options.format.of(&shorter);
-                bytes = route.lanes.push(&encoder, (&shorter, 0), token, bytes_max);
+                bytes = route
+                    .lanes
+                    .push(&encoder, (&shorter, 0), (token, None), bytes_max);
                 letter = Some(shorter);
             }
             pushed += bytes.min(bytes_max);
@@ -180,6 +184,7 @@ impl Routes {
             key: Some(key),
             value: Some(value),
             token: BESIDE,
+            mark: None,
         };
         let dealt = producer.produce(topic, 0, [message].into_iter(), &mut self.refused);
         self.in_flight += dealt;

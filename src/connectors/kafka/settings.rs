@@ -62,6 +62,10 @@ const PRODUCER: &[(&str, &str)] = &[
     ("queue.buffering.max.messages", "1000000"),
 ];
 
+/// The size of messages that the job makes for itself, at most: a few names and numbers, far below
+/// what any topic takes.
+pub(super) const SMALL_MESSAGE_BYTES_MAX: usize = 100_000;
+
 /// Settings for writing that are not the user's.
 const PRODUCER_OWNED: &[(&str, &str)] = &[
     // A row is written when all in-sync replicas have it, and stands in the topic in order.

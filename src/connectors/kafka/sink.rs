@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use deltajoin_workers::batch::Batch;
+use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Sink, Stop, reason};
 use deltajoin_workers::queue::Waker;
 use tracing::warn;
@@ -82,14 +83,15 @@ impl Destination {
         }))
     }
 
-    /// A sink to this topic, for one worker.
+    /// A sink to this topic, for one worker. With `numbering`, rows have headers that tell where
+    /// they stand among those of their shard, the same whenever they are written.
     ///
     /// # Errors
     /// If a client cannot be made.
-    pub fn open(self: &Arc<Self>) -> Result<KafkaSink, Error> {
+    pub fn open(self: &Arc<Self>, numbering: Option<Ownership>) -> Result<KafkaSink, Error> {
         let topic = &self.options.topic;
         let shared = Arc::new(Shared::default());
-        let mut writer = Writer::new(Arc::clone(self), Arc::clone(&shared))?;
+        let mut writer = Writer::new(Arc::clone(self), Arc::clone(&shared), numbering)?;
         let poll = writer.handle();
         let fail = Arc::clone(&self.options.fail);
         let thread = std::thread::Builder::new()
@@ -107,8 +109,8 @@ impl Destination {
 /// What a worker asks of the writer.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Write these rows.
-    Rows(Batch),
+    /// Write these rows of this epoch.
+    Rows(u64, Batch),
     /// The rows of this epoch are all there.
     Close(u64),
 }
@@ -190,9 +192,9 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    fn write(&mut self, _epoch: u64, rows: Batch) {
+    fn write(&mut self, epoch: u64, rows: Batch) {
         if !rows.is_empty() {
-            self.give(Command::Rows(rows));
+            self.give(Command::Rows(epoch, rows));
         }
     }
 

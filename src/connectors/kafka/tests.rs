@@ -64,6 +64,7 @@ fn produce(topic: &KafkaTopic, partition: i32, values: &[Option<&[u8]>]) {
         key: Some(b"key"),
         value: *value,
         token,
+        mark: None,
     });
     let mut refused = Vec::new();
     assert_eq!(
@@ -138,7 +139,7 @@ fn read_to_end(topic: &KafkaTopic) -> Vec<Block> {
 fn sink(options: SinkOptions) -> KafkaSink {
     Destination::connect(options, &Stop::default())
         .unwrap()
-        .open()
+        .open(None)
         .unwrap()
 }
 
@@ -212,6 +213,7 @@ fn what_finds_no_room_is_told_and_nothing_waits_at_the_end() {
         key: None,
         value: Some(b"value"),
         token,
+        mark: None,
     };
     let mut refused = Vec::new();
     assert_eq!(
@@ -450,6 +452,7 @@ fn a_reference_topic_is_complete_and_then_followed() {
             key: Some(key.as_bytes()),
             value: Some(value.as_bytes()),
             token: 0,
+            mark: None,
         };
         producer.produce(&native, 0, [message].into_iter(), &mut Vec::new());
         let mut reported = false;

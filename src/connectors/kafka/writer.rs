@@ -6,7 +6,7 @@
 //! # Invariants
 //! * A row leaves the ledger when it is acknowledged or was told to `on_rejected`, never otherwise.
 //! * Rows of a partition are produced in the order in which they were given, but for those that
-//!   the broker refused together and that are sent again one by one.
+//!   the broker refused together and that are sent again one by one. Those have no headers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deltajoin_workers::batch::Batch;
+use deltajoin_workers::key::{Ownership, key_group};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::codec::Format;
@@ -21,7 +22,7 @@ use crate::connectors::kafka::ffi::{Handle, Producer, Topic};
 use crate::connectors::kafka::fit::shortened;
 use crate::connectors::kafka::lanes::Lanes;
 use crate::connectors::kafka::ledger::Ledger;
-use crate::connectors::kafka::messages::Report;
+use crate::connectors::kafka::messages::{Mark, Report};
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::sink::{Command, Destination, Shared};
 use crate::connectors::kafka::{Error, settings};
@@ -46,6 +47,8 @@ pub(super) struct Writer {
     producer: Producer,
     /// The most that is given to the producer at a time, for one partition.
     request_bytes: usize,
+    /// Counts rows, if they are to have headers.
+    numbering: Option<Numbering>,
     delivery: Delivery,
     patience: Patience,
 }
@@ -66,7 +69,11 @@ struct Delivery {
 }
 
 impl Writer {
-    pub(super) fn new(destination: Arc<Destination>, shared: Arc<Shared>) -> Result<Self, Error> {
+    pub(super) fn new(
+        destination: Arc<Destination>,
+        shared: Arc<Shared>,
+        numbering: Option<Ownership>,
+    ) -> Result<Self, Error> {
         let options = &destination.options;
         let topic = &options.topic;
         let config = settings::producer(topic, destination.message_bytes_max)?;
@@ -77,6 +84,7 @@ impl Writer {
             topic: producer.topic(&topic.topic).map_err(failed)?,
             producer,
             request_bytes: request_bytes(destination.message_bytes_max),
+            numbering: numbering.map(Numbering::new),
             delivery: Delivery {
                 lanes: Lanes::new(destination.partitions, options.partitioner),
                 ledger: Ledger::default(),
@@ -111,7 +119,7 @@ impl Writer {
             let idle = commands.is_empty();
             for command in commands.drain(..) {
                 match command {
-                    Command::Rows(rows) => self.write(rows)?,
+                    Command::Rows(epoch, rows) => self.write(epoch, rows)?,
                     Command::Close(epoch) => self.delivery.ledger.close(epoch),
                 }
             }
@@ -126,15 +134,19 @@ impl Writer {
         self.shared.stopping.load(Ordering::Relaxed)
     }
 
-    fn write(&mut self, batch: Batch) -> Result<(), Error> {
+    fn write(&mut self, epoch: u64, batch: Batch) -> Result<(), Error> {
         let first = self.delivery.ledger.push(batch.clone());
         let destination = Arc::clone(&self.destination);
         let bytes_max = destination.message_bytes_max;
         let encoder = destination.options.format.of(&batch);
         let mut too_large = Vec::new();
         for row in 0..batch.len() {
+            let high = batch.keys().high()[row];
+            let mark = self.numbering.as_mut();
+            let mark = mark.map(|numbering| numbering.next(epoch, high));
             let lanes = &mut self.delivery.lanes;
-            if lanes.push(&encoder, (&batch, row), first + row, bytes_max) > bytes_max {
+            let bytes = lanes.push(&encoder, (&batch, row), (first + row, mark), bytes_max);
+            if bytes > bytes_max {
                 too_large.push(first + row);
             }
             if lanes.bytes() > WAITING_BYTES_MAX {
@@ -157,9 +169,11 @@ impl Writer {
             let messages = delivery.lanes.request(partition, self.request_bytes);
             let number = number(partition);
             let refused = &mut delivery.refused;
-            let dealt = self
-                .producer
-                .produce(&self.topic, number, messages, refused);
+            let producer = &mut self.producer;
+            let dealt = match self.numbering {
+                None => producer.produce(&self.topic, number, messages, refused),
+                Some(_) => producer.produce_marked(&self.topic, number, messages, refused),
+            };
             delivery.given(partition, dealt);
         }
         self.check()
@@ -229,7 +243,8 @@ impl Writer {
             self.wait_for_all()?;
             let encoder = destination.options.format.of(&batch);
             let lanes = &mut self.delivery.lanes;
-            let bytes = lanes.push(&encoder, (&batch, row), token, bytes_max);
+            // Rows behind it may be there already: a reader that goes by marks must not drop it.
+            let bytes = lanes.push(&encoder, (&batch, row), (token, None), bytes_max);
             if bytes <= bytes_max {
                 let suspects = self.delivery.suspects.len();
                 self.wait_for_all()?;
@@ -259,6 +274,40 @@ impl Writer {
         let rejected = options.too_large(self.delivery.ledger.row(token), bytes);
         (options.on_rejected)(rejected);
         self.delivery.ledger.acknowledge(token);
+    }
+}
+
+/// Counts the rows of each shard in an epoch: the same for any number of workers, and on every
+/// repeat, because a shard's rows come in one order, and all of an epoch or none.
+#[derive(Debug)]
+struct Numbering {
+    ownership: Ownership,
+    epoch: u64,
+    /// For each shard, how many rows of the epoch have come.
+    counts: Vec<u32>,
+}
+
+impl Numbering {
+    fn new(ownership: Ownership) -> Self {
+        Self {
+            counts: vec![0; ownership.shards()],
+            ownership,
+            epoch: 0,
+        }
+    }
+
+    /// The mark of the next row, by its key.
+    fn next(&mut self, epoch: u64, high: u64) -> Mark {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.counts.fill(0);
+        }
+        let shard = self.ownership.shard(key_group(high));
+        let count = &mut self.counts[shard];
+        let seq = *count;
+        *count += 1;
+        let shard = u32::try_from(shard).expect("there are at most 1024");
+        Mark { epoch, shard, seq }
     }
 }
 

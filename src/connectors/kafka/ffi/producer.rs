@@ -8,7 +8,8 @@
 //! * A topic is destroyed before the client, of which it holds a share.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::io::Write;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,10 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka_sys as sys;
 use rdkafka_sys::types::{RDKafkaRespErr, RDKafkaType};
+use rdkafka_sys::{rd_kafka_vtype_t as Kind, rd_kafka_vu_s__bindgen_ty_1 as Value};
 
 use crate::connectors::kafka::ffi::{Handle, NativeTopic, Owned, outcome, text};
-use crate::connectors::kafka::messages::{Outgoing, Problems, TransactionFault};
+use crate::connectors::kafka::messages::{Mark, Outgoing, Problems, TransactionFault};
 
 /// A producer.
 pub(in crate::connectors::kafka) struct Producer {
@@ -116,6 +118,44 @@ impl Producer {
         dealt
     }
 
+    /// The same as `produce`, with headers: a call for each message, because that of many messages
+    /// takes no headers.
+    pub(in crate::connectors::kafka) fn produce_marked<'a>(
+        &mut self,
+        topic: &Topic,
+        partition: i32,
+        messages: impl Iterator<Item = Outgoing<'a>>,
+        refused: &mut Vec<(usize, RDKafkaErrorCode)>,
+    ) -> usize {
+        let mut dealt = 0;
+        for message in messages {
+            let digits = message.mark.map(Digits::of);
+            let values = values(topic, partition, &message, digits.as_ref());
+            let count = if digits.is_some() {
+                values.len()
+            } else {
+                values.len() - HEADERS.len()
+            };
+            // SAFETY: the client is alive, and `values` has `count` values or more. They point to
+            // the topic, and to bytes that are borrowed until after the call; with F_COPY
+            // librdkafka only reads those, and only during the call. The error is ours.
+            let answer = unsafe {
+                answer(sys::rd_kafka_produceva(
+                    self.client(),
+                    values.as_ptr(),
+                    count,
+                ))
+            };
+            match answer.map_err(|fault| fault.code) {
+                Ok(()) => {}
+                Err(RDKafkaErrorCode::QueueFull) => break,
+                Err(code) => refused.push((message.token, code)),
+            }
+            dealt += 1;
+        }
+        dealt
+    }
+
     /// Forgets what is not delivered, so that the producer can be dropped without waiting.
     pub(in crate::connectors::kafka) fn purge(&self) {
         let flags = 1 | 2; // RD_KAFKA_PURGE_F_QUEUE, RD_KAFKA_PURGE_F_INFLIGHT: C macros
@@ -177,6 +217,75 @@ impl Producer {
     fn client(&self) -> *mut sys::rd_kafka_t {
         self.handle.client.native_ptr()
     }
+}
+
+/// The headers of a mark, in the order in which they are written.
+const HEADERS: [&CStr; 3] = [c"epoch", c"shard", c"seq"];
+
+/// The numbers of a mark as digits.
+struct Digits {
+    text: [u8; 60],
+    ends: [usize; HEADERS.len()],
+}
+
+impl Digits {
+    fn of(mark: Mark) -> Self {
+        let mut text = [0; 60];
+        let mut ends = [0; HEADERS.len()];
+        let mut rest = &mut text[..];
+        let numbers = [mark.epoch, mark.shard.into(), mark.seq.into()];
+        for (number, end) in numbers.into_iter().zip(&mut ends) {
+            write!(rest, "{number}").expect("a number has 20 digits at most");
+            *end = 60 - rest.len();
+        }
+        Self { text, ends }
+    }
+
+    /// The digits of the header of this index.
+    fn get(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[start..self.ends[index]]
+    }
+}
+
+/// What `rd_kafka_produceva` is told of a message; headers stand last. They point to what `topic`,
+/// `message` and `digits` hold.
+fn values(
+    topic: &Topic,
+    partition: i32,
+    message: &Outgoing<'_>,
+    digits: Option<&Digits>,
+) -> [sys::rd_kafka_vu_t; 6 + HEADERS.len()] {
+    let value = |vtype, u| sys::rd_kafka_vu_t { vtype, u };
+    let memory = |bytes: Option<&[u8]>| Value {
+        mem: sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+            ptr: bytes.map_or(ptr::null_mut(), |bytes| bytes.as_ptr().cast_mut().cast()),
+            size: bytes.map_or(0, <[u8]>::len),
+        },
+    };
+    let header = |index: usize| {
+        let digits = digits.map(|digits| digits.get(index));
+        let header = sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 {
+            name: HEADERS[index].as_ptr(),
+            val: digits.map_or(ptr::null(), |digits| digits.as_ptr().cast()),
+            size: digits.map_or(0, |digits| digits.len().cast_signed()),
+        };
+        value(Kind::RD_KAFKA_VTYPE_HEADER, Value { header })
+    };
+    let rkt = topic.native.pointer.as_ptr();
+    let token = message.token as *mut c_void;
+    let flags = sys::RD_KAFKA_MSG_F_COPY;
+    [
+        value(Kind::RD_KAFKA_VTYPE_RKT, Value { rkt }),
+        value(Kind::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition }),
+        value(Kind::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: flags }),
+        value(Kind::RD_KAFKA_VTYPE_KEY, memory(message.key)),
+        value(Kind::RD_KAFKA_VTYPE_VALUE, memory(message.value)),
+        value(Kind::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: token }),
+        header(0),
+        header(1),
+        header(2),
+    ]
 }
 
 fn milliseconds(timeout: Duration) -> c_int {

@@ -1,0 +1,123 @@
+//! At-least-once jobs as a user runs them: killed, started again with other workers. What they
+//! repeat, their headers tell.
+
+use std::collections::BTreeMap;
+
+use deltajoin::generate::reference_csv;
+use deltajoin_testkit::{Broker, Job, Signal, TopicRecord};
+
+use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
+use crate::stops::{kill, pid_of};
+use crate::stream::{Stream, million};
+use crate::topics::{Tail, differences};
+
+/// A job that joins a million events in small epochs, so that most of its kills cut one.
+fn at_least_once(setup: Setup, stream: &Stream) -> Setup {
+    setup
+        .set("[sinks]", "delivery", quoted("at-least-once"))
+        .set("dead_letters", "delivery", quoted("at-least-once"))
+        .set("limits", "shards", "16")
+        .set("events", "topic", quoted(stream.topic))
+        .set("limits", "max_in_flight_bytes", quoted("2MB"))
+        .reference(&reference_csv(&stream.options))
+}
+
+fn start(setup: &Setup, threads: usize, arguments: &[&str]) -> Job {
+    let threads = format!("cluster.threads={threads}");
+    setup.start(&[&["--set", &threads], arguments].concat())
+}
+
+fn number(record: &TopicRecord, name: &str) -> u64 {
+    let mut headers = record.headers.iter();
+    let header = headers.find(|(header, _)| header == name);
+    let (_, value) = header.unwrap_or_else(|| panic!("no header {name:?}: {record:?}"));
+    let text = String::from_utf8(value.clone().expect("a header has a value"));
+    text.expect("text").parse().expect("a number")
+}
+
+/// Reads as a user would who wants each row once: what is no greater than the greatest (epoch, seq)
+/// of its partition and shard was there before. Then each expected row must have come, once.
+/// Returns how many rows were dropped.
+fn assert_once_by_headers(broker: &Broker, topic: &str, stream: &Stream) -> u64 {
+    let mut audit = stream.expected.audit();
+    let mut greatest = BTreeMap::new();
+    let mut dropped = 0;
+    broker.read(topic, |record| {
+        let place = (record.partition, number(&record, "shard"));
+        let mark = (number(&record, "epoch"), number(&record, "seq"));
+        // Epochs are times: the first row of a place is greater.
+        let known = greatest.entry(place).or_insert((0, 0));
+        if *known >= mark {
+            dropped += 1;
+            return;
+        }
+        *known = mark;
+        audit.row(&record.value.expect("a result has a value"));
+    });
+    let found = audit.finish();
+    assert!(found.is_clean(), "{found:#?}");
+    dropped
+}
+
+#[test]
+fn a_reader_that_goes_by_headers_holds_each_row_of_a_killed_job_once() {
+    let (broker, stream) = (Broker::shared(), million());
+    let setup = at_least_once(Setup::new(broker, "often"), stream);
+    let tail = Tail::new(broker, &setup.joined());
+    for (threads, rows) in [(1, 1), (2, 20_000), (4, 60_000), (1, 100_000), (3, 150_000)] {
+        let mut job = start(&setup, threads, &[]);
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        job.kill();
+        let outcome = job.wait(LIMIT);
+        assert_eq!(outcome.code(), None, "{}", outcome.stderr.join("\n"));
+        assert_no_errors(&outcome.stderr);
+    }
+    let outcome = start(&setup, 2, &["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+    assert_no_errors(&outcome.stderr);
+    let dropped = assert_once_by_headers(broker, &setup.joined(), stream);
+    assert!(dropped > 0, "no kill has cut anything");
+    let found = differences(broker, &setup.joined(), &stream.expected);
+    assert_eq!((found.missing, found.wrong), (0, 0), "{found:#?}");
+
+    // After a clean stop nothing is repeated, whatever the delivery is from then on.
+    for delivery in ["at-least-once", "exactly-once"] {
+        let setting = format!("dead_letters.delivery={delivery}");
+        let again = ["--until-end", "--set", &setting];
+        start(&setup, 4, &again).wait(LIMIT).assert_code(0);
+        let repeated = assert_once_by_headers(broker, &setup.joined(), stream);
+        assert_eq!(repeated, dropped);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_by_headers_holds_each_row_once_through_clusters_of_any_size() {
+    let (broker, stream) = (Broker::shared(), million());
+    broker.create_topic("often-cluster-joined", 4, &[]);
+    broker.create_topic("often-cluster-dead", 1, &[]);
+    let tail = Tail::new(broker, "often-cluster-joined");
+    let setup = |processes: usize| {
+        let setup = Setup::without_topics(broker, "often-cluster").processes(processes);
+        at_least_once(setup, stream)
+    };
+    for (processes, killed, rows) in [(2, 1, 10_000), (3, 0, 50_000), (2, 0, 100_000)] {
+        let setup = setup(processes);
+        let mut job = setup.start_live();
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        let started = format!("started a process process={killed}");
+        kill(&pid_of(&job.wait_for_line(&started, LIMIT)));
+        job.wait_for_line("restarting all processes", LIMIT);
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        job.signal(Signal::Terminate);
+        job.wait(LIMIT).assert_code(0);
+    }
+    let outcome = setup(3).start(&["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+    assert_once_by_headers(broker, "often-cluster-joined", stream);
+}
