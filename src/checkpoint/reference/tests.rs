@@ -48,7 +48,8 @@ fn a_table_is_text_and_is_read_back() {
         [1,0,1,{"id":0,"name":null}]
         [1,10,1,{"id":1,"name":"name 1"}]
         [1,20,1,{"id":2,"name":"name 2"}]
-    "#]].assert_eq(&String::from_utf8(read(&folder, &entry.name)).unwrap());
+    "#]]
+    .assert_eq(&String::from_utf8(read(&folder, &entry.name)).unwrap());
     let back = read_reference(&store, &entry, schema()).unwrap();
     assert_eq!(texts(&back), texts(&table));
 }
