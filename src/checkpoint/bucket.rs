@@ -73,7 +73,12 @@ impl Bucket {
             client,
             prefix,
         };
-        let has = |name: &str| options.environment.iter().any(|(known, _)| known == name);
+        let has = |name: &str| {
+            options
+                .environment
+                .iter()
+                .any(|(known, value)| known == name && !value.is_empty())
+        };
         if !CREDENTIALS.iter().any(|name| has(name)) {
             bucket.ask_for_credentials()?;
         }
@@ -108,7 +113,11 @@ fn client(bucket: &str, options: &Options) -> Result<AmazonS3, Error> {
         .with_pool_idle_timeout(IDLE_MAX);
     let mut builder = AmazonS3Builder::new().with_client_options(client);
     let mut plain = false;
-    for (name, value) in &options.environment {
+    let set = options
+        .environment
+        .iter()
+        .filter(|(_, value)| !value.is_empty());
+    for (name, value) in set {
         let key = name.to_ascii_lowercase();
         let Some(key) = key.strip_prefix("aws_").and_then(|_| key.parse().ok()) else {
             continue;

@@ -68,8 +68,8 @@ pub fn garbage(objects: &[Object], manifests: &[Manifest], generation: u64) -> V
 /// Deletes what `generation` may delete; returns how many objects that were.
 ///
 /// # Errors
-/// If the store cannot be read, or an object not be deleted. What was deleted before is gone, and
-/// the rest is for the next time.
+/// If the store cannot be read, or an object not be deleted. The rest is for later: at the latest
+/// for the next generation.
 pub fn clean(store: &Store, generation: u64) -> Result<usize, Error> {
     // Objects first: what is put after this look is not in it.
     let objects = store.list()?;

@@ -92,7 +92,7 @@ impl<K: Key> Input<'_, K> {
             let Some(piece) = self.pieces.next() else {
                 return Ok(None);
             };
-            let keys = K::keys(&piece?).expect("all runs have one width").to_vec();
+            let keys = K::keys(piece?).expect("all runs have one width");
             self.keys = keys.into_iter();
         }
     }

@@ -329,7 +329,8 @@ impl Store {
                     reason,
                 });
             }
-            warn!(location = %self.location, %reason, "could not {action} {name:?}; will try again");
+            let location = &self.location;
+            warn!(%location, %reason, "could not {action} {name:?}; will try again");
             self.wait(pause)?;
             pause = PAUSE_MAX.min(2 * pause);
         }

@@ -3,9 +3,9 @@
 //! | part | content, all numbers little-endian |
 //! |---|---|
 //! | header, 16 bytes | `DJKEYRUN`, version `u32`, bytes of a key `u32` (8 or 16) |
-//! | blocks | keys in strictly ascending order, `u64` or `u128`; those of a block are of one key group, at most 65,536 |
+//! | blocks | keys, strictly ascending, `u64` or `u128`; in each at most 65,536 of one key group |
 //! | index, 14 bytes a block | key group `u16`, keys `u32`, xxh3-64 of the block `u64` |
-//! | footer, 40 bytes | blocks `u64`, keys `u64`, checksum `u64`, bytes of a key `u32`, version `u32`, `DJKEYRUN` |
+//! | footer, 40 bytes | blocks, keys, checksum `u64`; bytes of a key, version `u32`; `DJKEYRUN` |
 //!
 //! The checksum is the xxh3-64 of header, index, and the numbers of blocks and keys, so it covers
 //! every byte by way of the checksums of blocks; the manifest repeats it. A reader begins at the
@@ -81,7 +81,7 @@ pub(super) trait Key: Copy + Ord {
     /// Keys as a run.
     fn run(keys: Vec<Self>) -> KeyRun;
     /// The keys of a run of this width.
-    fn keys(run: &KeyRun) -> Option<&[Self]>;
+    fn keys(run: KeyRun) -> Option<Vec<Self>>;
 }
 
 impl Key for u64 {
@@ -104,7 +104,7 @@ impl Key for u64 {
         KeyRun::Narrow(keys)
     }
 
-    fn keys(run: &KeyRun) -> Option<&[Self]> {
+    fn keys(run: KeyRun) -> Option<Vec<Self>> {
         match run {
             KeyRun::Narrow(keys) => Some(keys),
             KeyRun::Wide(_) => None,
@@ -132,7 +132,7 @@ impl Key for u128 {
         KeyRun::Wide(keys)
     }
 
-    fn keys(run: &KeyRun) -> Option<&[Self]> {
+    fn keys(run: KeyRun) -> Option<Vec<Self>> {
         match run {
             KeyRun::Wide(keys) => Some(keys),
             KeyRun::Narrow(_) => None,
@@ -163,12 +163,12 @@ impl Groups {
 
     /// What is in both ranges.
     #[must_use]
-    pub fn common(self, other: Self) -> Option<Self> {
-        let common = Self {
+    pub fn overlap(self, other: Self) -> Option<Self> {
+        let overlap = Self {
             first: self.first.max(other.first),
             last: self.last.min(other.last),
         };
-        (common.first <= common.last).then_some(common)
+        (overlap.first <= overlap.last).then_some(overlap)
     }
 
     /// Whether a key group is in the range.

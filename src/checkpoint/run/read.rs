@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
     /// The part of the run that is in these key groups, as a manifest may name it; none if it has
     /// no keys there.
     pub fn restrict(&self, groups: Groups) -> Option<RunEntry> {
-        let groups = groups.common(self.entry.groups())?;
+        let groups = groups.overlap(self.entry.groups())?;
         let blocks = self.tail.blocks.iter();
         let inside = blocks.filter(|block| groups.contains(block.group));
         let (mut keys, mut first, mut last) = (0, None, None);
@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
     /// The same in pieces of this size, or of one block.
     pub(in crate::checkpoint) fn pieces(&self, groups: Groups, bytes: u64) -> Pieces<'_> {
         let blocks = &self.tail.blocks;
-        let range = match groups.common(self.entry.groups()) {
+        let range = match groups.overlap(self.entry.groups()) {
             Some(Groups { first, last }) => {
                 blocks.partition_point(|block| block.group < first)
                     ..blocks.partition_point(|block| block.group <= last)
