@@ -31,6 +31,8 @@ needs libssl-dev pkg-config --exists openssl
 needs default-jre-headless java_17
 needs maven command -v mvn
 needs openssl command -v openssl
+# Others fetch moto, which speaks S3, with pip, and run it.
+needs python3-venv python3 -c "import ensurepip, venv"
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

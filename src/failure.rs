@@ -10,6 +10,7 @@
 use std::fmt;
 
 use crate::bindings;
+use crate::checkpoint;
 use crate::cluster;
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -139,6 +140,17 @@ impl From<bindings::Error> for Failure {
             primary: error.to_string(),
             detail: error.detail(),
             hint: error.hint(),
+        }
+    }
+}
+
+impl From<checkpoint::Error> for Failure {
+    fn from(error: checkpoint::Error) -> Self {
+        Self {
+            code: error.exit_code(),
+            primary: error.to_string(),
+            detail: error.detail(),
+            hint: error.hint().map(str::to_owned),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! * `cli`: one file a subcommand. `process`: makes a process of a job, the composition root.
 //! * `audit`: recomputes a job's result, apart from it, and compares.
 //! * `config`: the settings. `codec`: rows to JSON and back. `connectors`: Kafka and files.
-//! * `bindings`: the log of what each epoch is made of.
+//! * `bindings`: the log of what each epoch is made of. `checkpoint`: the state at one epoch.
 //! * `cluster`: the mesh between processes, and their supervisor.
 //! * `telemetry`: logs, progress, status. `failure`, `error`: how a process ends.
 //! * `generate`: the events of the example.
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod process;
 
 pub mod bindings;
+pub mod checkpoint;
 pub mod cluster;
 pub mod codec;
 pub mod config;

@@ -6,9 +6,10 @@
 //!
 //! # Layout
 //! * `broker`: Apache Kafka, fetched once by Maven, started for one test binary.
+//! * `bucket`: a server that speaks S3, fetched once by pip, started for one test binary.
 //! * `read`: topics, read by Kafka's own console consumer or by librdkafka.
 //! * `job`: the `deltajoin` binary as a process under test.
-//! * `process`, `reaper`, `ports`, `wait`: what these are made of.
+//! * `process`, `reaper`, `ports`, `cache`, `wait`: what these are made of.
 //!
 //! # Invariants
 //! * Every process that the kit starts ends with the test process, however that one ends.
@@ -22,6 +23,8 @@
 )]
 
 mod broker;
+mod bucket;
+mod cache;
 mod job;
 mod ports;
 mod process;
@@ -30,6 +33,7 @@ mod reaper;
 mod wait;
 
 pub use broker::{Broker, Login};
+pub use bucket::BucketServer;
 pub use job::{Job, Outcome};
 pub use ports::free_ports;
 pub use process::{Process, Signal, Usage};

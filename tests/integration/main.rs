@@ -8,6 +8,8 @@
 )]
 
 mod audit;
+#[cfg(feature = "s3")]
+mod buckets;
 mod case;
 mod configuration;
 mod fault;

@@ -9,6 +9,7 @@
 //! # Invariants
 //! * A fault names the file and the line; all faults are reported at once.
 
+mod arrows;
 mod broken;
 mod source;
 
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use deltajoin::config::{self, Sources};
 
+use crate::tidy::arrows::ARROWS;
 use crate::tidy::source::{code, identifiers, numbered, paths, without_tests};
 
 /// Lines of a file: one sitting's reading.
@@ -38,84 +40,6 @@ const PINS: [&str; 2] = [
     "timely = \"=0.32.0\"",
     "differential-dataflow = \"=0.26.0\"",
 ];
-
-/// What a part of the shell may import: other parts of the shell, then modules of the core.
-struct Arrow {
-    part: &'static str,
-    shell: &'static [&'static str],
-    core: &'static [&'static str],
-}
-
-/// The arrows between the parts, from the command line inwards. `*` stands for every module.
-const ARROWS: [Arrow; 14] = [
-    arrow("main", &["cli"], &[]),
-    arrow("lib", &[], &[]),
-    arrow(
-        "cli",
-        &[
-            "audit",
-            "process",
-            "cluster",
-            "config",
-            "connectors",
-            "demo",
-            "error",
-            "failure",
-            "generate",
-            "telemetry",
-        ],
-        &["dataflow", "ports"],
-    ),
-    // Nothing of the operators: an audit must not share the job's mistakes.
-    arrow(
-        "audit",
-        &["codec", "config", "connectors", "failure"],
-        &["batch", "ports", "queue", "schema"],
-    ),
-    arrow(
-        "process",
-        &[
-            "bindings",
-            "cluster",
-            "codec",
-            "config",
-            "connectors",
-            "error",
-            "failure",
-            "telemetry",
-        ],
-        &["*"],
-    ),
-    arrow(
-        "connectors",
-        &["bindings", "codec", "config"],
-        &["batch", "bindings", "key", "ports", "queue", "schema"],
-    ),
-    arrow(
-        "bindings",
-        &["codec", "error"],
-        &["batch", "bindings", "ports", "queue", "schema"],
-    ),
-    arrow("cluster", &["error"], &["ports"]),
-    arrow("telemetry", &["config", "error"], &["ports"]),
-    arrow("codec", &[], &["batch", "ports", "schema"]),
-    arrow("config", &[], &["schema"]),
-    arrow(
-        "failure",
-        &["bindings", "cluster", "connectors", "error"],
-        &[],
-    ),
-    arrow("error", &[], &[]),
-    arrow("generate", &["codec", "config"], &["ports"]),
-];
-
-const fn arrow(
-    part: &'static str,
-    shell: &'static [&'static str],
-    core: &'static [&'static str],
-) -> Arrow {
-    Arrow { part, shell, core }
-}
 
 /// The outside world comes in by ports.
 const FORBIDDEN_IN_CORE: [&str; 9] = [

@@ -11,6 +11,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cache::cache_folder;
+
 /// The version of everything here; also in the folder's name.
 const VERSION: &str = "4.1.0";
 
@@ -49,7 +51,6 @@ const ATTEMPTS: usize = 3;
 /// If Maven is missing or fails.
 pub(super) fn jars() -> PathBuf {
     let cache = cache_folder();
-    fs::create_dir_all(&cache).expect("the cache folder can be made");
     let folder = cache.join(format!("kafka-{VERSION}"));
     let lock_path = cache.join(format!("kafka-{VERSION}.lock"));
     let lock = File::create(&lock_path).expect("the cache folder can be written to");
@@ -59,15 +60,6 @@ pub(super) fn jars() -> PathBuf {
         fetch(&cache, &folder);
     }
     folder
-}
-
-fn cache_folder() -> PathBuf {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = named("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(named("HOME")?).join(".cache")));
-    cache
-        .expect("XDG_CACHE_HOME or HOME is set")
-        .join("deltajoin")
 }
 
 fn fetch(cache: &Path, folder: &Path) {

@@ -1,0 +1,55 @@
+//! Checkpoints: the state at one epoch as objects in a folder or a bucket, for the next start.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `store` | objects by name; waits and tries again |
+//! | `folder`, `bucket` | the two kinds of store |
+//! | `layout` | the names of objects |
+//! | `run` | keys in order, by key group |
+//! | `reference` | the reference table |
+//! | `sealed` | text with a checksum |
+//! | `manifest` | what a checkpoint is made of; which one is the newest |
+//! | `merge` | many runs into one |
+//! | `clean` | what nobody needs |
+//! | `shared` | whether all hosts see the same location |
+//! | `inspect` | every byte of all checkpoints |
+//! | `error` | how it fails, and with which exit code |
+//!
+//! The formats of the objects stand in `run`, `reference`, `sealed` and `manifest`. It is apart
+//! from the connectors because no row passes here, and a restart depends on it alone.
+//!
+//! # Invariants
+//! * An object is never changed; only a manifest gives it a meaning.
+//! * Every byte is under a checksum, and every object has a version.
+//! * What is damaged, missing or of another version is an error that names it, never skipped.
+
+#[cfg(feature = "s3")]
+mod bucket;
+mod clean;
+mod error;
+mod folder;
+mod inspect;
+mod layout;
+mod manifest;
+mod merge;
+mod reference;
+mod run;
+mod sealed;
+mod shared;
+mod store;
+#[cfg(test)]
+mod testing;
+
+pub use clean::{clean, garbage};
+pub use error::{Action, Error};
+pub use inspect::{Verified, verify_all};
+pub use layout::run_name;
+pub use manifest::{
+    Checkpoint, LogPosition, Manifest, Newest, list, newest, newest_below, put_manifest,
+};
+pub use merge::{Merging, RUNS_MAX, merge, next_merge};
+pub use reference::{ReferenceEntry, read_reference, write_reference};
+pub use run::{Groups, KeyRun, Pieces, Run, RunEntry, encode, write_run};
+use sealed::hex;
+pub use shared::{check_nonce, write_nonce};
+pub use store::{Object, Options, Put, Store, Writer};
