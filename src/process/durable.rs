@@ -31,6 +31,7 @@ use deltajoin_workers::schema::Schema;
 use crate::bindings::{self, Appender, Marker, MarkerId, TransactionalId};
 use crate::codec::reference_schema;
 use crate::config::{Config, Delivery, EventSource, KafkaTopic, Target};
+use crate::connectors::file::JsonLines;
 use crate::connectors::kafka::{
     BindingTopic, Destination, Error, Fail, Progress, Recorder, TransactionOptions, Transactions,
     read_progress,
@@ -61,6 +62,11 @@ pub(super) struct Durable {
     recorders: Vec<Recorder>,
     progress: Progress,
     ownership: Ownership,
+}
+
+/// Whether the job goes on where it has ended. The textbook engine keeps no bindings.
+pub(super) fn goes_on(process: &Process) -> bool {
+    Settings::of(&process.config).is_some() && process.engine != Engine::Textbook
 }
 
 /// What the configuration says of it.
@@ -398,6 +404,14 @@ impl Durable {
         let committed = self.progress.of_shards(name, shards.clone());
         let ownership = self.ownership.clone();
         Ok(Box::new(Skipping::new(sink, ownership, shards, committed)))
+    }
+
+    /// A sink to a file, on worker 0, which gets what it does not have: all epochs after `written`.
+    pub(super) fn file(&self, sink: JsonLines, written: u64) -> Box<dyn Sink + Send> {
+        let shards = self.ownership.shards();
+        let ownership = self.ownership.clone();
+        let committed = vec![written; shards];
+        Box::new(Skipping::new(sink, ownership, 0..shards, committed))
     }
 
     /// Commits and records how far sinks have come, now that all rows are written.

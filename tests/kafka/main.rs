@@ -12,6 +12,7 @@
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
+//! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
@@ -31,6 +32,7 @@ mod audit;
 mod bindings;
 mod broker;
 mod exactly_once;
+mod files;
 mod outage;
 mod poison;
 mod reference;

@@ -8,11 +8,13 @@
 //! * The id is taken once, at `connect`; a producer that loses it never takes it back.
 //! * A row is visible to readers of committed records if and only if the progress of its epoch is.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use deltajoin_workers::batch::Batch;
 use deltajoin_workers::ports::Stop;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
@@ -74,6 +76,47 @@ pub(super) struct Port {
     pub(super) sink: String,
     pub(super) shards: Range<usize>,
     pub(super) shared: Arc<Shared>,
+}
+
+/// A port, and what has come through it.
+pub(super) struct Opened {
+    pub(super) port: Port,
+    pub(super) route: usize,
+    /// Rows of the epoch that is not closed.
+    pub(super) rows: Vec<Batch>,
+    /// Closed epochs with rows that no transaction has taken yet.
+    pub(super) waiting: VecDeque<(u64, Vec<Batch>)>,
+    /// The last epoch that the open transaction has all rows of.
+    pub(super) closed: u64,
+    /// Whether the open transaction has rows from here.
+    pub(super) in_transaction: bool,
+    /// The progress that is committed.
+    pub(super) recorded: u64,
+    /// The progress that the open transaction commits.
+    pub(super) recording: u64,
+}
+
+impl Opened {
+    /// A port through which nothing has come.
+    pub(super) fn new(port: Port, route: usize) -> Self {
+        Self {
+            port,
+            route,
+            rows: Vec::new(),
+            waiting: VecDeque::new(),
+            closed: 0,
+            in_transaction: false,
+            recorded: 0,
+            recording: 0,
+        }
+    }
+
+    /// The last epoch of which all rows are committed, once the open transaction is.
+    pub(super) fn epoch(&self) -> u64 {
+        // Epochs without rows may have been counted as written without coming here.
+        self.closed
+            .max(self.port.shared.written().saturating_sub(1))
+    }
 }
 
 impl Registered {
