@@ -57,7 +57,6 @@ pub struct TransactionOptions {
 
 /// The transactions of a process at one cluster.
 pub struct Transactions {
-    brokers: String,
     poll: Handle,
     registered: Arc<Registered>,
     thread: Option<JoinHandle<()>>,
@@ -150,7 +149,6 @@ impl Transactions {
             .spawn(move || committer.run())
             .map_err(|error| Error::failed(&topic, &format!("no thread for it: {error}")))?;
         Ok(Self {
-            brokers: topic.brokers,
             poll,
             registered,
             thread: Some(thread),
@@ -184,18 +182,17 @@ impl Drop for Transactions {
 
 impl Destination {
     /// A sink to this topic for one worker, which owns these shards: its rows are committed
-    /// together with those of all sinks that are opened in the same transactions.
+    /// together with those of all sinks that are opened in the same transactions. The topic must be
+    /// at the cluster of the transactions.
     ///
     /// # Panics
-    /// If the topic is at another cluster, or the worker owns no shard.
+    /// If the worker owns no shard.
     pub fn open_in(
         self: &Arc<Self>,
         transactions: &Transactions,
         sink: &str,
         shards: Range<usize>,
     ) -> KafkaSink {
-        let brokers = &self.options.topic.brokers;
-        assert_eq!(brokers, &transactions.brokers, "a cluster has one producer");
         assert!(!shards.is_empty(), "a worker owns a shard at least");
         let shared = Arc::new(Shared::default());
         let registered = &transactions.registered;
