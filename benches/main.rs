@@ -79,6 +79,8 @@ fn configuration(
         .collect();
     let (brokers, addresses) = (broker.bootstrap(), addresses.join(", "));
     let folder = folder.display();
+    let delivery = std::env::var("BENCH_DELIVERY");
+    let delivery = delivery.unwrap_or_else(|_| "at-least-once".to_owned());
     let text = format!(
         r#"job = "bench-{output}"
 [events]
@@ -101,10 +103,12 @@ on = {{ geographical_location_oid = "geographical_location_oid" }}
 type = "kafka"
 brokers = "{brokers}"
 topic = "{output}"
+delivery = "{delivery}"
 [dead_letters]
 type = "kafka"
 brokers = "{brokers}"
 topic = "dead"
+delivery = "{delivery}"
 [cluster]
 processes = {processes}
 addresses = [{addresses}]

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::config::address::is_address;
+use crate::config::address::{brokers, is_address};
 use crate::config::fault::Faults;
 use crate::config::section::Sections;
 use crate::config::walk::Section;
@@ -52,8 +52,16 @@ fn exactly_once(sections: &Sections, faults: &mut Faults) {
             "A file of events is read once; set delivery = \"at-least-once\".",
         );
     }
-    let mut all = outputs().filter(promised);
-    if all.any(|section| section.text("brokers") != first.text("brokers")) {
+    let cluster = |section: &Section| -> BTreeSet<String> {
+        let all = section.text("brokers").into_iter().flat_map(brokers);
+        all.map(str::to_owned).collect()
+    };
+    let elsewhere = |section: &Section| {
+        let (own, others) = (cluster(section), cluster(first));
+        // Lists that share a broker are of one cluster.
+        !own.is_empty() && !others.is_empty() && own.is_disjoint(&others)
+    };
+    if outputs().filter(promised).any(elsewhere) {
         refuse(
             "exactly-once sinks at several Kafka clusters are not built yet",
             "Name the same \"brokers\" in all of them, or set delivery = \"at-least-once\".",

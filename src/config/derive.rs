@@ -1,4 +1,5 @@
-//! Defaults that follow from other settings: the names of sinks, and the whole of the dead letters.
+//! Defaults that follow from other settings: names and deliveries of sinks, and the whole of the
+//! dead letters.
 //!
 //! They are apart from `default.toml`, which holds values only. They are put into the tree before
 //! the walk, so that they are checked and shown like all others.
@@ -12,16 +13,22 @@ use std::path::Path;
 use crate::config::settings::Table;
 use crate::config::tree::{Entry, Node, Origin, Value};
 
+const AT_LEAST_ONCE: &str = "at-least-once";
+
 /// Puts derived defaults into the tree.
 pub(super) fn derive(tree: &mut Node) {
     let Value::Table(entries) = &mut tree.value else {
         return;
     };
+    let promised = promised(entries);
     if let Some(sinks) = child(entries, "sinks")
         && let Value::List(sinks) = &mut sinks.value
     {
         for sink in sinks {
             name_sink(sink);
+            if type_of(sink, "sinks") == Some("kafka") {
+                fill(sink, "delivery", promised.clone());
+            }
         }
     }
     let sinks = entries.iter().find(|entry| entry.name == "sinks");
@@ -37,8 +44,18 @@ pub(super) fn derive(tree: &mut Node) {
     }
 }
 
+/// What is promised unless something else is written: exactly-once, if events can be read again.
+fn promised(entries: &[Entry]) -> Value {
+    let events = entries.iter().find(|entry| entry.name == "events");
+    let delivery = match events.map(|entry| type_of(&entry.node, "events")) {
+        Some(Some("kafka")) => "exactly-once",
+        _ => AT_LEAST_ONCE,
+    };
+    Value::Text(delivery.to_owned())
+}
+
 fn name_sink(sink: &mut Node) {
-    let name = match type_of_sink(sink) {
+    let name = match type_of(sink, "sinks") {
         Some("kafka") => sink.get("topic").and_then(Node::text).map(str::to_owned),
         Some("jsonl") => sink
             .get("path")
@@ -56,7 +73,7 @@ fn address_dead_letters(dead_letters: &mut Node, sinks: &[Node]) {
     let first = |type_name| {
         sinks
             .iter()
-            .find(|sink| type_of_sink(sink) == Some(type_name))
+            .find(|sink| type_of(sink, "sinks") == Some(type_name))
     };
     let (kafka, lines) = (first("kafka"), first("jsonl"));
     let type_name = match kafka {
@@ -91,19 +108,23 @@ fn address_dead_letters(dead_letters: &mut Node, sinks: &[Node]) {
     }
     if dead_letters.get("type").and_then(Node::text) == Some("kafka") {
         fill(dead_letters, "kafka", Value::Table(Vec::new()));
-        let delivery = kafka.and_then(|sink| sink.get("delivery"));
+        // Another cluster has no part in the transactions of this one.
+        let brokers = |node: &Node| Some(node.get("brokers")?.text()?.to_owned());
+        let beside = kafka.filter(|sink| brokers(sink) == brokers(dead_letters));
+        let delivery = beside.and_then(|sink| sink.get("delivery"));
         let delivery = delivery.map_or_else(
-            || Value::Text("at-least-once".to_owned()),
+            || Value::Text(AT_LEAST_ONCE.to_owned()),
             |delivery| delivery.value.clone(),
         );
         fill(dead_letters, "delivery", delivery);
     }
 }
 
-fn type_of_sink(sink: &Node) -> Option<&str> {
-    let table = Table::find("sinks").expect("sinks are in the list of tables");
+/// The type of what one of the tables of this name describes.
+fn type_of<'a>(node: &'a Node, table: &str) -> Option<&'a str> {
+    let table = Table::find(table).expect("it is in the list of tables");
     let default = || table.setting("type")?.default_in(table);
-    sink.get("type").or_else(default)?.text()
+    node.get("type").or_else(default)?.text()
 }
 
 fn child<'a>(entries: &'a mut [Entry], name: &str) -> Option<&'a mut Node> {

@@ -267,6 +267,16 @@ pub struct Telemetry {
     pub status_file: Option<PathBuf>,
 }
 
+/// The files that tell how far the file of rows at `path` has come: the one that is read, and the
+/// one that is written first and then takes its place.
+pub fn progress_files(path: &Path) -> [PathBuf; 2] {
+    [".progress", ".progress.new"].map(|ending| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(ending);
+        name.into()
+    })
+}
+
 /// Where one process tells its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusFile {

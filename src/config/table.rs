@@ -293,9 +293,14 @@ static SINKS: &[Setting] = &[
     Setting::new("topic", Topic, "The topic to write.")
         .required()
         .only_for("kafka"),
-    Setting::new("path", Text, "The file to write.")
-        .required()
-        .only_for("jsonl"),
+    Setting::new(
+        "path",
+        Text,
+        "The file to write. If events are read from Kafka, the file named so with `.progress` \
+         behind it tells how far it has come: leave the two together.",
+    )
+    .required()
+    .only_for("jsonl"),
     Setting::new("format", OneOf(&["json"]), "Each row is a JSON object.").only_for("kafka"),
     Setting::new(
         "envelope",
@@ -307,8 +312,12 @@ static SINKS: &[Setting] = &[
     Setting::new(
         "delivery",
         OneOf(&["exactly-once", "at-least-once"]),
-        "Whether a reader can see a row twice after a failure.",
+        "Whether a reader can see a row twice after a failure. With `exactly-once`, one that reads \
+         `read_committed` does not, and rows come at every `commit_interval`; all such sinks are at \
+         one cluster. With `at-least-once` rows come at once, about a second of them may come again \
+         after a crash, and their headers `epoch`, `shard` and `seq` tell which.",
     )
+    .derived("`\"exactly-once\"` if events are read from Kafka, else `\"at-least-once\"`")
     .only_for("kafka"),
     Setting::new(
         "commit_interval",
@@ -345,9 +354,11 @@ static DEAD_LETTERS: &[Setting] = &[
     Setting::new(
         "delivery",
         OneOf(&["exactly-once", "at-least-once"]),
-        "As in `[[sinks]]`.",
+        "As in `[[sinks]]`, but without headers: the key tells where the record stands.",
     )
-    .derived("what the first Kafka sink has")
+    .derived(
+        "what the first Kafka sink has if it is at the same `brokers`, else `\"at-least-once\"`",
+    )
     .only_for("kafka"),
     Setting::new(
         "commit_interval",

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::config::address::brokers;
 use crate::config::fault::Faults;
 use crate::config::identity::{FileIdentity, plain};
-use crate::config::model::StatusFile;
+use crate::config::model::{StatusFile, progress_files};
 use crate::config::section::Sections;
 use crate::config::tree::Origin;
 use crate::config::walk::Section;
@@ -86,8 +86,9 @@ fn uses<'a>(sections: &'a Sections, configuration: &Path) -> Vec<Use<'a>> {
         for section in sections.all(name) {
             let header = section.table.header();
             let reads = ["events", "reference"].contains(&name);
-            uses.extend(Place::of(section).map(|place| Use {
-                places: vec![place],
+            let places = Place::of(section, reads);
+            uses.extend(places.map(|places| Use {
+                places,
                 origin: section.place(&["topic", "path"]),
                 read_as: reads.then(|| format!("which {header} reads")),
                 who: match section.text("name") {
@@ -146,16 +147,21 @@ impl Place {
         Self::File(path.to_owned(), FileIdentity::of(path))
     }
 
-    fn of(section: &Section) -> Option<Self> {
+    /// What a section reads or writes; beside a file that is written stands its progress.
+    fn of(section: &Section, reads: bool) -> Option<Vec<Self>> {
         if let Some(path) = section.path("path") {
-            return Some(Self::file(&path));
+            let mut places = vec![Self::file(&path)];
+            if !reads {
+                places.extend(progress_files(&path).map(|path| Self::file(&path)));
+            }
+            return Some(places);
         }
-        Some(Self::Topic {
+        Some(vec![Self::Topic {
             brokers: brokers(section.text("brokers")?)
                 .map(str::to_owned)
                 .collect(),
             topic: section.text("topic")?.to_owned(),
-        })
+        }])
     }
 
     /// Clusters that share a broker are one.

@@ -18,19 +18,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, BindingLog, Ends, Replay};
 use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::key::Ownership;
-use deltajoin_workers::ports::{Clock, ReferenceBlock, Sink, Stop};
+use deltajoin_workers::ports::{ReferenceBlock, Sink, Stop};
 use deltajoin_workers::queue::Sender;
-use deltajoin_workers::schema::Schema;
 
-use crate::bindings::{self, Appender, Marker, MarkerId, TransactionalId};
+use crate::bindings::{self, Appender, Marker};
 use crate::codec::reference_schema;
-use crate::config::{Config, Delivery, EventSource, KafkaTopic, Target};
+use crate::config::{Delivery, KafkaTopic};
+use crate::connectors::file::JsonLines;
 use crate::connectors::kafka::{
     BindingTopic, Destination, Error, Fail, Progress, Recorder, TransactionOptions, Transactions,
     read_progress,
@@ -38,6 +37,7 @@ use crate::connectors::kafka::{
 use crate::failure::Failure;
 use crate::process::inputs::{Inputs, kafka_fatal};
 use crate::process::outputs::DEAD_LETTERS;
+use crate::process::promises::Settings;
 use crate::process::recording::{self, NewestBound, Noting};
 use crate::process::skipping::Skipping;
 use crate::process::{Process, REFERENCE_BYTES_MAX, changes};
@@ -63,132 +63,9 @@ pub(super) struct Durable {
     ownership: Ownership,
 }
 
-/// What the configuration says of it.
-pub(super) struct Settings<'a> {
-    pub(super) config: &'a Config,
-    bindings: KafkaTopic,
-    /// The topic of progress at each cluster with a Kafka sink.
-    pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
-    /// By cluster, the sinks that write at least once.
-    pub(super) at_least_once: BTreeMap<&'a str, Vec<&'a str>>,
-    exactly_once: Option<ExactlyOnce>,
-}
-
-/// What the exactly-once sinks of a job have in common.
-struct ExactlyOnce {
-    progress: KafkaTopic,
-    commit_interval: Duration,
-}
-
-impl<'a> Settings<'a> {
-    /// None if nothing can outlive a restart: a file of events is read once.
-    fn of(config: &'a Config) -> Option<Self> {
-        let EventSource::Kafka { topic: events, .. } = &config.events.source else {
-            return None;
-        };
-        let own = |like: &KafkaTopic, suffix| KafkaTopic {
-            topic: format!("{}.{suffix}", config.job),
-            ..like.clone()
-        };
-        let mut settings = Self {
-            config,
-            bindings: own(events, "bindings"),
-            progress: BTreeMap::new(),
-            at_least_once: BTreeMap::new(),
-            exactly_once: None,
-        };
-        let sinks = config.sinks.iter();
-        let sinks = sinks.map(|sink| (&*sink.name, &sink.target));
-        for (name, target) in sinks.chain([(DEAD_LETTERS, &config.dead_letters)]) {
-            let Target::Kafka {
-                topic, delivery, ..
-            } = target
-            else {
-                continue;
-            };
-            let progress = settings.progress.entry(&topic.brokers);
-            let progress = progress.or_insert_with(|| own(topic, "progress"));
-            match delivery {
-                Delivery::AtLeastOnce => {
-                    let sinks = settings.at_least_once.entry(&topic.brokers);
-                    sinks.or_default().push(name);
-                }
-                Delivery::ExactlyOnce { commit_interval } => {
-                    let known = settings.exactly_once.get_or_insert_with(|| ExactlyOnce {
-                        progress: progress.clone(),
-                        commit_interval: *commit_interval,
-                    });
-                    known.commit_interval = known.commit_interval.min(*commit_interval);
-                }
-            }
-        }
-        Some(settings)
-    }
-
-    fn replicas(&self) -> u16 {
-        self.config.limits.topic_replication
-    }
-
-    /// The transactional id of one of the job's processes.
-    fn transactional_id(&self, process: usize) -> String {
-        format!("{}-{process}", self.config.job)
-    }
-
-    /// The marker of a new generation.
-    fn marker(&self, clock: &WallClock) -> Marker {
-        let processes = 0..self.config.cluster.processes;
-        let producers = self.exactly_once.iter().flat_map(|exactly_once| {
-            processes.clone().map(|process| TransactionalId {
-                brokers: exactly_once.progress.brokers.clone(),
-                id: self.transactional_id(process),
-            })
-        });
-        Marker {
-            id: MarkerId::random(),
-            started_ms: clock.now_ms(),
-            holder: holder(),
-            settings: lasting(self.config),
-            producers: producers.collect(),
-        }
-    }
-}
-
-/// This process, for people.
-fn holder() -> String {
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy();
-    format!("process {} on {host}", std::process::id())
-}
-
-/// Settings that must not change as long as the job goes on from its bindings: what was bound and
-/// committed is told in their terms.
-fn lasting(config: &Config) -> BTreeMap<String, String> {
-    let events = match &config.events.source {
-        EventSource::Kafka { topic, .. } => topic.topic.clone(),
-        EventSource::File { path } => path.display().to_string(),
-    };
-    let all = |schema: &Schema| columns(schema, 0..schema.columns.len());
-    let key = |schema: &Schema| columns(schema, schema.key.iter().copied());
-    let (events_schema, reference) = (&config.events.schema, &config.reference.schema);
-    let settings = [
-        ("events.topic", events),
-        ("events.key", key(events_schema)),
-        ("reference.key", key(reference)),
-        ("reference.columns", all(reference)),
-        ("limits.shards", config.limits.shards.to_string()),
-    ];
-    let settings = settings.into_iter();
-    settings
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
-}
-
-fn columns(schema: &Schema, indexes: impl IntoIterator<Item = usize>) -> String {
-    let columns = indexes.into_iter().map(|index| {
-        let column = &schema.columns[index];
-        format!("{}: {}", column.name, column.column_type)
-    });
-    columns.collect::<Vec<_>>().join(", ")
+/// Whether the job goes on where it has ended. The textbook engine keeps no bindings.
+pub(super) fn goes_on(process: &Process) -> bool {
+    Settings::of(&process.config).is_some() && process.engine != Engine::Textbook
 }
 
 /// A process of a job that does not know yet where it goes on.
@@ -400,6 +277,14 @@ impl Durable {
         Ok(Box::new(Skipping::new(sink, ownership, shards, committed)))
     }
 
+    /// A sink to a file, on worker 0, which gets what it does not have: all epochs after `written`.
+    pub(super) fn file(&self, sink: JsonLines, written: u64) -> Box<dyn Sink + Send> {
+        let shards = self.ownership.shards();
+        let ownership = self.ownership.clone();
+        let committed = vec![written; shards];
+        Box::new(Skipping::new(sink, ownership, 0..shards, committed))
+    }
+
     /// Commits and records how far sinks have come, now that all rows are written.
     pub(super) fn end(self) {
         drop(self.transactions);
@@ -413,7 +298,10 @@ fn fence_earlier<'a>(
     earlier: impl Iterator<Item = &'a Marker>,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let processes = 0..settings.config.cluster.processes;
+    let processes = match settings.exactly_once {
+        Some(_) => 0..settings.config.cluster.processes,
+        None => 0..0,
+    };
     let used: Vec<_> = processes
         .map(|process| settings.transactional_id(process))
         .collect();

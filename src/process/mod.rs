@@ -9,6 +9,7 @@
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `changes` | the reference as it differs from what is bound |
 //! | `durable` | what earlier generations have bound and written; `never_durable` without Kafka |
+//! | `promises` | what the configuration says of that |
 //! | `recording` | how far sinks have come that write at least once |
 //! | `outputs` | sinks and dead letters, for each worker |
 //! | `skipping` | what a sink has committed before is not written again |
@@ -29,6 +30,8 @@ mod durable;
 mod inputs;
 mod outputs;
 mod plan;
+#[cfg(feature = "kafka")]
+mod promises;
 #[cfg(feature = "kafka")]
 mod recording;
 #[cfg(feature = "kafka")]

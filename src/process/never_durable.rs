@@ -5,13 +5,19 @@
 use std::sync::Arc;
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
-use deltajoin_workers::ports::ReferenceBlock;
+use deltajoin_workers::ports::{ReferenceBlock, Sink};
 use deltajoin_workers::queue::Sender;
 
+use crate::connectors::file::JsonLines;
 use crate::failure::Failure;
 use crate::process::Process;
 use crate::process::inputs::Inputs;
 use crate::telemetry::{Monitor, WallClock};
+
+/// Whether the job goes on where it has ended.
+pub(super) fn goes_on(_: &Process) -> bool {
+    false
+}
 
 /// There is none.
 pub(super) enum Durable {}
@@ -46,6 +52,10 @@ impl Durable {
         &self,
         _: Sender<ReferenceBlock>,
     ) -> Result<Sender<ReferenceBlock>, Failure> {
+        match *self {}
+    }
+
+    pub(super) fn file(&self, _: JsonLines, _: u64) -> Box<dyn Sink + Send> {
         match *self {}
     }
 

@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //! * A Kafka sink is written by every worker; a file by worker 0 alone.
+//! * A file of a job that goes on keeps its rows.
 //! * A row that a topic cannot take becomes a dead letter: the sinks of a process share one
 //!   collector, and whichever of them looks next passes on what it holds.
 
@@ -20,7 +21,7 @@ use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
-use crate::process::durable::Durable;
+use crate::process::durable::{self, Durable};
 #[cfg(feature = "kafka")]
 use crate::process::inputs::kafka_fatal;
 #[cfg(not(feature = "kafka"))]
@@ -57,7 +58,7 @@ enum Output {
     Kafka(Arc<kafka::Destination>, Delivery),
 }
 
-/// A file to be written, which is emptied only when the job begins.
+/// A file to be written, from which nothing is taken before the job begins.
 struct OutputFile {
     reserved: file::Reserved,
     format: Format,
@@ -74,19 +75,21 @@ impl Outputs {
     pub(super) fn connect(process: &Process, rejected: Rejected) -> Result<Self, Failure> {
         let Process { config, .. } = process;
         let results = config.sinks.iter().map(|sink| {
-            let output = connect(process, &sink.target, false, &rejected)?;
+            let output = connect(process, &sink.name, &sink.target, &rejected)?;
             Ok((sink.name.clone(), output))
         });
         Ok(Self {
             results: results.collect::<Result<_, Failure>>()?,
-            dead_letters: connect(process, &config.dead_letters, true, &rejected)?,
+            dead_letters: connect(process, DEAD_LETTERS, &config.dead_letters, &rejected)?,
             rejected,
         })
     }
 
     /// The last epoch that a file has; 0 when none.
     pub(super) fn written(&self) -> u64 {
-        0
+        let results = self.results.iter().map(|(_, output)| output);
+        let outputs = results.chain([&self.dead_letters]);
+        outputs.map(Output::written).max().unwrap_or(0)
     }
 
     /// What one worker of the job writes to; a file is given to the first.
@@ -114,6 +117,17 @@ impl Outputs {
 }
 
 impl Output {
+    fn written(&self) -> u64 {
+        match self {
+            Self::File(file) => {
+                let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.as_ref().map_or(0, |file| file.reserved.written())
+            }
+            #[cfg(feature = "kafka")]
+            Self::Kafka(..) => 0,
+        }
+    }
+
     fn single_writer(&self) -> bool {
         matches!(self, Self::File(_))
     }
@@ -125,12 +139,17 @@ impl Output {
         durable: Option<&Durable>,
     ) -> Result<Option<Box<dyn Sink + Send>>, Failure> {
         #[cfg(not(feature = "kafka"))]
-        let _ = (name, durable);
+        let _ = name;
         match self {
             Self::File(file) if worker == 0 => {
                 let file = file.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let sink = file.map(OutputFile::start).transpose()?;
-                Ok(sink.map(|sink| Box::new(sink) as _))
+                let Some(file) = file else { return Ok(None) };
+                let written = file.reserved.written();
+                let sink = file.start()?;
+                Ok(Some(match durable {
+                    Some(durable) => durable.file(sink, written),
+                    None => Box::new(sink),
+                }))
             }
             Self::File(_) => Ok(None),
             #[cfg(feature = "kafka")]
@@ -144,11 +163,11 @@ impl Output {
 
 fn connect(
     process: &Process,
+    name: &str,
     target: &Target,
-    dead_letters: bool,
     rejected: &Rejected,
 ) -> Result<Output, Failure> {
-    let format = if dead_letters {
+    let format = if name == DEAD_LETTERS {
         Format::DeadLetters
     } else {
         Format::rows(&plan::joined_schema(&process.config))
@@ -158,13 +177,18 @@ fn connect(
         Target::JsonLines { path } => {
             let fatal: file::Fatal = Arc::new(move |error| fatal(&error.into()));
             let inputs = process.config.input_files();
-            let reserved = (process.index == 0).then(|| file::Reserved::open(path, &inputs));
-            let file = reserved.transpose()?.map(|reserved| OutputFile {
+            if process.index > 0 {
+                return Ok(Output::File(Mutex::new(None)));
+            }
+            let mut reserved = file::Reserved::open(path, &inputs)?;
+            if durable::goes_on(process) {
+                reserved = reserved.go_on(&process.config.job, name)?;
+            }
+            Ok(Output::File(Mutex::new(Some(OutputFile {
                 reserved,
                 format,
                 fatal,
-            });
-            Ok(Output::File(Mutex::new(file)))
+            }))))
         }
         #[cfg(feature = "kafka")]
         Target::Kafka {
@@ -177,6 +201,7 @@ fn connect(
                 partitioner: *partitioner,
                 format,
                 on_rejected: collect(&plan::source_name(&process.config), rejected),
+                letter_of: letter_of(&plan::source_name(&process.config)),
                 fail: kafka_fatal(fatal),
             };
             let destination = kafka::Destination::connect(options, &process.stop)?;
@@ -190,15 +215,31 @@ fn connect(
     }
 }
 
-/// Makes dead letters of rows that a topic cannot take.
+/// Collects dead letters of rows that a topic cannot take.
 #[cfg(feature = "kafka")]
 fn collect(source_name: &Arc<str>, rejected: &Rejected) -> kafka::OnRejected {
     let (source_name, rejected) = (Arc::clone(source_name), Arc::clone(rejected));
     Arc::new(move |row: kafka::Rejected| {
-        let error = format!("sink topic {:?}: {}", row.topic, row.error);
         let mut rejected = rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        rejected.push(&source_name, row.origin, None, row.reason, &error, &row.raw);
+        add_letter(&mut rejected, &source_name, &row);
     })
+}
+
+/// Makes a dead letter of such a row.
+#[cfg(feature = "kafka")]
+fn letter_of(source_name: &Arc<str>) -> kafka::LetterOf {
+    let source_name = Arc::clone(source_name);
+    Arc::new(move |row| {
+        let mut letters = DeadLetters::default();
+        add_letter(&mut letters, &source_name, row);
+        letters.finish()
+    })
+}
+
+#[cfg(feature = "kafka")]
+fn add_letter(letters: &mut DeadLetters, source_name: &str, row: &kafka::Rejected) {
+    let error = format!("sink topic {:?}: {}", row.topic, row.error);
+    letters.push(source_name, row.origin, None, row.reason, &error, &row.raw);
 }
 
 /// A sink of results that also passes on what was rejected. That of dead letters must not: behind
@@ -230,5 +271,9 @@ impl Sink for Passing {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .finish()
+    }
+
+    fn written_dead_letters(&mut self) -> u64 {
+        self.sink.written_dead_letters()
     }
 }

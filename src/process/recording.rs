@@ -14,7 +14,7 @@ use deltajoin_workers::queue::Waker;
 
 use crate::bindings::Appender;
 use crate::connectors::kafka::{Error, Fail, Progress, Recorder, RecorderOptions};
-use crate::process::durable::Settings;
+use crate::process::promises::Settings;
 use crate::telemetry::Monitor;
 
 /// The last epoch that is bound.

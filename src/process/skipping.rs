@@ -105,6 +105,10 @@ impl<S: Sink> Sink for Skipping<S> {
     fn rejected(&mut self) -> Batch {
         self.sink.rejected()
     }
+
+    fn written_dead_letters(&mut self) -> u64 {
+        self.sink.written_dead_letters()
+    }
 }
 
 #[cfg(test)]

@@ -223,3 +223,39 @@ fn a_setting_that_bindings_depend_on_cannot_change_and_the_running_job_is_left_a
     running.wait(LIMIT).assert_code(0);
     assert!(dead_letters(broker, &setup.dead()).is_empty());
 }
+
+#[test]
+fn a_row_that_no_message_can_hold_becomes_a_dead_letter_once_through_kills() {
+    const ROUNDS: i64 = 3_000;
+    let broker = Broker::shared();
+    broker.create_topic("bulky-once", 1, &[]);
+    let setup = Setup::without_topics(broker, "bulky-once")
+        .set("[sinks]", "delivery", quoted("exactly-once"))
+        .set("limits", "max_in_flight_bytes", quoted("1MB"))
+        .set("telemetry", "log", quoted("error"));
+    broker.create_topic(&setup.joined(), 4, &[("max.message.bytes", "2000")]);
+    broker.create_topic(&setup.dead(), 1, &[]);
+    let publisher = Publisher::new(broker, "bulky-once");
+    for round in 0..ROUNDS {
+        publisher.send(0, None, Some(&event(2 * round, 1)));
+        let large = String::from_utf8(event(2 * round + 1, 1)).unwrap();
+        let large = large.replace("bicycle", &"x".repeat(3_000));
+        publisher.send(0, None, Some(large.as_bytes()));
+    }
+    publisher.flush();
+    let tail = Tail::new(broker, &setup.joined());
+    for (threads, rows) in [(1, 1), (3, 500), (2, 1_000)] {
+        let mut job = start(&setup, threads, &[]);
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        job.kill();
+        job.wait(LIMIT);
+    }
+    let outcome = start(&setup, 2, &["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+    assert_eq!(names(broker, &setup).len() as i64, ROUNDS);
+    let letters = dead_letters(broker, &setup.dead());
+    let large: Vec<_> = (0..ROUNDS).map(|round| (0, 2 * round + 1)).collect();
+    assert_eq!(letters.into_keys().collect::<Vec<_>>(), large);
+}

@@ -13,6 +13,7 @@
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
+//! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
@@ -33,6 +34,7 @@ mod bindings;
 mod broker;
 mod chaos;
 mod exactly_once;
+mod files;
 mod outage;
 mod poison;
 mod reference;

@@ -25,6 +25,8 @@ pub(crate) struct Setup {
     name: String,
     processes: usize,
     tables: BTreeMap<&'static str, BTreeMap<&'static str, String>>,
+    /// More sinks, as TOML.
+    sinks: Vec<String>,
 }
 
 /// A TOML string.
@@ -49,6 +51,7 @@ impl Setup {
             name: name.to_owned(),
             processes: 1,
             tables: BTreeMap::new(),
+            sinks: Vec::new(),
         };
         let (joined, dead) = (setup.joined(), setup.dead());
         setup
@@ -106,6 +109,28 @@ impl Setup {
         let table = self.tables.entry(table).or_default();
         table.insert(key, value.into());
         self
+    }
+
+    /// Adds a sink; `settings` is TOML.
+    pub(crate) fn sink(mut self, settings: &str) -> Self {
+        self.sinks.push(settings.to_owned());
+        self
+    }
+
+    /// Writes results to a file, and to no topic.
+    pub(crate) fn rows_to(self, path: &str) -> Self {
+        self.file("[sinks]", path)
+    }
+
+    /// Writes dead letters to a file.
+    pub(crate) fn dead_letters_to(self, path: &str) -> Self {
+        self.file("dead_letters", path)
+    }
+
+    fn file(mut self, table: &'static str, path: &str) -> Self {
+        self.tables.remove(table);
+        self.set(table, "type", quoted("jsonl"))
+            .set(table, "path", quoted(path))
     }
 
     /// Puts the topics of these tables at a broker, where the job signs in so.
@@ -168,6 +193,9 @@ impl Setup {
             for (key, value) in settings {
                 text += &format!("{key} = {value}\n");
             }
+        }
+        for sink in &self.sinks {
+            text += &format!("\n[[sinks]]\n{sink}\n");
         }
         text
     }

@@ -110,7 +110,12 @@ impl Stream {
 
 /// Runs the job on so many processes, and compares everything that it says and writes.
 fn run(stream: &Stream, name: &str, processes: usize, arguments: &[&str]) -> Setup {
-    let setup = stream.setup(name).processes(processes);
+    let mut setup = stream.setup(name).processes(processes);
+    if arguments.contains(&"textbook") {
+        setup = setup
+            .set("[sinks]", "delivery", quoted("at-least-once"))
+            .set("dead_letters", "delivery", quoted("at-least-once"));
+    }
     let outcome = setup.run_until_end(arguments);
     stream.assert_summary(&outcome);
     stream.assert_dead_letters(&setup.dead());

@@ -105,6 +105,7 @@ fn destination(broker: &Broker, name: &str) -> (Arc<Destination>, Refused) {
         partitioner: Partitioner::KeyGroup,
         format: Format::rows(&schema()),
         on_rejected: Arc::new(move |row| seen.lock().unwrap().push(row.raw)),
+        letter_of: Arc::new(|row| panic!("there are no dead letters here: {row:?}")),
         fail: Arc::new(|error| panic!("at-least-once is not used: {error}")),
     };
     let destination = Destination::connect(options, &Stop::default()).unwrap();
@@ -377,13 +378,13 @@ fn a_broker_that_is_silent_or_dies_within_a_transaction_is_waited_for() {
 fn a_topic_that_would_forget_progress_is_refused() {
     let broker = Broker::shared();
     broker.create_topic("forgetful.progress", 1, &[]);
-    broker.create_topic("wide.progress", 2, &[("cleanup.policy", "compact")]);
+    broker.create_topic("too-wide.progress", 2, &[("cleanup.policy", "compact")]);
     for (job, detail) in [
         (
             "forgetful",
             "Its setting cleanup.policy is \"delete\", and must be \"compact\".",
         ),
-        ("wide", "It has 2 partitions, and needs 1."),
+        ("too-wide", "It has 2 partitions, and needs 1."),
     ] {
         let options = TransactionOptions {
             progress: progress_topic(broker, job),

@@ -72,6 +72,11 @@ pub trait Sink {
     fn rejected(&mut self) -> Batch {
         Batch::default()
     }
+
+    /// How many more of its rows have become dead letters that it has written itself.
+    fn written_dead_letters(&mut self) -> u64 {
+        0
+    }
 }
 
 /// The time of day. Only worker 0 asks it, to name epochs; and every worker, to tell latencies.

@@ -6,6 +6,7 @@
 //! | `lines` | the lines of a file, none held beyond a bound |
 //! | `source` | events |
 //! | `sink` | rows of closed epochs |
+//! | `progress` | which of them are in the file for good |
 //! | `bindings` | the binding log |
 //! | `reference`, `csv` | the reference table, checked as a whole |
 //! | `scan` | a file as it stands, for audits |
@@ -17,6 +18,7 @@
 mod bindings;
 mod csv;
 mod lines;
+mod progress;
 mod reference;
 mod scan;
 mod sink;
@@ -77,6 +79,42 @@ pub enum Error {
         /// The same file, as it is read.
         input: PathBuf,
     },
+    /// It has rows, and nothing tells whose.
+    #[error("file {path:?} is not empty, and nothing tells that its rows are this job's")]
+    Unrecorded {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It has the rows of another job or sink.
+    #[error("file {path:?} has the rows of sink {sink:?} of job {job:?}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The job.
+        job: String,
+        /// The sink.
+        sink: String,
+    },
+    /// Rows that were written are gone.
+    #[error("file {path:?} has {length} bytes, and {recorded} were written")]
+    Shorter {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        length: u64,
+        /// How many it had.
+        recorded: u64,
+    },
+    /// What tells how far it has come is damaged.
+    #[error("cannot read {beside:?}, which tells how far file {path:?} has come")]
+    Progress {
+        /// The file.
+        path: PathBuf,
+        /// The file beside it.
+        beside: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// It could be opened, but rows could not be added.
     #[error("could not write file {path:?}")]
     Write {
@@ -106,13 +144,14 @@ pub enum Error {
 impl Error {
     /// What is known beyond the message: the faults, each with its place.
     pub fn detail(&self) -> Option<String> {
-        let Self::Faults {
-            path,
-            faults,
-            count,
-        } = self
-        else {
-            return None;
+        let (path, faults, count) = match self {
+            Self::Faults {
+                path,
+                faults,
+                count,
+            } => (path, faults, count),
+            Self::Progress { reason, .. } => return Some(format!("The reason: {reason}.")),
+            _ => return None,
         };
         let mut detail = String::new();
         for fault in faults {
@@ -132,9 +171,16 @@ impl Error {
             Self::UnknownFormat { .. } => {
                 Some("Name it .csv (with a header), .jsonl or .ndjson (JSON lines).")
             }
-            Self::Locked { .. } | Self::Input { .. } => {
+            Self::Locked { .. } | Self::Input { .. } | Self::Foreign { .. } => {
                 Some("Give each job and sink a file of its own.")
             }
+            Self::Unrecorded { .. } => {
+                Some("Move it away, or name another: the job writes all of its rows.")
+            }
+            Self::Shorter { .. } | Self::Progress { .. } => Some(
+                "Put back what was there; or move it and its .progress away, and all rows are \
+                 written again.",
+            ),
             Self::Open { path, source } | Self::Create { path, source }
                 if source.kind() == io::ErrorKind::NotFound && path.is_relative() =>
             {
@@ -151,6 +197,10 @@ impl Error {
             | Self::Create { .. }
             | Self::Locked { .. }
             | Self::Input { .. }
+            | Self::Unrecorded { .. }
+            | Self::Foreign { .. }
+            | Self::Shorter { .. }
+            | Self::Progress { .. }
             | Self::UnknownFormat { .. }
             | Self::Faults { .. } => true,
             Self::Read { .. } | Self::Write { .. } => false,

@@ -1,38 +1,50 @@
 //! Rows of closed epochs to a file of JSON lines.
 //!
 //! A thread of its own encodes and writes, so that a slow disk slows no worker; it takes all
-//! epochs that wait at once, so that small epochs cost few calls. A start makes the file empty:
-//! results begin again from the start of the events, and the runs must not mix. Until then the
-//! file is only `Reserved`: a job that cannot start takes nothing away.
+//! epochs that wait at once, so that small epochs cost few calls. What a start does with the rows
+//! of earlier runs depends on the job: if it goes on, they stay, but for those that are not
+//! recorded, which are cut off and written again; if it begins again, the file is made empty, for
+//! runs must not mix. Until then the file is only `Reserved`: a job that cannot start takes nothing
+//! away.
 //!
 //! # Invariants
 //! * Rows of an epoch are written when it is closed, not before, and epochs in order.
-//! * An epoch counts as written when the system has its rows: they survive this process.
+//! * An epoch counts as written when its rows are sure to be in the file after a restart: when they
+//!   are on the disk and recorded, or, in a job that begins again, when the system has them.
 //! * One writer a file: an exclusive lock is held as long as the file is open.
+//! * Nothing is taken from a file that is not known to be this sink's, and as it was left.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use deltajoin_workers::batch::Batch;
 use deltajoin_workers::ports::Sink;
 use deltajoin_workers::queue::Waker;
+use tracing::info;
 
 use crate::codec::Format;
 use crate::config::FileIdentity;
+use crate::connectors::file::progress::Progress;
 use crate::connectors::file::{Error, Fatal};
 
 /// So much text is gathered before it is written: a large epoch is never held as text.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// How often the disk is waited for, and progress recorded, at most.
+const RECORD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A file that can be written, and that no other job writes; it still has what was in it.
 #[derive(Debug)]
 pub struct Reserved {
     file: File,
     path: PathBuf,
+    /// If the job goes on where it has ended, how far the file has come.
+    progress: Option<Progress>,
 }
 
 /// A file of JSON lines that takes the rows of one worker.
@@ -115,26 +127,94 @@ impl Reserved {
         Ok(Self {
             file,
             path: path.to_owned(),
+            progress: None,
         })
+    }
+
+    /// Lets the file keep the rows that are recorded as those of this sink. A pipe or a device
+    /// keeps nothing.
+    ///
+    /// # Errors
+    /// If the file is not as it was left, or has rows that are not known to be this sink's.
+    pub fn go_on(mut self, job: &str, sink: &str) -> Result<Self, Error> {
+        let path = || self.path.clone();
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|source| create_failed(&self.path, source))?;
+        if !metadata.is_file() {
+            return Ok(self);
+        }
+        let progress = match Progress::read(&self.path)? {
+            Some(progress) if (&*progress.job, &*progress.sink) != (job, sink) => {
+                return Err(Error::Foreign {
+                    path: path(),
+                    job: progress.job,
+                    sink: progress.sink,
+                });
+            }
+            Some(progress) if progress.length > metadata.len() => {
+                return Err(Error::Shorter {
+                    path: path(),
+                    length: metadata.len(),
+                    recorded: progress.length,
+                });
+            }
+            Some(progress) => progress,
+            None if metadata.len() > 0 => return Err(Error::Unrecorded { path: path() }),
+            None => Progress::new(job, sink),
+        };
+        self.progress = Some(progress);
+        Ok(self)
+    }
+
+    /// The last epoch of which the file keeps all rows; 0 when none.
+    pub fn written(&self) -> u64 {
+        self.progress.as_ref().map_or(0, |progress| progress.epoch)
+    }
+
+    /// Takes away what the file does not keep.
+    fn cut(&mut self) -> Result<(), Error> {
+        let failed = |source| create_failed(&self.path, source);
+        let length = self.file.metadata().map_err(failed)?;
+        // Devices and pipes have nothing to be taken away.
+        if !length.is_file() {
+            return Ok(());
+        }
+        let kept = self.progress.as_ref().map_or(0, |progress| progress.length);
+        self.file.set_len(kept).map_err(failed)?;
+        self.file.seek(SeekFrom::Start(kept)).map_err(failed)?;
+        let Some(progress) = &self.progress else {
+            return Ok(());
+        };
+        let (path, cut) = (self.path.display(), length.len() - kept);
+        if cut > 0 {
+            let bytes = cut;
+            info!(%path, bytes, "took out rows that were not recorded, to write them again");
+        }
+        // From here on the file is known to be this sink's.
+        progress.write(&self.path)
     }
 }
 
 impl JsonLines {
-    /// Makes the file empty and begins to write. If writing fails later, `fatal` is told, and
-    /// nothing counts as written any more.
-    pub fn start(reserved: Reserved, format: Format, fatal: Fatal) -> Result<Self, Error> {
-        let Reserved { file, path } = reserved;
-        let failed = |source| create_failed(&path, source);
-        // Devices and pipes have nothing to be taken away.
-        if file.metadata().map_err(failed)?.is_file() {
-            file.set_len(0).map_err(failed)?;
-        }
+    /// Takes away what the file does not keep and begins to write. If writing fails later, `fatal`
+    /// is told, and nothing counts as written any more.
+    pub fn start(mut reserved: Reserved, format: Format, fatal: Fatal) -> Result<Self, Error> {
+        reserved.cut()?;
+        let Reserved {
+            file,
+            path,
+            progress,
+        } = reserved;
         let shared = Arc::new(Shared::default());
         let mut writer = Writer {
             file,
             path,
             format,
             text: Vec::new(),
+            length: progress.as_ref().map_or(0, |progress| progress.length),
+            progress,
+            recorded: Instant::now(),
+            unrecorded: None,
         };
         let thread = std::thread::Builder::new().name("file-sink".to_owned());
         let writer = thread.spawn({
@@ -199,43 +279,102 @@ struct Writer {
     path: PathBuf,
     format: Format,
     text: Vec<u8>,
+    /// The bytes of the file.
+    length: u64,
+    /// What is recorded, if anything is to be.
+    progress: Option<Progress>,
+    /// When it was recorded.
+    recorded: Instant,
+    /// The last epoch whose rows are in the file, if it does not count as written yet.
+    unrecorded: Option<u64>,
 }
 
 impl Writer {
     fn run(&mut self, shared: &Shared) -> Result<(), Error> {
-        while let Some(epochs) = Self::take(shared) {
-            let last = epochs.back().expect("only what waits is taken").epoch;
-            for Epoch { rows, .. } in epochs {
+        while let Some(epochs) = self.take(shared) {
+            for Epoch { epoch, rows } in epochs {
                 for batch in rows {
                     self.write(&batch)?;
                 }
+                self.unrecorded = Some(epoch);
             }
-            flush(&mut self.file, &mut self.text, &self.path)?;
-            let mut state = shared.lock();
-            state.writing = false;
-            Shared::note_written(state, last);
+            self.length += flush(&mut self.file, &mut self.text, &self.path)?;
+            if self.due().is_some_and(|due| due <= Instant::now()) {
+                self.record(shared)?;
+            }
         }
+        self.record(shared)?;
         // Some file systems tell of a full disk only here; pipes and devices cannot be synced.
         let metadata = self.file.metadata();
         if metadata.is_ok_and(|metadata| metadata.is_file()) {
-            let synced = self.file.sync_data();
-            synced.map_err(|source| write_failed(&self.path, source))?;
+            self.sync()?;
         }
         Ok(())
     }
 
-    /// Waits for closed epochs; none when no more will come.
-    fn take(shared: &Shared) -> Option<VecDeque<Epoch>> {
+    /// Waits for closed epochs, or until something is to be recorded; none when no more will come.
+    fn take(&self, shared: &Shared) -> Option<VecDeque<Epoch>> {
         let mut state = shared.lock();
         while state.waiting.is_empty() {
             if state.ending {
                 return None;
             }
-            let woken = shared.changed.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+            let Some(due) = self.due() else {
+                let woken = shared.changed.wait(state);
+                state = woken.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let wait = due.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
+            let woken = shared.changed.wait_timeout(state, wait);
+            (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
         }
         state.writing = true;
         Some(std::mem::take(&mut state.waiting))
+    }
+
+    /// When what is in the file must count as written; none if all of it does.
+    fn due(&self) -> Option<Instant> {
+        self.unrecorded?;
+        Some(match &self.progress {
+            Some(progress) if progress.length < self.length => self.recorded + RECORD_INTERVAL,
+            _ => self.recorded,
+        })
+    }
+
+    /// Makes what is in the file count as written.
+    fn record(&mut self, shared: &Shared) -> Result<(), Error> {
+        let Some(epoch) = self.unrecorded.take() else {
+            return Ok(());
+        };
+        self.keep(epoch)?;
+        let mut state = shared.lock();
+        state.writing = false;
+        Shared::note_written(state, epoch);
+        Ok(())
+    }
+
+    /// Records the rows of all epochs up to `epoch`, if there are more than before.
+    fn keep(&mut self, epoch: u64) -> Result<(), Error> {
+        let Some(progress) = &self.progress else {
+            return Ok(());
+        };
+        if progress.length == self.length {
+            return Ok(());
+        }
+        let progress = progress.at(epoch, self.length);
+        self.sync()?;
+        progress.write(&self.path)?;
+        self.progress = Some(progress);
+        self.recorded = Instant::now();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let synced = self.file.sync_data();
+        synced.map_err(|source| write_failed(&self.path, source))
     }
 
     fn write(&mut self, batch: &Batch) -> Result<(), Error> {
@@ -244,18 +383,20 @@ impl Writer {
             rows.value(row, &mut self.text);
             self.text.push(b'\n');
             if self.text.len() >= WRITE_BYTES {
-                flush(&mut self.file, &mut self.text, &self.path)?;
+                self.length += flush(&mut self.file, &mut self.text, &self.path)?;
             }
         }
         Ok(())
     }
 }
 
-fn flush(file: &mut File, text: &mut Vec<u8>, path: &Path) -> Result<(), Error> {
+/// Writes what was gathered, and returns how many bytes.
+fn flush(file: &mut File, text: &mut Vec<u8>, path: &Path) -> Result<u64, Error> {
     file.write_all(text)
         .map_err(|source| write_failed(path, source))?;
+    let length = text.len() as u64;
     text.clear();
-    Ok(())
+    Ok(length)
 }
 
 fn create_failed(path: &Path, source: io::Error) -> Error {
@@ -273,157 +414,4 @@ fn write_failed(path: &Path, source: io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-    use std::time::Duration;
-
-    use deltajoin_workers::batch::{BatchBuilder, BatchSchema, Origin, Slot};
-    use deltajoin_workers::schema::{Column, ColumnType, Schema};
-
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(20);
-
-    fn schema() -> Arc<BatchSchema> {
-        let id = Column::new("id", ColumnType::Int64);
-        BatchSchema::register(Schema::new(vec![id], vec![0]))
-    }
-
-    fn rows(ids: std::ops::Range<i64>) -> Batch {
-        let mut builder = BatchBuilder::new(schema());
-        for id in ids {
-            builder.push(&[Slot::Int64(id)], Origin::default(), 1);
-        }
-        builder.finish()
-    }
-
-    fn format() -> Format {
-        Format::rows(&schema().schema)
-    }
-
-    fn never() -> Fatal {
-        Arc::new(|error| panic!("{error}"))
-    }
-
-    fn start(path: &Path) -> JsonLines {
-        JsonLines::start(Reserved::open(path, &[]).unwrap(), format(), never()).unwrap()
-    }
-
-    /// Waits by the waker until all rows before `epoch` are written.
-    fn wait_for(sink: &mut JsonLines, epoch: u64) {
-        let (sender, woken) = mpsc::channel();
-        let sender = Mutex::new(sender);
-        sink.wake_by(Arc::new(move || {
-            // The test may have seen enough.
-            let _gone = sender.lock().unwrap().send(());
-        }));
-        while sink.written() < epoch {
-            woken
-                .recv_timeout(DEADLINE)
-                .expect("the sink wakes its worker");
-        }
-    }
-
-    #[test]
-    fn rows_are_written_when_their_epoch_is_closed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("joined.jsonl");
-        std::fs::write(&path, "of an earlier run\n").unwrap();
-        let text = || std::fs::read_to_string(&path).unwrap();
-        let reserved = Reserved::open(&path, &[]).unwrap();
-        assert_eq!(text(), "of an earlier run\n");
-        let mut sink = JsonLines::start(reserved, format(), never()).unwrap();
-        assert_eq!(text(), "");
-        sink.close(3);
-        wait_for(&mut sink, 4);
-        sink.write(5, rows(0..2));
-        sink.write(5, rows(2..3));
-        assert_eq!(sink.written(), 4);
-        assert_eq!(text(), "");
-        sink.close(5);
-        wait_for(&mut sink, 6);
-        let epoch_5 = "{\"id\":0}\n{\"id\":1}\n{\"id\":2}\n";
-        assert_eq!(text(), epoch_5);
-        sink.write(7, rows(3..4));
-        sink.close(7);
-        sink.close(8);
-        sink.write(9, rows(4..5));
-        drop(sink);
-        assert_eq!(text(), format!("{epoch_5}{{\"id\":3}}\n"));
-    }
-
-    #[test]
-    fn a_large_epoch_is_written_in_parts() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("joined.jsonl");
-        let mut sink = start(&path);
-        let count = i64::try_from(WRITE_BYTES / 4).unwrap();
-        sink.write(1, rows(0..count));
-        sink.close(1);
-        wait_for(&mut sink, 2);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.len() > 2 * WRITE_BYTES);
-        let expected = (0..count).map(|id| format!("{{\"id\":{id}}}"));
-        assert!(text.lines().eq(expected));
-    }
-
-    #[test]
-    fn a_file_has_one_writer_and_the_other_leaves_it_as_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("joined.jsonl");
-        let mut sink = start(&path);
-        sink.write(1, rows(0..1));
-        sink.close(1);
-        wait_for(&mut sink, 2);
-        let second = Reserved::open(&path, &[]).unwrap_err();
-        assert!(matches!(second, Error::Locked { .. }), "{second}");
-        assert!(second.needs_correction());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"id\":0}\n");
-        drop(sink);
-        Reserved::open(&path, &[]).unwrap();
-    }
-
-    #[test]
-    fn a_file_that_is_read_is_not_written_by_another_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let [input, hard, soft] = ["input", "hard", "soft"].map(|name| folder.path().join(name));
-        std::fs::write(&input, "kept\n").unwrap();
-        std::fs::hard_link(&input, &hard).unwrap();
-        std::os::unix::fs::symlink("input", &soft).unwrap();
-        for path in [&input, &hard, &soft] {
-            let error = Reserved::open(path, &[Path::new("other"), &input]).unwrap_err();
-            assert!(matches!(error, Error::Input { .. }), "{error}");
-            assert!(error.needs_correction());
-        }
-        Reserved::open(&folder.path().join("output"), &[&input]).unwrap();
-        assert_eq!(std::fs::read_to_string(&input).unwrap(), "kept\n");
-    }
-
-    #[test]
-    fn a_full_disk_is_told_and_nothing_counts_as_written() {
-        let (sender, told) = mpsc::channel();
-        let sender = Mutex::new(sender);
-        let fatal: Fatal = Arc::new(move |error| sender.lock().unwrap().send(error).unwrap());
-        let reserved = Reserved::open(Path::new("/dev/full"), &[]).unwrap();
-        let mut sink = JsonLines::start(reserved, format(), fatal).unwrap();
-        sink.write(1, rows(0..1));
-        sink.close(1);
-        let error = told.recv_timeout(DEADLINE).unwrap();
-        assert_eq!(error.to_string(), "could not write file \"/dev/full\"");
-        assert!(!error.needs_correction());
-        sink.close(2);
-        assert_eq!(sink.written(), 0);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_made_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        for path in [
-            folder.path().join("no/joined.jsonl"),
-            folder.path().to_owned(),
-        ] {
-            let error = Reserved::open(&path, &[]).unwrap_err();
-            assert!(matches!(error, Error::Create { .. }), "{error}");
-        }
-    }
-}
+mod tests;

@@ -16,13 +16,14 @@ use deltajoin_workers::batch::Batch;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::warn;
 
+use crate::codec::Format;
 use crate::connectors::kafka::ffi::{Producer, Topic};
 use crate::connectors::kafka::messages::TransactionFault;
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::progress::{ProgressRecord, encode};
 use crate::connectors::kafka::routes::Routes;
 use crate::connectors::kafka::sink::Command;
-use crate::connectors::kafka::transactions::{Port, Registered, TransactionOptions};
+use crate::connectors::kafka::transactions::{Opened, Registered, TransactionOptions};
 use crate::connectors::kafka::writer::{CHUNK_ROWS, IDLE, WAIT, WAITING_BYTES_MAX};
 use crate::connectors::kafka::{Error, Rejected};
 
@@ -45,6 +46,8 @@ pub(super) struct Committer {
     registered: Arc<Registered>,
     ports: Vec<Opened>,
     routes: Routes,
+    /// The route of dead letters, if they are written here.
+    letters: Option<usize>,
     progress: Topic,
     producer: Producer,
     patience: Patience,
@@ -52,24 +55,6 @@ pub(super) struct Committer {
     committed_at: Instant,
     /// How often the open transaction was written again for no reason that is known.
     rewrites: usize,
-}
-
-/// A port, and what has come through it.
-struct Opened {
-    port: Port,
-    route: usize,
-    /// Rows of the epoch that is not closed.
-    rows: Vec<Batch>,
-    /// Closed epochs with rows that no transaction has taken yet.
-    waiting: VecDeque<(u64, Vec<Batch>)>,
-    /// The last epoch that the open transaction has all rows of.
-    closed: u64,
-    /// Whether the open transaction has rows from here.
-    in_transaction: bool,
-    /// The progress that is committed.
-    recorded: u64,
-    /// The progress that the open transaction commits.
-    recording: u64,
 }
 
 /// A transaction that has begun.
@@ -81,15 +66,8 @@ struct Transaction {
     rows: Vec<(usize, Batch)>,
     /// Rows that no message can hold, and their routes.
     rejected: Vec<(usize, Rejected)>,
-}
-
-impl Opened {
-    /// The last epoch of which all rows are committed, once the open transaction is.
-    fn epoch(&self) -> u64 {
-        // Epochs without rows may have been counted as written without coming here.
-        self.closed
-            .max(self.port.shared.written().saturating_sub(1))
-    }
+    /// How many of the first of them have become dead letters here.
+    lettered: usize,
 }
 
 impl Committer {
@@ -104,6 +82,7 @@ impl Committer {
             registered,
             ports: Vec::new(),
             routes: Routes::new(topic.clone()),
+            letters: None,
             progress: progress.map_err(|error| Error::from_client(error, topic))?,
             producer,
             patience: Patience::later(topic),
@@ -175,16 +154,11 @@ impl Committer {
                     self.routes.add(Arc::clone(&port.destination), native)
                 }
             };
-            self.ports.push(Opened {
-                port,
-                route,
-                rows: Vec::new(),
-                waiting: VecDeque::new(),
-                closed: 0,
-                in_transaction: false,
-                recorded: 0,
-                recording: 0,
-            });
+            let format = &port.destination.options.format;
+            if matches!(format, Format::DeadLetters) {
+                self.letters = Some(route);
+            }
+            self.ports.push(Opened::new(port, route));
         }
         Ok(())
     }
@@ -278,6 +252,7 @@ impl Committer {
             bytes: 0,
             rows: Vec::new(),
             rejected: Vec::new(),
+            lettered: 0,
         });
         Ok(())
     }
@@ -292,6 +267,7 @@ impl Committer {
             let rows = start..batch.len().min(start + CHUNK_ROWS);
             let open = self.open.as_mut().expect("it has begun");
             open.bytes += self.routes.push(route, batch, rows, &mut open.rejected);
+            self.write_letters();
             self.step(Duration::ZERO)?;
             while self.routes.bytes() > WAITING_BYTES_MAX && !self.routes.halted() {
                 self.check_stop()?;
@@ -299,6 +275,19 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    /// Makes dead letters of the rows that no message can hold, if they are written here too: they
+    /// are committed with the rows around them, or not at all.
+    fn write_letters(&mut self) {
+        let open = self.open.as_mut().expect("it has begun");
+        let Some(letters) = self.letters else { return };
+        while let Some((route, rejected)) = open.rejected.get(open.lettered) {
+            let letter = (self.routes.destination(*route).options.letter_of)(rejected);
+            open.lettered += 1;
+            let rows = 0..letter.len();
+            open.bytes += self.routes.push(letters, &letter, rows, &mut open.rejected);
+        }
     }
 
     /// Gives what the lanes have room for, and waits for a report.
@@ -343,8 +332,12 @@ impl Committer {
         self.committed_at = Instant::now();
         self.rewrites = 0;
         let open = self.open.take().expect("it was committed");
-        for (route, rejected) in open.rejected {
-            (self.routes.destination(route).options.on_rejected)(rejected);
+        for (index, (route, rejected)) in open.rejected.into_iter().enumerate() {
+            if index >= open.lettered {
+                (self.routes.destination(route).options.on_rejected)(rejected);
+            } else if let Some(opened) = self.ports.iter().find(|port| port.route == route) {
+                opened.port.shared.add_dead_letters(1);
+            }
         }
         for opened in &mut self.ports {
             opened.recorded = opened.recording;

@@ -52,7 +52,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use deltajoin_workers::batch::Origin;
+use deltajoin_workers::batch::{Batch, Origin};
 
 pub use bindings::BindingTopic;
 pub use client::Connection;
@@ -73,6 +73,9 @@ pub type Fail = Arc<dyn Fn(Error) + Send + Sync>;
 /// Told of a record that was left out; may be called from any thread. A sink counts the row as
 /// written only when the call has returned.
 pub type OnRejected = Arc<dyn Fn(Rejected) + Send + Sync>;
+
+/// Makes a dead letter of a row that was left out.
+pub type LetterOf = Arc<dyn Fn(&Rejected) -> Batch + Send + Sync>;
 
 /// A record that a connector left out without ending the job: a row that is too large for its
 /// topic, or a reference record that cannot be used.

@@ -25,7 +25,7 @@ use crate::config::{KafkaTopic, Partitioner};
 use crate::connectors::kafka::client::Connection;
 use crate::connectors::kafka::ffi::Handle;
 use crate::connectors::kafka::writer::Writer;
-use crate::connectors::kafka::{Error, Fail, OnRejected, Rejected};
+use crate::connectors::kafka::{Error, Fail, LetterOf, OnRejected, Rejected};
 
 /// What is written where, and who is told.
 #[derive(Clone)]
@@ -38,6 +38,9 @@ pub struct SinkOptions {
     pub format: Format,
     /// Told of rows that are too large for the topic. Dead letters are cut to fit instead.
     pub on_rejected: OnRejected,
+    /// Makes dead letters of such rows, which are then committed with the rows around them if the
+    /// sink of dead letters is in the same transactions; `on_rejected` is not told of those.
+    pub letter_of: LetterOf,
     /// Told when writing has failed for good.
     pub fail: Fail,
 }
@@ -120,6 +123,8 @@ pub(super) enum Command {
 pub(super) struct Shared {
     queue: Mutex<Queue>,
     written: AtomicU64,
+    /// Dead letters that were written in place of rows, and are not counted yet.
+    dead_letters: AtomicU64,
     waker: Mutex<Option<Waker>>,
     pub(super) stopping: AtomicBool,
 }
@@ -149,6 +154,11 @@ impl Shared {
     /// The first epoch that may still have rows that are not written.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
+    }
+
+    /// Says that so many dead letters are written in place of rows.
+    pub(super) fn add_dead_letters(&self, count: u64) {
+        self.dead_letters.fetch_add(count, Ordering::AcqRel);
     }
 
     /// Says that all epochs before `written` are written.
@@ -212,6 +222,10 @@ impl Sink for KafkaSink {
 
     fn written(&self) -> u64 {
         self.shared.written()
+    }
+
+    fn written_dead_letters(&mut self) -> u64 {
+        self.shared.dead_letters.swap(0, Ordering::AcqRel)
     }
 
     fn wake_by(&mut self, waker: Waker) {

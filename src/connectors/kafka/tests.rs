@@ -149,6 +149,7 @@ fn rows(topic: &KafkaTopic) -> SinkOptions {
         partitioner: Partitioner::KeyGroup,
         format: Format::rows(&schema()),
         on_rejected: nothing_rejected(),
+        letter_of: Arc::new(|row| panic!("no dead letters: {row:?}")),
         fail: fail(),
     }
 }
@@ -323,6 +324,7 @@ fn rows_refused_for_their_company_are_written_and_only_large_ones_rejected() {
     let seen = Arc::clone(&rejected);
     let mut sink = sink(SinkOptions {
         on_rejected: Arc::new(move |row| seen.lock().unwrap().push(row)),
+        letter_of: Arc::new(|row| panic!("no dead letters: {row:?}")),
         ..rows(&topic)
     });
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;

@@ -8,11 +8,13 @@
 //! * The id is taken once, at `connect`; a producer that loses it never takes it back.
 //! * A row is visible to readers of committed records if and only if the progress of its epoch is.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use deltajoin_workers::batch::Batch;
 use deltajoin_workers::ports::Stop;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
@@ -55,7 +57,6 @@ pub struct TransactionOptions {
 
 /// The transactions of a process at one cluster.
 pub struct Transactions {
-    brokers: String,
     poll: Handle,
     registered: Arc<Registered>,
     thread: Option<JoinHandle<()>>,
@@ -74,6 +75,47 @@ pub(super) struct Port {
     pub(super) sink: String,
     pub(super) shards: Range<usize>,
     pub(super) shared: Arc<Shared>,
+}
+
+/// A port, and what has come through it.
+pub(super) struct Opened {
+    pub(super) port: Port,
+    pub(super) route: usize,
+    /// Rows of the epoch that is not closed.
+    pub(super) rows: Vec<Batch>,
+    /// Closed epochs with rows that no transaction has taken yet.
+    pub(super) waiting: VecDeque<(u64, Vec<Batch>)>,
+    /// The last epoch that the open transaction has all rows of.
+    pub(super) closed: u64,
+    /// Whether the open transaction has rows from here.
+    pub(super) in_transaction: bool,
+    /// The progress that is committed.
+    pub(super) recorded: u64,
+    /// The progress that the open transaction commits.
+    pub(super) recording: u64,
+}
+
+impl Opened {
+    /// A port through which nothing has come.
+    pub(super) fn new(port: Port, route: usize) -> Self {
+        Self {
+            port,
+            route,
+            rows: Vec::new(),
+            waiting: VecDeque::new(),
+            closed: 0,
+            in_transaction: false,
+            recorded: 0,
+            recording: 0,
+        }
+    }
+
+    /// The last epoch of which all rows are committed, once the open transaction is.
+    pub(super) fn epoch(&self) -> u64 {
+        // Epochs without rows may have been counted as written without coming here.
+        self.closed
+            .max(self.port.shared.written().saturating_sub(1))
+    }
 }
 
 impl Registered {
@@ -107,7 +149,6 @@ impl Transactions {
             .spawn(move || committer.run())
             .map_err(|error| Error::failed(&topic, &format!("no thread for it: {error}")))?;
         Ok(Self {
-            brokers: topic.brokers,
             poll,
             registered,
             thread: Some(thread),
@@ -141,18 +182,17 @@ impl Drop for Transactions {
 
 impl Destination {
     /// A sink to this topic for one worker, which owns these shards: its rows are committed
-    /// together with those of all sinks that are opened in the same transactions.
+    /// together with those of all sinks that are opened in the same transactions. The topic must be
+    /// at the cluster of the transactions.
     ///
     /// # Panics
-    /// If the topic is at another cluster, or the worker owns no shard.
+    /// If the worker owns no shard.
     pub fn open_in(
         self: &Arc<Self>,
         transactions: &Transactions,
         sink: &str,
         shards: Range<usize>,
     ) -> KafkaSink {
-        let brokers = &self.options.topic.brokers;
-        assert_eq!(brokers, &transactions.brokers, "a cluster has one producer");
         assert!(!shards.is_empty(), "a worker owns a shard at least");
         let shared = Arc::new(Shared::default());
         let registered = &transactions.registered;

@@ -96,6 +96,7 @@ where
             }
             // Rejected rows of an epoch are at hand before the epoch is written: ask in this order.
             let written = sink.written();
+            counts.borrow_mut().dead_letters += sink.written_dead_letters();
             if let Some(capability) = writing.front() {
                 let mut rows = sink.rejected();
                 if !rows.is_empty() {

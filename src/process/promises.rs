@@ -1,0 +1,146 @@
+//! What the configuration promises of restarts: where bindings and progress stand, which sinks
+//! commit together, and which settings must not change.
+//!
+//! It is apart from `durable`, which keeps the promise.
+//!
+//! # Invariants
+//! * The progress of a sink stands at its own cluster, whatever its delivery, so that may change.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use deltajoin_workers::ports::Clock;
+use deltajoin_workers::schema::Schema;
+
+use crate::bindings::{Marker, MarkerId, TransactionalId};
+use crate::config::{Config, Delivery, EventSource, KafkaTopic, Target};
+use crate::process::outputs::DEAD_LETTERS;
+use crate::telemetry::WallClock;
+
+/// What the configuration says of it.
+pub(super) struct Settings<'a> {
+    pub(super) config: &'a Config,
+    pub(super) bindings: KafkaTopic,
+    /// The topic of progress at each cluster with a Kafka sink.
+    pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
+    /// By cluster, the sinks that write at least once.
+    pub(super) at_least_once: BTreeMap<&'a str, Vec<&'a str>>,
+    pub(super) exactly_once: Option<ExactlyOnce>,
+}
+
+/// What the exactly-once sinks of a job have in common.
+pub(super) struct ExactlyOnce {
+    pub(super) progress: KafkaTopic,
+    pub(super) commit_interval: Duration,
+}
+
+impl<'a> Settings<'a> {
+    /// None if nothing can outlive a restart: a file of events is read once.
+    pub(super) fn of(config: &'a Config) -> Option<Self> {
+        let EventSource::Kafka { topic: events, .. } = &config.events.source else {
+            return None;
+        };
+        let own = |like: &KafkaTopic, suffix| KafkaTopic {
+            topic: format!("{}.{suffix}", config.job),
+            ..like.clone()
+        };
+        let mut settings = Self {
+            config,
+            bindings: own(events, "bindings"),
+            progress: BTreeMap::new(),
+            at_least_once: BTreeMap::new(),
+            exactly_once: None,
+        };
+        let sinks = config.sinks.iter();
+        let sinks = sinks.map(|sink| (&*sink.name, &sink.target));
+        for (name, target) in sinks.chain([(DEAD_LETTERS, &config.dead_letters)]) {
+            let Target::Kafka {
+                topic, delivery, ..
+            } = target
+            else {
+                continue;
+            };
+            let progress = settings.progress.entry(&topic.brokers);
+            let progress = progress.or_insert_with(|| own(topic, "progress"));
+            match delivery {
+                Delivery::AtLeastOnce => {
+                    let sinks = settings.at_least_once.entry(&topic.brokers);
+                    sinks.or_default().push(name);
+                }
+                Delivery::ExactlyOnce { commit_interval } => {
+                    let known = settings.exactly_once.get_or_insert_with(|| ExactlyOnce {
+                        progress: progress.clone(),
+                        commit_interval: *commit_interval,
+                    });
+                    known.commit_interval = known.commit_interval.min(*commit_interval);
+                }
+            }
+        }
+        Some(settings)
+    }
+
+    pub(super) fn replicas(&self) -> u16 {
+        self.config.limits.topic_replication
+    }
+
+    /// The transactional id of one of the job's processes.
+    pub(super) fn transactional_id(&self, process: usize) -> String {
+        format!("{}-{process}", self.config.job)
+    }
+
+    /// The marker of a new generation.
+    pub(super) fn marker(&self, clock: &WallClock) -> Marker {
+        let processes = 0..self.config.cluster.processes;
+        let producers = self.exactly_once.iter().flat_map(|exactly_once| {
+            processes.clone().map(|process| TransactionalId {
+                brokers: exactly_once.progress.brokers.clone(),
+                id: self.transactional_id(process),
+            })
+        });
+        Marker {
+            id: MarkerId::random(),
+            started_ms: clock.now_ms(),
+            holder: holder(),
+            settings: lasting(self.config),
+            producers: producers.collect(),
+        }
+    }
+}
+
+/// This process, for people.
+fn holder() -> String {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    format!("process {} on {host}", std::process::id())
+}
+
+/// Settings that must not change as long as the job goes on from its bindings: what was bound and
+/// committed is told in their terms.
+fn lasting(config: &Config) -> BTreeMap<String, String> {
+    let events = match &config.events.source {
+        EventSource::Kafka { topic, .. } => topic.topic.clone(),
+        EventSource::File { path } => path.display().to_string(),
+    };
+    let all = |schema: &Schema| columns(schema, 0..schema.columns.len());
+    let key = |schema: &Schema| columns(schema, schema.key.iter().copied());
+    let (events_schema, reference) = (&config.events.schema, &config.reference.schema);
+    let settings = [
+        ("events.topic", events),
+        ("events.key", key(events_schema)),
+        ("reference.key", key(reference)),
+        ("reference.columns", all(reference)),
+        ("limits.shards", config.limits.shards.to_string()),
+    ];
+    let settings = settings.into_iter();
+    settings
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+fn columns(schema: &Schema, indexes: impl IntoIterator<Item = usize>) -> String {
+    let columns = indexes.into_iter().map(|index| {
+        let column = &schema.columns[index];
+        format!("{}: {}", column.name, column.column_type)
+    });
+    columns.collect::<Vec<_>>().join(", ")
+}
