@@ -96,6 +96,17 @@ pub struct Marker {
 }
 
 impl Marker {
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// If it is no marker of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        match Record::decode(bytes)? {
+            Record::Marker(marker) => Ok(marker),
+            _ => Err(unreadable("it is no marker")),
+        }
+    }
+
     /// As a record.
     pub fn encode(&self) -> Vec<u8> {
         #[derive(Serialize)]

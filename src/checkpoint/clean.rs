@@ -55,7 +55,7 @@ pub fn garbage(objects: &[Object], manifests: &[Manifest], generation: u64) -> V
                 (orphan || own) && !kept.contains(name.as_str())
             }
             // All processes of this generation have read it before its first manifest.
-            Kind::Nonce(writer) => writer <= generation,
+            Kind::Start(writer) => writer <= generation,
             Kind::Manifest(_) | Kind::Other => false,
         };
         if gone {

@@ -6,7 +6,7 @@
 //! | `manifest-NUMBER.json` | a checkpoint |
 //! | `run-GENERATION-RANDOM.keys` | keys in order |
 //! | `reference-GENERATION-CHECKSUM.jsonl` | the reference table |
-//! | `nonce-GENERATION` | whether all hosts see the same location |
+//! | `start-GENERATION` | the number of the manifest from which the generation goes on |
 //!
 //! Numbers have 20 digits, so the order of names is theirs.
 //!
@@ -32,8 +32,8 @@ pub(super) enum Kind {
     Run(u64),
     /// A reference table of this generation.
     Reference(u64),
-    /// A nonce of this generation.
-    Nonce(u64),
+    /// What this generation goes on from.
+    Start(u64),
     /// Not ours to touch.
     Other,
 }
@@ -59,7 +59,7 @@ impl Kind {
             "manifest" => (rest == ".json").then_some(Self::Manifest(number)),
             "run" => named(".keys").map(Self::Run),
             "reference" => named(".jsonl").map(Self::Reference),
-            "nonce" => rest.is_empty().then_some(Self::Nonce(number)),
+            "start" => rest.is_empty().then_some(Self::Start(number)),
             _ => None,
         }
     }
@@ -80,9 +80,9 @@ pub(super) fn reference_name(generation: u64, checksum: u64) -> String {
     format!("reference-{generation:020}-{checksum:016x}.jsonl")
 }
 
-/// The name of a generation's nonce.
-pub(super) fn nonce_name(generation: u64) -> String {
-    format!("nonce-{generation:020}")
+/// The name of what tells from which checkpoint a generation goes on.
+pub(super) fn start_name(generation: u64) -> String {
+    format!("start-{generation:020}")
 }
 
 /// Random bits, in 16 hexadecimal digits.
@@ -159,7 +159,7 @@ mod tests {
             (manifest_name(7), Kind::Manifest(7)),
             (run_name(u64::MAX), Kind::Run(u64::MAX)),
             (reference_name(3, 9), Kind::Reference(3)),
-            (nonce_name(4), Kind::Nonce(4)),
+            (start_name(4), Kind::Start(4)),
         ] {
             assert_eq!(Kind::of(&name), kind, "{name}");
             assert_eq!(Kind::of(&format!("{name}x")), Kind::Other);

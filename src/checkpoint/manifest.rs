@@ -36,8 +36,6 @@ pub struct Manifest {
     pub log: LogPosition,
     /// For each partition the offset at S, where replay begins.
     pub offsets: BTreeMap<i32, i64>,
-    /// The settings that must last, by name.
-    pub settings: BTreeMap<String, String>,
     /// The keys seen up to S.
     pub runs: Vec<RunEntry>,
     /// The reference table at S, if it has rows.
@@ -48,8 +46,9 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogPosition {
-    /// Tells this log from every other: one that was made anew has another.
-    pub id: String,
+    /// The marker of the generation that has put the manifest, as it stands in the log at the
+    /// offset that is the generation's number. It has the settings that must last.
+    pub marker: serde_json::Value,
     /// The offset of the first record behind what the checkpoint holds.
     pub next: u64,
 }

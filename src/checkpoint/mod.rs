@@ -11,7 +11,7 @@
 //! | `manifest` | what a checkpoint is made of; which one is the newest |
 //! | `merge` | many runs into one |
 //! | `clean` | what nobody needs |
-//! | `shared` | whether all hosts see the same location |
+//! | `shared` | from which checkpoint all processes go on |
 //! | `inspect` | every byte of all checkpoints |
 //! | `error` | how it fails, and with which exit code |
 //!
@@ -49,7 +49,7 @@ pub use manifest::{
 };
 pub use merge::{Merging, RUNS_MAX, merge, next_merge};
 pub use reference::{ReferenceEntry, read_reference, write_reference};
-pub use run::{Groups, KeyRun, Pieces, Run, RunEntry, encode, write_run};
+pub use run::{Groups, Pieces, Run, RunEntry, encode, write_run};
 use sealed::hex;
-pub use shared::{check_nonce, write_nonce};
+pub use shared::{read_start, write_start};
 pub use store::{Object, Options, Put, Store, Writer};

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use deltajoin_workers::checkpoint::KeyRun;
 use deltajoin_workers::ports::Stop;
 use tempfile::TempDir;
 
 use crate::checkpoint::{
-    Groups, KeyRun, LogPosition, Manifest, Options, Run, RunEntry, Store, run_name, write_run,
+    Groups, LogPosition, Manifest, Options, Run, RunEntry, Store, run_name, write_run,
 };
 
 /// The job of all tests.
@@ -106,11 +107,10 @@ pub(super) fn manifest(number: u64, generation: u64, runs: &[RunEntry]) -> Manif
         epoch: 1_767_225_600_000 + number,
         written_ms: 1_767_225_600_500 + number,
         log: LogPosition {
-            id: "b0".to_owned(),
+            marker: serde_json::json!({"version": 1}),
             next: 17,
         },
         offsets: BTreeMap::from([(0, 42), (3, 0)]),
-        settings: BTreeMap::from([("limits.shards".to_owned(), "64".to_owned())]),
         runs: runs.to_vec(),
         reference: None,
     }

@@ -28,6 +28,8 @@ pub struct Config {
     pub dead_letters: Target,
     /// Processes and threads.
     pub cluster: Cluster,
+    /// What is kept for a restart, and where.
+    pub checkpoint: Checkpoint,
     /// Bounds.
     pub limits: Limits,
     /// What the job tells of itself.
@@ -241,6 +243,19 @@ impl Cluster {
     pub fn workers(&self) -> usize {
         self.processes * self.threads
     }
+}
+
+/// What is kept for a restart, and where.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// `file://PATH` or `s3://BUCKET/PREFIX`.
+    pub location: String,
+    /// How often one is made.
+    pub interval: Duration,
+    /// How long bindings are kept that no restart needs.
+    pub bindings_retention: Duration,
+    /// Whether offsets are committed, for monitors of lag.
+    pub commit_group_offsets: bool,
 }
 
 /// Bounds.

@@ -9,8 +9,8 @@
 use crate::config::columns;
 use crate::config::fault::Faults;
 use crate::config::model::{
-    Cluster, Config, Delivery, Distinct, EventSource, Events, Limits, Partitioner, Reference,
-    ReferenceSource, Sink, Target, Telemetry,
+    Checkpoint, Cluster, Config, Delivery, Distinct, EventSource, Events, Limits, Partitioner,
+    Reference, ReferenceSource, Sink, Target, Telemetry,
 };
 use crate::config::section::Sections;
 use crate::config::walk::Section;
@@ -31,6 +31,7 @@ pub(super) fn read(sections: &Sections, faults: &mut Faults) -> Option<Config> {
         sinks: sinks?,
         dead_letters: target(sections.get("dead_letters")?)?,
         cluster: cluster(sections.get("cluster")?)?,
+        checkpoint: checkpoint(sections.get("checkpoint")?)?,
         limits: limits(sections.get("limits")?)?,
         telemetry: telemetry(sections.get("telemetry")?)?,
     })
@@ -111,6 +112,15 @@ fn cluster(section: &Section) -> Option<Cluster> {
         secret_file: section.optional_path("secret_file")?,
         peer_timeout: section.duration("peer_timeout")?,
         restarts: section.whole("restarts")?,
+    })
+}
+
+fn checkpoint(section: &Section) -> Option<Checkpoint> {
+    Some(Checkpoint {
+        location: section.text("location")?.to_owned(),
+        interval: section.duration("interval")?,
+        bindings_retention: section.duration("bindings_retention")?,
+        commit_group_offsets: section.flag("commit_group_offsets")?,
     })
 }
 

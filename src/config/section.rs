@@ -88,6 +88,14 @@ impl Section {
         }
     }
 
+    /// True or false.
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        match self.meaning(name)? {
+            Meaning::Flag(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
     /// A size in bytes.
     pub(super) fn size(&self, name: &str) -> Option<usize> {
         match self.meaning(name)? {

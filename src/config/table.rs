@@ -15,7 +15,6 @@ use crate::config::settings::Literal::{Flag as No, Text as Word};
 use crate::config::settings::{Setting, Table};
 
 const AT: &str = "The brokers to begin with, as `host:port`, with commas between them.";
-const NO_CHECKPOINTS: &str = "There are no checkpoints: a restart begins at `start` again.";
 const ALL_IN_MEMORY: &str = "The whole state is kept in memory.";
 const ALL_KEYS: &str = "Every key is remembered for as long as the job runs.";
 const ANY_TIME: &str = "Keys are not kept by time, so an event of any time is taken.";
@@ -407,28 +406,29 @@ static CHECKPOINT: &[Setting] = &[
         "location",
         Text,
         "Where checkpoints go: `file://` with a path, or `s3://` with a bucket and a prefix.",
-    )
-    .not_built(NO_CHECKPOINTS),
-    Setting::new("interval", Duration("1s", "1d"), "How often one is made.")
-        .not_built(NO_CHECKPOINTS),
+    ),
+    Setting::new(
+        "interval",
+        Duration("100ms", "1d"),
+        "How often one is made.",
+    ),
     Setting::new(
         "bindings_retention",
         Duration("1h", "3650d"),
-        "How long bindings are kept.",
-    )
-    .not_built(NO_CHECKPOINTS),
+        "How long bindings are kept that no restart needs, for audits.",
+    ),
     Setting::new(
         "bindings_brokers",
         OptionalText,
         "The cluster of the topic of bindings; empty for the events' own.",
     )
-    .not_built(NO_CHECKPOINTS),
+    .not_built("It is always that of the events."),
     Setting::new(
         "commit_group_offsets",
         Flag,
-        "Whether offsets are committed after a checkpoint too, for monitors of lag.",
-    )
-    .not_built("Offsets are not committed."),
+        "Whether offsets are committed after a checkpoint, to a group of the job's name: for \
+         monitors of lag, and never read back.",
+    ),
 ];
 
 static STATE: &[Setting] = &[

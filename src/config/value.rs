@@ -35,7 +35,7 @@ pub(super) enum Meaning {
     /// Text of any kind.
     Text(String),
     /// True or false.
-    Flag,
+    Flag(bool),
     /// A whole number.
     Whole(i128),
     /// A duration.
@@ -120,7 +120,7 @@ impl Reader<'_> {
             (Kind::OptionalText, Value::Text(text)) => Some(Meaning::Text(text.clone())),
             (Kind::Start, Value::Text(text) | Value::Time(text)) => self.start(text),
             (_, Value::Text(text)) => self.text(text),
-            (Kind::Flag, Value::Flag(_)) => Some(Meaning::Flag),
+            (Kind::Flag, Value::Flag(flag)) => Some(Meaning::Flag(*flag)),
             (Kind::Whole(least, most), Value::Whole(number)) => {
                 if (least..=most).contains(number) {
                     return Some(Meaning::Whole(*number));

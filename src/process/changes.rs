@@ -16,15 +16,19 @@ use deltajoin_workers::bindings::Binding;
 use deltajoin_workers::ports::ReferenceBlock;
 use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
 
+/// Rows in a batch, at most.
+const ROWS_MAX: usize = 8192;
+
 /// Rows by key: where each of them is.
 #[derive(Default)]
-struct Table {
+pub(super) struct Table {
     rows: BTreeMap<u128, RowIndex>,
     batches: Gather,
 }
 
 impl Table {
-    fn apply(&mut self, changes: Batch) {
+    /// Takes changes: a row with diff `+1` replaces that of its key, one with `-1` removes it.
+    pub(super) fn apply(&mut self, changes: Batch) {
         if changes.is_empty() {
             return;
         }
@@ -38,6 +42,13 @@ impl Table {
                 self.rows.remove(&key);
             }
         }
+    }
+
+    /// All rows, by key.
+    pub(super) fn rows(&self) -> Vec<Batch> {
+        let rows: Vec<RowIndex> = self.rows.values().copied().collect();
+        let chunks = rows.chunks(ROWS_MAX);
+        chunks.map(|rows| self.batches.rows(rows)).collect()
     }
 
     fn slots(&self, key: u128) -> Option<Vec<Slot<'_>>> {

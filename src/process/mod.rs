@@ -8,8 +8,11 @@
 //! | `plan` | the core's plan from the configuration |
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `changes` | the reference as it differs from what is bound |
-//! | `durable` | what earlier generations have bound and written; `never_durable` without Kafka |
-//! | `promises` | what the configuration says of that |
+//! | `joining` | takes the job over from earlier generations, in the order that this needs |
+//! | `durable` | what a process has then, for its workers; `never_durable` without Kafka |
+//! | `promises` | what the configuration says of it |
+//! | `checkpoints`, `ledger` | makes checkpoints, so that less must be replayed |
+//! | `recovery` | which checkpoint a start goes on from |
 //! | `recording` | how far sinks have come that write at least once |
 //! | `outputs` | sinks and dead letters, for each worker |
 //! | `skipping` | what a sink has committed before is not written again |
@@ -23,17 +26,25 @@
 mod changes;
 mod check;
 #[cfg(feature = "kafka")]
+mod checkpoints;
+#[cfg(feature = "kafka")]
 mod durable;
 #[cfg(not(feature = "kafka"))]
 #[path = "never_durable.rs"]
 mod durable;
 mod inputs;
+#[cfg(feature = "kafka")]
+mod joining;
+#[cfg(feature = "kafka")]
+mod ledger;
 mod outputs;
 mod plan;
 #[cfg(feature = "kafka")]
 mod promises;
 #[cfg(feature = "kafka")]
 mod recording;
+#[cfg(feature = "kafka")]
+mod recovery;
 #[cfg(feature = "kafka")]
 mod skipping;
 
@@ -59,8 +70,12 @@ use crate::cluster::{self, Membership, Mesh, Task};
 use crate::config::{self, Config};
 use crate::error::ExitCode;
 use crate::failure::Failure;
-use crate::process::durable::{Durable, Joining};
+use crate::process::durable::Durable;
+#[cfg(not(feature = "kafka"))]
+use crate::process::durable::Joining;
 use crate::process::inputs::Inputs;
+#[cfg(feature = "kafka")]
+use crate::process::joining::Joining;
 use crate::process::outputs::{Outputs, Rejected, SendSink, WorkerSinks};
 use crate::telemetry::{Monitor, State, WallClock, report_every_second};
 
@@ -291,6 +306,10 @@ fn parts(
             senders.reference = Some(sender);
             reference = Some(receiver);
         }
+        let (keys, checkpoints) = match durable {
+            Some(durable) => durable.state(local),
+            None => (KeySet::new(config.events.schema.key_is_narrow()), None),
+        };
         let sinks = outputs.open(index * config.cluster.threads + local, durable)?;
         parts.push(Some(WorkerParts {
             events,
@@ -298,8 +317,8 @@ fn parts(
             reference,
             replay,
             bindings,
-            keys: KeySet::new(config.events.schema.key_is_narrow()),
-            checkpoints: None,
+            keys,
+            checkpoints,
             sinks,
         }));
     }

@@ -5,8 +5,10 @@
 use std::sync::Arc;
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
+use deltajoin_workers::checkpoint::Checkpoints;
 use deltajoin_workers::ports::{ReferenceBlock, Sink};
 use deltajoin_workers::queue::Sender;
+use deltajoin_workers::state::KeySet;
 
 use crate::connectors::file::JsonLines;
 use crate::failure::Failure;
@@ -26,7 +28,11 @@ pub(super) enum Durable {}
 pub(super) enum Joining {}
 
 impl Joining {
-    pub(super) fn begin(_: &Process, _: &Inputs, _: &WallClock) -> Result<Option<Self>, Failure> {
+    pub(super) fn begin(
+        _: &Process,
+        _: &Inputs,
+        _: &Arc<WallClock>,
+    ) -> Result<Option<Self>, Failure> {
         Ok(None)
     }
 
@@ -44,6 +50,10 @@ impl Joining {
 }
 
 impl Durable {
+    pub(super) fn state(&self, _: usize) -> (KeySet, Option<Box<dyn Checkpoints>>) {
+        match *self {}
+    }
+
     pub(super) fn bindings(&self) -> (Replay, Option<Box<dyn BindingLog>>) {
         match *self {}
     }

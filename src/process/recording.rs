@@ -14,6 +14,7 @@ use deltajoin_workers::queue::Waker;
 
 use crate::bindings::Appender;
 use crate::connectors::kafka::{Error, Fail, Progress, Recorder, RecorderOptions};
+use crate::process::ledger::Ledger;
 use crate::process::promises::Settings;
 use crate::telemetry::Monitor;
 
@@ -24,11 +25,13 @@ pub(super) type NewestBound = Arc<AtomicU64>;
 pub(super) struct Noting {
     pub(super) log: Appender,
     pub(super) newest: NewestBound,
+    pub(super) ledger: Ledger,
 }
 
 impl BindingLog for Noting {
     fn append(&mut self, binding: Binding) {
         self.newest.fetch_max(binding.epoch, Ordering::AcqRel);
+        self.ledger.push(binding.clone());
         self.log.append(binding);
     }
 

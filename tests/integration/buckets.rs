@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deltajoin::checkpoint::{
-    Error, Groups, KeyRun, LogPosition, Manifest, Options, Put, Run, RunEntry, Store, check_nonce,
-    clean, merge, newest, put_manifest, run_name, verify_all, write_nonce, write_run,
+    Error, Groups, LogPosition, Manifest, Options, Put, Run, RunEntry, Store, clean, merge, newest,
+    put_manifest, read_start, run_name, verify_all, write_run, write_start,
 };
 use deltajoin_testkit::BucketServer;
+use deltajoin_workers::checkpoint::KeyRun;
 use deltajoin_workers::key::mix64;
 use deltajoin_workers::ports::Stop;
 
@@ -69,11 +70,10 @@ fn manifest(number: u64, generation: u64, runs: &[RunEntry]) -> Manifest {
         epoch: 100 + number,
         written_ms: 1_767_225_600_000,
         log: LogPosition {
-            id: "log".to_owned(),
+            marker: serde_json::Value::Null,
             next: number,
         },
         offsets: [(0, 5)].into(),
-        settings: [].into(),
         runs: runs.to_vec(),
         reference: None,
     }
@@ -133,8 +133,9 @@ fn one_of_many_who_put_one_name_at_the_same_moment_wins() {
 #[test]
 fn checkpoints_are_written_read_merged_and_cleaned_up() {
     let store = store("cycle");
-    let nonce = write_nonce(&store, 1).unwrap();
-    check_nonce(&store, 1, &nonce).unwrap();
+    write_start(&store, 1, None).unwrap();
+    let start = read_start(&store, 1, Duration::ZERO, &Stop::default());
+    assert_eq!(start, Ok(None));
     let mut runs: Vec<RunEntry> = (0..4)
         .map(|seed| write(&store, 1, &keys(50_000, seed)))
         .collect();

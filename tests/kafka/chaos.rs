@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use deltajoin::generate::{Expected, Options, reference_csv};
 use deltajoin_testkit::{Broker, Job, Signal};
 
+use tempfile::TempDir;
+
 use crate::setup::{LIMIT, Setup, quoted};
 use crate::stops::{pid_of, signal};
 use crate::support::publish;
@@ -51,16 +53,22 @@ fn now_ms() -> i64 {
 /// The clusters of one job: the same but for the number of processes.
 struct Clusters {
     setups: Vec<Setup>,
+    /// Where checkpoints are.
+    _state: TempDir,
     now: usize,
     job: Job,
 }
 
 impl Clusters {
     fn start(broker: &Broker, name: &str, reference: &str) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let location = format!("file://{}", state.path().display());
         let setup = |processes| {
             Setup::without_topics(broker, name)
                 .set("[sinks]", "delivery", quoted("exactly-once"))
                 .set("limits", "shards", "12")
+                .set("checkpoint", "location", quoted(&location))
+                .set("checkpoint", "interval", quoted("500ms"))
                 .set("cluster", "peer_timeout", quoted("2s"))
                 .set("cluster", "restarts", "10000")
                 .reference(reference)
@@ -70,6 +78,7 @@ impl Clusters {
         let job = setups[0].start(&[]);
         Self {
             setups,
+            _state: state,
             now: 0,
             job,
         }

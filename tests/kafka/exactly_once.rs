@@ -15,6 +15,7 @@ fn exactly_once(broker: &Broker, name: &str) -> Setup {
     Setup::new(broker, name)
         .set("[sinks]", "delivery", quoted("exactly-once"))
         .set("limits", "shards", "16")
+        .set("checkpoint", "interval", quoted("200ms"))
 }
 
 /// Starts a job with so many threads.
@@ -67,10 +68,14 @@ fn a_job_that_is_killed_and_gets_other_workers_writes_each_row_once() {
 fn a_cluster_that_loses_processes_and_changes_their_number_writes_each_row_once() {
     let (broker, stream) = (Broker::shared(), million());
     let reference = reference_csv(&stream.options);
+    let state = tempfile::tempdir().unwrap();
+    let location = format!("file://{}", state.path().display());
     let setup = |processes: usize| {
         Setup::without_topics(broker, "once-cluster")
             .set("[sinks]", "delivery", quoted("exactly-once"))
             .set("limits", "shards", "16")
+            .set("checkpoint", "interval", quoted("200ms"))
+            .set("checkpoint", "location", quoted(&location))
             .set("events", "topic", quoted(stream.topic))
             .set("limits", "max_in_flight_bytes", quoted("2MB"))
             .reference(&reference)
@@ -99,6 +104,10 @@ fn a_cluster_that_loses_processes_and_changes_their_number_writes_each_row_once(
     let found = differences(broker, "once-cluster-joined", &stream.expected);
     assert!(found.is_clean(), "{found:#?}");
     stream.assert_dead_letters("once-cluster-dead");
+    let manifests = std::fs::read_dir(state.path().join("once-cluster")).unwrap();
+    let names = manifests.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<_> = names.filter(|name| name.starts_with("manifest-")).collect();
+    assert_eq!(names.len(), 2, "two checkpoints are kept: {names:?}");
 }
 
 /// An event of the case at a location.

@@ -32,6 +32,11 @@ impl KeyRun {
         }
     }
 
+    /// Whether each is of one integer.
+    pub fn is_narrow(&self) -> bool {
+        matches!(self, Self::Narrow(_))
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

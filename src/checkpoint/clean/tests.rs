@@ -6,7 +6,7 @@ use super::*;
 use crate::checkpoint::testing::{
     folder, manifest, names, objects, overwrite, spread, store, write,
 };
-use crate::checkpoint::{RunEntry, newest, put_manifest, run_name, verify_all, write_nonce};
+use crate::checkpoint::{RunEntry, newest, put_manifest, run_name, verify_all, write_start};
 
 fn put(store: &Store, number: u64, generation: u64, runs: &[RunEntry]) {
     put_manifest(store, &mut manifest(number, generation, runs)).unwrap();
@@ -58,8 +58,8 @@ fn what_a_crashed_generation_has_left_goes_when_a_newer_one_has_begun() {
     let store = store(&folder);
     let runs = three_checkpoints(&store);
     let orphan = write(&store, 5, &spread(20, 9));
-    write_nonce(&store, 5).unwrap();
-    write_nonce(&store, 6).unwrap();
+    write_start(&store, 5, None).unwrap();
+    write_start(&store, 6, None).unwrap();
     assert_eq!(
         clean(&store, 6).unwrap(),
         0,
@@ -69,7 +69,7 @@ fn what_a_crashed_generation_has_left_goes_when_a_newer_one_has_begun() {
     put(&store, 3, 6, &[runs[3].clone(), runs[4].clone(), own]);
     clean(&store, 6).unwrap();
     let left = remaining(&store);
-    assert!(!left.contains(&orphan.name) && !left.iter().any(|name| name.starts_with("nonce")));
+    assert!(!left.contains(&orphan.name) && !left.iter().any(|name| name.starts_with("start")));
     assert_eq!(
         left.iter().filter(|name| name.starts_with("run")).count(),
         3

@@ -25,7 +25,7 @@ fn a_person_can_read_a_manifest() {
     }];
     manifest.offsets.remove(&3);
     expect![[r#"
-        {"checksum":"9e90f6ec2df14fd4",
+        {"checksum":"4b355cef3c3cd600",
           "version": 1,
           "manifest": {
             "job": "test",
@@ -34,14 +34,13 @@ fn a_person_can_read_a_manifest() {
             "epoch": 1767225600007,
             "written_ms": 1767225600507,
             "log": {
-              "id": "b0",
+              "marker": {
+                "version": 1
+              },
               "next": 17
             },
             "offsets": {
               "0": 42
-            },
-            "settings": {
-              "limits.shards": "64"
             },
             "runs": [
               {

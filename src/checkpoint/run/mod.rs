@@ -21,6 +21,7 @@ mod write;
 
 use std::ops::Range;
 
+use deltajoin_workers::checkpoint::KeyRun;
 use deltajoin_workers::key::{KEY_GROUP_BITS, KEY_GROUPS};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -38,35 +39,6 @@ const ENTRY_BYTES: u64 = 14;
 const FOOTER_BYTES: u64 = 40;
 /// Keys of a block, at most: half a megabyte to a megabyte, which is what is held at least.
 const BLOCK_KEYS: u32 = 1 << 16;
-
-/// Keys in strictly ascending order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyRun {
-    /// Mixed integers.
-    Narrow(Vec<u64>),
-    /// Hashes.
-    Wide(Vec<u128>),
-}
-
-impl KeyRun {
-    /// How many keys it has.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Narrow(keys) => keys.len(),
-            Self::Wide(keys) => keys.len(),
-        }
-    }
-
-    /// Whether it has no keys.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether its keys are narrow.
-    pub fn is_narrow(&self) -> bool {
-        matches!(self, Self::Narrow(_))
-    }
-}
 
 /// A key as it is stored.
 pub(super) trait Key: Copy + Ord {

@@ -261,14 +261,6 @@ fn a_part_that_is_not_built_is_refused() {
     check(
         &[("", "[checkpoint]\ninterval = \"10s\"\n[state]\ndir = \"x\"")],
         expect![[r#"
-            error: setting "interval" in [checkpoint] is not built yet
-              --> job.toml:26:1
-               |
-            26 | interval = "10s"
-               | ^^^^^^^^
-              detail: There are no checkpoints: a restart begins at "start" again.
-              hint: Leave it out.
-
             error: setting "dir" in [state] is not built yet
               --> job.toml:28:1
                |
@@ -276,8 +268,6 @@ fn a_part_that_is_not_built_is_refused() {
                | ^^^
               detail: The whole state is kept in memory.
               hint: Leave it out.
-
-            2 faults in job.toml
         "#]],
     );
 }

@@ -214,22 +214,12 @@ fn nothing_is_written_twice_or_read_back() {
             "name = \"other\"\nbrokers = \"k2:9092, k1:9092\"\ntopic = \"joined\"",
         )],
         expect![[r#"
-            error: exactly-once sinks at several Kafka clusters are not built yet
-              --> job.toml:18:1
-               |
-            18 | [[sinks]]
-               | ^^^^^^^^^
-              hint: Name the same "brokers" in all of them, or set delivery =
-                "at-least-once".
-
             error: sink "other" and sink "joined" both write topic "joined"
               --> job.toml:25:9
                |
             25 | topic = "joined"
                |         ^^^^^^^^
               hint: Give each its own.
-
-            2 faults in job.toml
         "#]],
     );
     check(

@@ -75,22 +75,6 @@ impl BindingTopic {
         })
     }
 
-    /// Removes records before an offset that were appended before `oldest_ms`, in milliseconds
-    /// since 1970. Returns where the log begins now, at the latest.
-    ///
-    /// # Errors
-    /// If Kafka refuses, or if `stop` is set.
-    pub fn trim(&mut self, before: u64, oldest_ms: u64, stop: &Stop) -> Result<u64, Error> {
-        let oldest = i64::try_from(oldest_ms).unwrap_or(i64::MAX);
-        let kept = self.connection.starts(1, Start::Timestamp(oldest), stop)?[0];
-        let before = kept.min(i64::try_from(before).unwrap_or(i64::MAX));
-        let start = self.connection.starts(1, Start::Earliest, stop)?[0];
-        if before > start {
-            self.connection.delete_before(before, stop)?;
-        }
-        Ok(before.max(start).unsigned_abs())
-    }
-
     /// Gives the records to the producer and waits for what becomes of each.
     fn deliver(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Delivery, Error> {
         let mut delivery = Delivery {
@@ -200,6 +184,27 @@ impl Log for BindingTopic {
         let first = first.expect("an append has a record");
         Ok(*first..last.expect("and so a last one") + 1)
     }
+}
+
+/// Removes records of a log before an offset that were appended before `oldest_ms`, in
+/// milliseconds since 1970.
+///
+/// # Errors
+/// If Kafka refuses, or if `stop` is set.
+pub fn trim_bindings(
+    topic: &KafkaTopic,
+    before: u64,
+    oldest_ms: u64,
+    stop: &Stop,
+) -> Result<(), Error> {
+    let mut connection = Connection::open(&reading(topic))?;
+    let oldest = Start::Timestamp(i64::try_from(oldest_ms).unwrap_or(i64::MAX));
+    let kept = connection.starts(1, oldest, stop)?[0];
+    let before = kept.min(i64::try_from(before).unwrap_or(i64::MAX));
+    if before > connection.starts(1, Start::Earliest, stop)?[0] {
+        connection.delete_before(before, stop)?;
+    }
+    Ok(())
 }
 
 /// The topic for clients that read it. Whatever stands in the log must be seen, also what a

@@ -9,6 +9,7 @@
 //! | `recorder` | tells how far sinks have come that write at least once |
 //! | `progress` | which epochs are written, as it is told |
 //! | `bindings` | the binding log as a topic |
+//! | `group` | how far the job is, for monitors of lag |
 //! | `own_topic` | topics that the job makes for itself |
 //! | `sample` | a look at a topic's newest records |
 //! | `scan` | a topic as it stands, for audits |
@@ -27,6 +28,7 @@ mod committer;
 mod error;
 mod ffi;
 mod fit;
+mod group;
 mod lag;
 mod lanes;
 mod ledger;
@@ -54,9 +56,10 @@ use std::sync::Arc;
 
 use deltajoin_workers::batch::{Batch, Origin};
 
-pub use bindings::BindingTopic;
+pub use bindings::{BindingTopic, trim_bindings};
 pub use client::Connection;
 pub use error::Error;
+pub use group::GroupOffsets;
 pub use lag::Lag;
 pub use progress::{Progress, ProgressRecord, read_progress};
 pub use recorder::{Recorder, RecorderOptions, Watched};
