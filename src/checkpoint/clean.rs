@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use tracing::{debug, warn};
 
-use crate::checkpoint::layout::Kind;
+use crate::checkpoint::layout::{ABOUT, Kind};
 use crate::checkpoint::manifest::{Checkpoint, list};
 use crate::checkpoint::store::{Object, Store};
 use crate::checkpoint::{Error, Manifest};
@@ -86,6 +86,31 @@ pub fn clean(store: &Store, generation: u64) -> Result<usize, Error> {
         store.delete(name)?;
     }
     Ok(garbage.len() + store.sweep()?)
+}
+
+/// Deletes everything of the job: it begins anew. The newest manifests go first, so what a crash
+/// leaves is an older checkpoint or none, and what says whose the location is goes last.
+///
+/// # Errors
+/// If an object may still be there.
+pub fn forget(store: &Store) -> Result<usize, Error> {
+    let mut names: Vec<String> = store
+        .list()?
+        .into_iter()
+        .map(|object| object.name)
+        .filter(|name| name == ABOUT || Kind::of(name) != Kind::Other)
+        .collect();
+    // Stable, and so the older manifests stand behind the newer ones.
+    names.reverse();
+    names.sort_by_key(|name| match Kind::of(name) {
+        Kind::Manifest(_) => 0,
+        Kind::Other => 2,
+        _ => 1,
+    });
+    for name in &names {
+        store.delete(name)?;
+    }
+    Ok(names.len() + store.sweep()?)
 }
 
 #[cfg(test)]

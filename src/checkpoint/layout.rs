@@ -21,7 +21,7 @@ use crate::checkpoint::{Error, Groups};
 pub(super) const VERSION: u32 = 1;
 
 /// Says what the location is.
-const ABOUT: &str = "checkpoints.json";
+pub(super) const ABOUT: &str = "checkpoints.json";
 
 /// What a name tells of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

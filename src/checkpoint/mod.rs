@@ -15,8 +15,14 @@
 //! | `inspect` | every byte of all checkpoints |
 //! | `error` | how it fails, and with which exit code |
 //!
-//! The formats of the objects stand in `run`, `reference`, `sealed` and `manifest`. It is apart
-//! from the connectors because no row passes here, and a restart depends on it alone.
+//! | object | format | under which checksum |
+//! |---|---|---|
+//! | `checkpoints.json` | one line of JSON: version and job | compared whole |
+//! | `manifest-*.json` | JSON: version, then `Manifest` | its own, xxh3-64 of what follows |
+//! | `run-*.keys` | binary: header, blocks, index, footer | of blocks in the index; its own in manifest |
+//! | `reference-*.jsonl` | JSON lines: version, then a row each | in the first line and the manifest |
+//!
+//! It is apart from the connectors because no row passes here, and a restart depends on it alone.
 //!
 //! # Invariants
 //! * An object is never changed; only a manifest gives it a meaning.
@@ -40,7 +46,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 
-pub use clean::{clean, garbage};
+pub use clean::{clean, forget, garbage};
 pub use error::{Action, Error};
 pub use inspect::{Verified, verify_all};
 pub use layout::run_name;

@@ -119,8 +119,10 @@ pub struct Store {
 
 impl Store {
     /// Opens the location `file://PATH` (from the working directory, if relative) or
-    /// `s3://BUCKET/PREFIX` for a job, and checks that it can be used. When `stop` is set, nothing
-    /// is tried again any more.
+    /// `s3://BUCKET/PREFIX` for a job, and checks that it can be used.
+    ///
+    /// `stop` ends whatever is under way and not yet whole. It is not the stop that a clean end
+    /// begins with, which still writes a checkpoint, but the one by which that is given up.
     ///
     /// # Errors
     /// If it is no such location, cannot be written, or replaces what is there.

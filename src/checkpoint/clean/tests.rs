@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::checkpoint::layout::manifest_name;
 use crate::checkpoint::testing::{
     folder, manifest, names, objects, overwrite, spread, store, write,
 };
@@ -169,4 +172,88 @@ fn a_half_written_file_is_no_object_and_is_removed_when_its_writer_is_gone() {
     living.finish().unwrap();
     assert_eq!(unfinished(names(&objects(&folder))), 0);
     assert!(remaining(&store).contains(&name));
+}
+
+#[test]
+fn a_crash_between_the_link_and_the_removal_leaves_the_object() {
+    let folder = folder();
+    let store = store(&folder);
+    three_checkpoints(&store);
+    let name = manifest_name(2);
+    let hidden = objects(&folder).join(".unfinished-0123456789abcdef");
+    std::fs::hard_link(objects(&folder).join(&name), &hidden).unwrap();
+    assert_eq!(store.sweep().unwrap(), 1);
+    assert!(!hidden.exists());
+    assert_eq!(newest(&store).unwrap().manifest.unwrap().name(), name);
+}
+
+#[test]
+fn a_job_that_is_forgotten_begins_anew() {
+    let folder = folder();
+    let store = store(&folder);
+    three_checkpoints(&store);
+    write_nonce(&store, 5).unwrap();
+    overwrite(&folder, ".unfinished-0123456789abcdef", b"DJKEYRUN");
+    overwrite(&folder, "a strange name", b"not ours");
+    assert_eq!(forget(&store).unwrap(), 1 + 3 + 5 + 1 + 1);
+    assert_eq!(names(&objects(&folder)), ["a strange name"]);
+    assert_eq!(newest(&store).unwrap().manifest, None);
+}
+
+fn run(generation: u64, index: usize) -> RunEntry {
+    RunEntry {
+        name: format!("run-{generation:020}-{index:016x}.keys"),
+        first_group: 0,
+        last_group: 1023,
+        keys: 1,
+        bytes: 78,
+        checksum: 0,
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_there_no_object_is_deleted_that_may_be_needed(
+        writers in prop::collection::vec(1u64..5, 1..12),
+        checkpoints in prop::collection::vec(
+            (1u64..5, prop::collection::vec(any::<prop::sample::Index>(), 0..4), 0u8..8), 0..6),
+        generation in 1u64..5,
+    ) {
+        let runs: Vec<RunEntry> = writers.iter().enumerate()
+            .map(|(index, writer)| run(*writer, index))
+            .collect();
+        let mut names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+        let (mut good, mut damaged) = (Vec::new(), Vec::new());
+        for (number, (generation, named, luck)) in (0u64..).zip(checkpoints) {
+            let named: Vec<RunEntry> =
+                named.iter().map(|index| index.get(&runs).clone()).collect();
+            names.push(manifest_name(number));
+            match luck {
+                0 => damaged.push(number),
+                _ => good.push(manifest(number, generation, &named)),
+            }
+        }
+        let objects: Vec<Object> = names.iter()
+            .map(|name| Object { name: name.clone(), bytes: 0 })
+            .collect();
+        let garbage = garbage(&objects, &good, generation);
+        let kept = &good[good.len().saturating_sub(KEPT)..];
+        for needed in kept.iter().flat_map(|one| one.objects()) {
+            prop_assert!(!garbage.iter().any(|name| name == needed), "{needed} is needed");
+        }
+        for name in &garbage {
+            prop_assert!(names.contains(name));
+            match Kind::of(name) {
+                Kind::Manifest(number) => {
+                    prop_assert!(!damaged.contains(&number), "evidence stays");
+                    prop_assert!(kept.len() == KEPT && number < kept[0].number);
+                }
+                Kind::Run(writer) => prop_assert!(writer <= generation),
+                _ => prop_assert!(false, "{name} is another's"),
+            }
+        }
+        if good.iter().any(|one| one.generation > generation) {
+            prop_assert!(garbage.is_empty(), "a newer generation is at work");
+        }
+    }
 }
