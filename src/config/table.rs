@@ -312,9 +312,9 @@ static SINKS: &[Setting] = &[
         "delivery",
         OneOf(&["exactly-once", "at-least-once"]),
         "Whether a reader can see a row twice after a failure. With `exactly-once`, one that reads \
-         `read_committed` does not, and rows come at every `commit_interval`; all such sinks are at \
-         one cluster. With `at-least-once` rows come at once, about a second of them may come again \
-         after a crash, and their headers `epoch`, `shard` and `seq` tell which.",
+         `read_committed` does not, and rows come at every `commit_interval`; all such sinks are \
+         at one cluster. With `at-least-once` rows come at once, about a second of them may come \
+         again after a crash, and their headers `epoch`, `shard` and `seq` tell which.",
     )
     .derived("`\"exactly-once\"` if events are read from Kafka, else `\"at-least-once\"`")
     .only_for("kafka"),

@@ -72,13 +72,13 @@ fn a_killed_job_writes_each_row_once_to_a_file_beside_topics_of_both_deliveries(
 #[test]
 fn a_file_that_is_not_as_it_was_left_keeps_its_job_from_starting_and_stays_as_it_is() {
     let broker = Broker::shared();
-    broker.create_topic("left", 1, &[]);
-    let publisher = Publisher::new(broker, "left");
+    broker.create_topic("left-alone", 1, &[]);
+    let publisher = Publisher::new(broker, "left-alone");
     for detection in 1..=3 {
         publisher.send(0, None, Some(&event(detection, 1)));
     }
     publisher.flush();
-    let setup = Setup::without_topics(broker, "left")
+    let setup = Setup::without_topics(broker, "left-alone")
         .dead_letters_to(DEAD)
         .rows_to(ROWS);
     let path = setup.folder().join(ROWS);

@@ -107,7 +107,8 @@ fn records_of_a_megabyte_pass() {
 #[test]
 fn reading_starts_at_a_time_or_at_the_end() {
     let broker = Broker::shared();
-    broker.create_topic("dated", 2, &[]);
+    // The events are old, and must be kept for as long as the test takes.
+    broker.create_topic("dated", 2, &[("retention.ms", "-1")]);
     let publisher = Publisher::new(broker, "dated");
     // Noon of the first of ten days of 2026; the second partition has nothing later than the 3rd.
     let noon_ms = |day: i64| 1_767_268_800_000 + (day - 1) * 86_400_000;

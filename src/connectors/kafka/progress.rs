@@ -1,7 +1,8 @@
 //! How far each sink has come, by shard: records of a compacted topic, written in the transactions
 //! of the rows that they tell of or, at-least-once, after those rows.
 //!
-//! It is apart from `transactions` and `recorder` because it is a durable format, which other parts read as well.
+//! It is apart from `transactions` and `recorder` because it is a durable format, which other parts
+//! read as well.
 //!
 //! # Invariants
 //! * The progress of a shard is the greatest epoch of all records that cover it. So it does not
