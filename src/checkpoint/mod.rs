@@ -19,8 +19,8 @@
 //! |---|---|---|
 //! | `checkpoints.json` | one line of JSON: version and job | compared whole |
 //! | `manifest-*.json` | JSON: version, then `Manifest` | its own, xxh3-64 of what follows |
-//! | `run-*.keys` | binary: header, blocks, index, footer | of blocks in the index; its own in manifest |
-//! | `reference-*.jsonl` | JSON lines: version, then a row each | in the first line and the manifest |
+//! | `run-*.keys` | binary: header, blocks, index, footer | of each block; its own in the manifest |
+//! | `reference-*.jsonl` | JSON lines: version, then rows | in the first line and the manifest |
 //!
 //! It is apart from the connectors because no row passes here, and a restart depends on it alone.
 //!

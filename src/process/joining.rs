@@ -15,12 +15,12 @@
 //! * Nothing is read of the events, and nothing written to a sink, before all of this is done.
 //! * What is bound is never resolved again: neither the first offset nor any end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
-use deltajoin_workers::bindings::{Binding, Ends, Replay};
+use deltajoin_workers::bindings::{Binding, Replay};
 use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Clock, Stop};

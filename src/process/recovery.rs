@@ -56,7 +56,8 @@ pub(super) fn choose(store: &Store) -> Result<(Option<Manifest>, u64), Failure> 
         if !error.is_damage() {
             return Err(error.into());
         }
-        tracing::error!(%error, checkpoint = manifest.number, "going back to the checkpoint before");
+        let number = manifest.number;
+        tracing::error!(%error, number, "going back to the checkpoint before this one");
         found = newest_below(store, manifest.number)?;
         if found.manifest.is_none() {
             return Err(error.into());

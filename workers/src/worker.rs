@@ -6,9 +6,9 @@
 //!
 //! # How a job ends
 //! When all readers have come to their ends, or a stop is asked for, worker 0 mints a last epoch,
-//! waits for the checkpoint of it, and closes the input. Every worker then sees the end in the same way: the frontier behind all
-//! sinks is empty, because everything is written everywhere. Only then does it leave, so a peer
-//! that closes its connection after that is no loss.
+//! waits for the checkpoint of it, and closes the input. Every worker then sees the end in the same
+//! way: the frontier behind all sinks is empty, because everything is written everywhere. Only then
+//! does it leave, so a peer that closes its connection after that is no loss.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;

@@ -64,7 +64,7 @@ pub(super) const ARROWS: [Arrow; 15] = [
     arrow(
         "checkpoint",
         &["bindings", "codec", "config", "error"],
-        &["batch", "key", "ports", "schema"],
+        &["batch", "checkpoint", "key", "ports", "schema"],
     ),
     arrow("cluster", &["error"], &["ports"]),
     arrow("telemetry", &["config", "error"], &["ports"]),
