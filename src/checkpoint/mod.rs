@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | `checkpoints.json` | one line of JSON: version and job | compared whole |
 //! | `manifest-*.json` | JSON: version, then `Manifest` | its own, xxh3-64 of what follows |
-//! | `run-*.keys` | binary: header, blocks, index, footer | of each block; its own in the manifest |
+//! | `run-*.keys` | binary: blocks, index, footer | of each block; its own in the manifest |
 //! | `reference-*.jsonl` | JSON lines: version, then rows | in the first line and the manifest |
 //!
 //! It is apart from the connectors because no row passes here, and a restart depends on it alone.

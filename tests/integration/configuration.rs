@@ -91,20 +91,12 @@ fn all_faults_are_told_at_once_with_place_known_names_and_guess() {
               detail: It is the number 1.
               hint: Write a whole number and ms, s, m, h or d, as "10ms", "20s" or "24h".
 
-            error: setting "interval" in [checkpoint] is not built yet
-              --> job.toml:30:1
-               |
-            30 | interval = "5s"
-               | ^^^^^^^^
-              detail: There are no checkpoints: a restart begins at "start" again.
-              hint: Leave it out.
-
             error: unknown setting "pth" in [[sinks]]
               --> --set sinks.0.pth
               detail: Known settings are "type", "name" and "path".
               hint: Did you mean "path"?
 
-            8 faults in job.toml"#]],
+            7 faults in job.toml"#]],
     );
 }
 

@@ -192,7 +192,7 @@ fn a_job_that_is_forgotten_begins_anew() {
     let folder = folder();
     let store = store(&folder);
     three_checkpoints(&store);
-    write_nonce(&store, 5).unwrap();
+    write_start(&store, 5, None).unwrap();
     overwrite(&folder, ".unfinished-0123456789abcdef", b"DJKEYRUN");
     overwrite(&folder, "a strange name", b"not ours");
     assert_eq!(forget(&store).unwrap(), 1 + 3 + 5 + 1 + 1);
