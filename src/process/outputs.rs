@@ -180,10 +180,12 @@ fn connect(
             if process.index > 0 {
                 return Ok(Output::File(Mutex::new(None)));
             }
-            let mut reserved = file::Reserved::open(path, &inputs)?;
-            if durable::goes_on(process) {
-                reserved = reserved.go_on(&process.config.job, name)?;
-            }
+            let reserved = file::Reserved::open(path, &inputs)?;
+            let reserved = if durable::goes_on(process) {
+                reserved.go_on(&process.config.job, name)?
+            } else {
+                reserved.begin_again()?
+            };
             Ok(Output::File(Mutex::new(Some(OutputFile {
                 reserved,
                 format,

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use deltajoin::generate::reference_csv;
-use deltajoin_testkit::{Broker, Job, Signal, TopicRecord};
+use deltajoin_testkit::{Broker, Job, Signal, TopicRecord, wait_until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
 use crate::stops::{kill, pid_of};
 use crate::stream::{Stream, million};
-use crate::topics::{Tail, differences};
+use crate::topics::{Publisher, Tail, detections, differences, event, values};
 
 /// A job that joins a million events in small epochs, so that most of its kills cut one.
 fn at_least_once(setup: Setup, stream: &Stream) -> Setup {
@@ -120,4 +120,48 @@ fn a_reader_that_goes_by_headers_holds_each_row_once_through_clusters_of_any_siz
     let outcome = setup(3).start(&["--until-end"]).wait(LIMIT);
     outcome.assert_code(0);
     assert_once_by_headers(broker, "often-cluster-joined", stream);
+}
+
+#[test]
+fn a_killed_job_repeats_nothing_that_is_recorded_and_an_idle_one_records_nothing() {
+    let broker = Broker::shared();
+    broker.create_topic("recorded", 2, &[]);
+    let setup = Setup::new(broker, "recorded")
+        .set("[sinks]", "delivery", quoted("at-least-once"))
+        .set("dead_letters", "delivery", quoted("at-least-once"));
+    let publisher = Publisher::new(broker, "recorded");
+    for detection in 1..=100 {
+        publisher.send((detection % 2) as i32, None, Some(&event(detection, 1)));
+    }
+    publisher.flush();
+    let mut job = setup.start_live();
+    let tail = Tail::new(broker, &setup.joined());
+    for _ in 0..100 {
+        tail.next(LIMIT);
+    }
+    let mut last = 0;
+    broker.read(&setup.joined(), |record| {
+        last = last.max(number(&record, "epoch"))
+    });
+    let records = || {
+        let mut epochs = Vec::new();
+        broker.read("recorded.progress", |record| {
+            let value = record.value.expect("no progress is forgotten");
+            let value: serde_json::Value = serde_json::from_slice(&value).expect("JSON");
+            epochs.push(value["epoch"].as_u64().expect("a number"));
+        });
+        epochs
+    };
+    // One for each sink.
+    let recorded = || records().into_iter().filter(|epoch| *epoch >= last).count();
+    wait_until("the progress of both sinks", LIMIT, || recorded() == 2);
+    job.kill();
+    job.wait(LIMIT);
+    let before = records();
+    start(&setup, 2, &["--until-end"])
+        .wait(LIMIT)
+        .assert_code(0);
+    let rows = values(broker, &setup.joined());
+    assert_eq!(detections(&rows), (1..=100).collect::<Vec<_>>());
+    assert_eq!(records(), before);
 }

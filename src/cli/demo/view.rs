@@ -11,7 +11,7 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use crate::cli::{end, print};
 use crate::failure::Failure;
-use crate::telemetry::{Status, progress_line};
+use crate::telemetry::{State, Status, progress_line};
 
 /// Seconds from one look at the newest results to the next.
 const SAMPLE_SECONDS: u64 = 5;
@@ -69,27 +69,31 @@ fn show(consumer: &BaseConsumer, status_file: &PathBuf, stop: &Stop, seconds: u6
 #[derive(Default)]
 struct View {
     /// The newest status with a generation; at first none.
-    before: Status,
+    before: Option<Status>,
 }
 
 impl View {
     /// The line that the next status is worth.
     fn next(&mut self, now: Status) -> Option<String> {
+        let known = self.before.as_ref().map_or(0, |before| before.written_ms);
         // A process that waits for its peers has no generation.
-        if now.generation == 0 || now.written_ms <= self.before.written_ms {
+        if now.state == State::Starting || now.written_ms <= known {
             return None;
         }
-        let before = std::mem::replace(&mut self.before, now);
-        let now = &self.before;
         let starts = || format!("generation {} starts", now.generation);
-        match before.generation {
-            0 => Some(starts()),
-            same if same == now.generation => {
+        let line = match &self.before {
+            None => Some(starts()),
+            Some(before) if before.generation == now.generation => {
                 // Before the first epoch there is no progress.
-                (now.epoch > 0).then(|| progress_line(&before, now))
+                (now.epoch > 0).then(|| progress_line(before, &now))
             }
-            _ => Some(starts() + ": it reads all events again, since there are no checkpoints yet"),
-        }
+            Some(_) => {
+                let why = "it reads all events again, since there are no checkpoints yet";
+                Some(format!("{}: {why}", starts()))
+            }
+        };
+        self.before = Some(now);
+        line
     }
 }
 
@@ -126,20 +130,25 @@ mod tests {
     #[test]
     fn a_start_is_one_line_and_progress_begins_with_an_epoch() {
         let status = |generation, epoch, written_ms| Status {
+            state: State::Live,
             generation,
             epoch,
             written_ms,
             ..Status::default()
         };
+        let starting = |written_ms| Status {
+            state: State::Starting,
+            ..status(0, 0, written_ms)
+        };
         let mut view = View::default();
         let mut lines = Vec::new();
         for now in [
-            status(0, 0, 1_000),
-            status(7, 0, 2_000),
-            status(7, 2_500, 3_000),
-            status(7, 2_500, 3_000),
-            status(7, 3_500, 4_000),
-            status(0, 0, 5_000),
+            starting(1_000),
+            status(0, 0, 2_000),
+            status(0, 2_500, 3_000),
+            status(0, 2_500, 3_000),
+            status(0, 3_500, 4_000),
+            starting(5_000),
             status(9, 0, 6_000),
             status(9, 6_500, 7_000),
             status(9, 7_500, 8_000),
@@ -152,7 +161,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "generation 7 starts",
+                "generation 0 starts",
                 "events/s",
                 "events/s",
                 "generation 9 starts: it reads all events again, since there are no checkpoints \

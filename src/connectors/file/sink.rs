@@ -166,6 +166,21 @@ impl Reserved {
         Ok(self)
     }
 
+    /// Lets the file be made empty, for a job that begins again.
+    ///
+    /// # Errors
+    /// If it has the rows of a job that goes on.
+    pub fn begin_again(self) -> Result<Self, Error> {
+        match Progress::read(&self.path)? {
+            None => Ok(self),
+            Some(progress) => Err(Error::Foreign {
+                path: self.path,
+                job: progress.job,
+                sink: progress.sink,
+            }),
+        }
+    }
+
     /// The last epoch of which the file keeps all rows; 0 when none.
     pub fn written(&self) -> u64 {
         self.progress.as_ref().map_or(0, |progress| progress.epoch)

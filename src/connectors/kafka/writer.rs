@@ -354,3 +354,23 @@ pub(super) fn request_bytes(message_bytes_max: usize) -> usize {
 pub(super) fn number(partition: usize) -> i32 {
     i32::try_from(partition).expect("Kafka counts them in 32 bits")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_shard_are_counted_in_each_epoch_whatever_stands_between_them() {
+        // Of four shards: the first two bits of a key.
+        let mut numbering = Numbering::new(Ownership::new(4, 1));
+        let mut next = |epoch, shard: u64| {
+            let mark = numbering.next(epoch, shard << 62);
+            assert_eq!((mark.epoch, u64::from(mark.shard)), (epoch, shard));
+            mark.seq
+        };
+        let seqs = [0, 0, 1, 3, 1, 0].map(|shard| next(7, shard));
+        assert_eq!(seqs, [0, 1, 0, 0, 1, 2]);
+        let seqs = [1, 1, 0].map(|shard| next(9, shard));
+        assert_eq!(seqs, [0, 1, 0]);
+    }
+}

@@ -220,6 +220,8 @@ fn a_file_that_is_not_as_it_was_left_is_refused_and_stays_as_it_is() {
     sink.close(1);
     wait_for(&mut sink, 2);
     drop(sink);
+    let error = Reserved::open(&path, &[]).unwrap().begin_again();
+    assert!(matches!(error, Err(Error::Foreign { .. })), "{error:?}");
     for (job, sink) in [("other", "joined"), ("job", "other")] {
         let reserved = Reserved::open(&path, &[]).unwrap();
         let error = reserved.go_on(job, sink).unwrap_err();
