@@ -48,6 +48,8 @@ pub(super) struct Durable {
     /// The keys of each worker of this process, until it takes them.
     pub(super) keys: Mutex<Vec<Option<KeySet>>>,
     pub(super) keeper: Keeper,
+    /// The epoch of the checkpoint that is gone on from, if it has keys.
+    pub(super) begins_behind: Option<u64>,
 }
 
 impl Durable {
@@ -95,16 +97,33 @@ impl Durable {
             _ => destination.open(Some(self.ownership.clone()))?,
         };
         let committed = self.progress.of_shards(name, shards.clone());
+        if committed.iter().all(|epoch| *epoch == 0) && name != DEAD_LETTERS {
+            self.tell_new(name);
+        }
         let ownership = self.ownership.clone();
         Ok(Box::new(Skipping::new(sink, ownership, shards, committed)))
     }
 
     /// A sink to a file, on worker 0, which gets what it does not have: all epochs after `written`.
-    pub(super) fn file(&self, sink: JsonLines, written: u64) -> Box<dyn Sink + Send> {
+    pub(super) fn file(&self, name: &str, sink: JsonLines, written: u64) -> Box<dyn Sink + Send> {
+        if written == 0 && name != DEAD_LETTERS {
+            self.tell_new(name);
+        }
         let shards = self.ownership.shards();
         let ownership = self.ownership.clone();
         let committed = vec![written; shards];
         Box::new(Skipping::new(sink, ownership, 0..shards, committed))
+    }
+
+    /// A sink that has nothing gets what is not in the checkpoint.
+    fn tell_new(&self, sink: &str) {
+        if let Some(checkpoint) = self.begins_behind {
+            tracing::warn!(
+                sink,
+                checkpoint,
+                "the sink is new, and begins behind the checkpoint"
+            );
+        }
     }
 
     /// Commits and records how far sinks have come, now that all rows are written.

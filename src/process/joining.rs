@@ -242,6 +242,9 @@ impl<'a> Joining<'a> {
             newest: newest_bound,
             ledger,
         });
+        let with_keys = found.checkpoint.as_ref();
+        let with_keys = with_keys.filter(|manifest| manifest.keys() > 0);
+        let begins_behind = with_keys.map(|manifest| manifest.epoch);
         let bindings = found.replayed();
         Ok(Durable {
             replay: Mutex::new(Replay { bindings, newest }),
@@ -253,6 +256,7 @@ impl<'a> Joining<'a> {
             ownership,
             keys: Mutex::new(keys),
             keeper,
+            begins_behind,
         })
     }
 

@@ -65,7 +65,7 @@ impl Durable {
         match *self {}
     }
 
-    pub(super) fn file(&self, _: JsonLines, _: u64) -> Box<dyn Sink + Send> {
+    pub(super) fn file(&self, _: &str, _: JsonLines, _: u64) -> Box<dyn Sink + Send> {
         match *self {}
     }
 

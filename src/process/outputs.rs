@@ -147,7 +147,7 @@ impl Output {
                 let written = file.reserved.written();
                 let sink = file.start()?;
                 Ok(Some(match durable {
-                    Some(durable) => durable.file(sink, written),
+                    Some(durable) => durable.file(name, sink, written),
                     None => Box::new(sink),
                 }))
             }

@@ -112,11 +112,16 @@ fn a_file_that_is_not_as_it_was_left_keeps_its_job_from_starting_and_stays_as_it
     fs::write(&beside, recorded).unwrap();
     setup.run_until_end(&[]);
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
-    // Without both files, the rows are written again.
+    // Without both files it is a new sink, which gets what comes after the checkpoint.
     fs::remove_file(&path).unwrap();
     refused(&["joined.jsonl", "were written"]);
     fs::remove_file(&path).unwrap_or_default();
     fs::remove_file(&beside).unwrap();
-    setup.run_until_end(&[]);
-    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+    let outcome = setup.run_until_end(&[]);
+    let said = outcome.stderr.join("\n");
+    assert!(
+        said.contains("is new, and begins behind the checkpoint"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), "");
 }

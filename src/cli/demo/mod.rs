@@ -157,6 +157,7 @@ fn write_files(folder: &Path, brokers: &str, options: &Options) -> Result<PathBu
         .replace("REFERENCE", &reference.display().to_string())
         .replace("STATUS", &folder.join("status.json").display().to_string())
         .replace("SECRET", &secret.display().to_string())
+        .replace("STATE", &folder.join("state").display().to_string())
         .replace("ADDRESSES", &addresses.join(", "));
     write("demo.toml", &text)
 }

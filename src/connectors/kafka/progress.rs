@@ -25,7 +25,12 @@ const VERSION: u64 = 1;
 /// What the topic must be like.
 pub(super) const TOPIC: OwnTopic = OwnTopic {
     purpose: "the progress of sinks",
-    settings: &[("cleanup.policy", "compact")],
+    settings: &[
+        ("cleanup.policy", "compact"),
+        // It is written at every commit, and read whole at every start.
+        ("segment.bytes", "16777216"),
+        ("segment.ms", "3600000"),
+    ],
     checked: &["cleanup.policy"],
 };
 
