@@ -10,6 +10,8 @@ mod cluster;
 mod demo;
 mod generate;
 mod run;
+#[cfg(feature = "kafka")]
+mod state;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -63,6 +65,9 @@ enum Command {
     },
     /// Recompute the result from the input and compare it with what the sinks have written.
     Audit(audit::AuditArgs),
+    /// Show what outlives a restart of a job: checkpoints, offsets, progress of sinks.
+    #[cfg(feature = "kafka")]
+    State(state::StateArgs),
     /// Make the events of the example, and its reference table.
     Generate(generate::GenerateArgs),
     /// Run the example with an embedded broker, and show what it does.
@@ -131,6 +136,8 @@ pub fn run() -> ExitCode {
             offline,
         } => check::run(&settings, print, offline),
         Command::Audit(args) => audit::run(&args),
+        #[cfg(feature = "kafka")]
+        Command::State(args) => state::run(&args),
         Command::Generate(args) => generate::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),

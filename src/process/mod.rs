@@ -13,6 +13,7 @@
 //! | `promises` | what the configuration says of it |
 //! | `checkpoints`, `ledger` | makes checkpoints, so that less must be replayed |
 //! | `recovery` | which checkpoint a start goes on from |
+//! | `state` | what is kept, looked at and forgotten |
 //! | `recording` | how far sinks have come that write at least once |
 //! | `outputs` | sinks and dead letters, for each worker |
 //! | `skipping` | what a sink has committed before is not written again |
@@ -47,10 +48,14 @@ mod recording;
 mod recovery;
 #[cfg(feature = "kafka")]
 mod skipping;
+#[cfg(feature = "kafka")]
+mod state;
 
 pub use check::check;
 #[cfg(feature = "kafka")]
 pub use skipping::Skipping;
+#[cfg(feature = "kafka")]
+pub use state::{forget_job, kept, state};
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};

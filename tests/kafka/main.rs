@@ -17,6 +17,7 @@
 //! | `bindings` | the binding log as a topic |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
+//! | `state` | what a job keeps, shown and forgotten |
 //! | `stops` | how jobs end |
 //! | `transactions` | the exactly-once sink |
 //! | `audit` | `deltajoin audit` |
@@ -41,6 +42,7 @@ mod reference;
 mod refusals;
 mod setup;
 mod shapes;
+mod state;
 mod stops;
 mod stream;
 mod support;

@@ -208,7 +208,12 @@ impl Setup {
 
     /// Starts any command with this configuration.
     pub(crate) fn command(&self, command: &str, arguments: &[&str]) -> Job {
-        let all = [&[command, "--config", "job.toml"], arguments].concat();
+        self.plain(command, &[&["--config", "job.toml"], arguments].concat())
+    }
+
+    /// Starts any command with just these arguments.
+    pub(crate) fn plain(&self, command: &str, arguments: &[&str]) -> Job {
+        let all = [&[command], arguments].concat();
         let binary = env!("CARGO_BIN_EXE_deltajoin");
         Job::spawn(binary, self.folder(), &self.toml(), &all)
     }

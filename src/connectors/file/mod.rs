@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use bindings::BindingFile;
+pub use progress::progress_beside;
 pub use reference::Table;
 pub use scan::Scan;
 pub use sink::{JsonLines, Reserved};
@@ -178,8 +179,8 @@ impl Error {
                 Some("Move it away, or name another: the job writes all of its rows.")
             }
             Self::Shorter { .. } | Self::Progress { .. } => Some(
-                "Put back what was there; or move it and its .progress away, and all rows are \
-                 written again.",
+                "Put back what was there; or move it and its .progress away: the job then begins \
+                 a new file, with rows from behind its newest checkpoint.",
             ),
             Self::Open { path, source } | Self::Create { path, source }
                 if source.kind() == io::ErrorKind::NotFound && path.is_relative() =>

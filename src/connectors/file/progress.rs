@@ -64,7 +64,7 @@ impl Progress {
 
     /// What stands beside the file at `path`; none if nothing does.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
-        let beside = beside(path);
+        let beside = progress_beside(path);
         let line = match std::fs::read(&beside) {
             Ok(line) => line,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -105,7 +105,8 @@ impl Progress {
     }
 }
 
-fn beside(path: &Path) -> PathBuf {
+/// The file beside a file of rows that says which of them a job has written.
+pub fn progress_beside(path: &Path) -> PathBuf {
     let [beside, _] = progress_files(path);
     beside
 }
@@ -184,7 +185,7 @@ mod tests {
             damaged.push(line);
         }
         for line in damaged {
-            std::fs::write(beside(&path), &line).unwrap();
+            std::fs::write(progress_beside(&path), &line).unwrap();
             let error = Progress::read(&path).unwrap_err();
             assert!(error.needs_correction(), "{error}");
             assert!(error.to_string().contains("joined.jsonl.progress"));

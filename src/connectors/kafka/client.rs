@@ -227,6 +227,35 @@ impl Connection {
         })
     }
 
+    /// Deletes the topic; it is as good if it is not there.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub(super) fn delete(&mut self, stop: &Stop) -> Result<(), Error> {
+        let admin = self.admin()?;
+        self.ask(stop, |_, topic| {
+            let options = AdminOptions::new()
+                .request_timeout(Some(ANSWER))
+                .operation_timeout(Some(ANSWER));
+            let deleted = match pollster::block_on(admin.delete_topics(&[&topic.topic], &options)) {
+                Ok(deleted) => deleted,
+                Err(error) => return Answer::Later(reason(&error)),
+            };
+            match deleted.into_iter().next() {
+                Some(Ok(_)) => Answer::Given(()),
+                Some(Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic))) => {
+                    Answer::Given(())
+                }
+                Some(Err((_, code))) if refused(code) => Answer::Never(Error::NotAuthorized {
+                    place: place(topic),
+                    reason: code.to_string(),
+                }),
+                Some(Err((_, code))) => Answer::Later(code.to_string()),
+                None => Answer::Later("the answer names no topic".to_owned()),
+            }
+        })
+    }
+
     /// Removes the records of partition 0 before an offset; waits for a broker that is away.
     ///
     /// # Errors

@@ -61,6 +61,7 @@ pub use client::Connection;
 pub use error::Error;
 pub use group::GroupOffsets;
 pub use lag::Lag;
+pub use own_topic::delete_topic;
 pub use progress::{Progress, ProgressRecord, read_progress};
 pub use recorder::{Recorder, RecorderOptions, Watched};
 pub use reference::{Reference, ReferenceOptions};

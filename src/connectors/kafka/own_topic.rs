@@ -23,6 +23,14 @@ pub(super) struct OwnTopic {
     pub(super) checked: &'static [&'static str],
 }
 
+/// Deletes a topic, if it is there; waits for a broker that is away.
+///
+/// # Errors
+/// If Kafka refuses, or if `stop` is set.
+pub fn delete_topic(topic: &KafkaTopic, stop: &Stop) -> Result<(), Error> {
+    Connection::open(topic)?.delete(stop)
+}
+
 impl OwnTopic {
     /// Makes the topic if it is not there, with so many replicas or, for 0, the broker's default;
     /// and checks it if it is. Waits for a broker that is away.

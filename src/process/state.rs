@@ -1,0 +1,176 @@
+//! What outlives a restart of a job, looked at and forgotten, for `deltajoin state`.
+//!
+//! It is apart from `joining`, which takes it over: here nothing is claimed or run.
+//!
+//! # Invariants
+//! * A look changes nothing.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use deltajoin_workers::ports::Stop;
+
+use crate::checkpoint::{Options, Store, forget, list, verify_all};
+use crate::config::{Config, Target};
+use crate::connectors::file;
+use crate::connectors::kafka::{delete_topic, read_progress};
+use crate::error::ExitCode;
+use crate::failure::Failure;
+use crate::process::promises::Settings;
+
+/// Tells of checkpoints, offsets and progress; with `verify` every byte of checkpoints is read.
+///
+/// # Errors
+/// If it cannot be read, or if a byte is wrong.
+pub fn state(config: &Config, verify: bool, stop: &Arc<Stop>) -> Result<String, Failure> {
+    let settings = Settings::of(config).ok_or_else(nothing)?;
+    let location = &config.checkpoint.location;
+    let options = Options::default();
+    let store = Store::open_to_read(location, &config.job, options, Arc::clone(stop))?;
+    let mut text = String::new();
+    let checkpoints = list(&store)?;
+    write_checkpoints(&mut text, &checkpoints).expect("a string takes all");
+    for topic in settings.progress.values() {
+        let progress = match read_progress(topic, stop) {
+            Err(crate::connectors::kafka::Error::UnknownTopic { .. }) => continue,
+            progress => progress?,
+        };
+        write_progress(&mut text, &progress).expect("a string takes all");
+    }
+    if !verify {
+        return Ok(text);
+    }
+    let verified = verify_all(&store)?;
+    let (objects, bytes) = (verified.objects, verified.bytes);
+    if verified.faults.is_empty() {
+        writeln!(
+            text,
+            "\nread {objects} objects of {bytes} bytes: all are good"
+        )
+        .expect("a string takes all");
+        return Ok(text);
+    }
+    let faults: Vec<String> = verified.faults.iter().map(ToString::to_string).collect();
+    Err(
+        Failure::failed(format!("{} faults in {location}", faults.len()))
+            .code(ExitCode::Failed)
+            .detail(faults.join("\n")),
+    )
+}
+
+fn write_checkpoints(
+    text: &mut String,
+    checkpoints: &[crate::checkpoint::Checkpoint],
+) -> std::fmt::Result {
+    writeln!(
+        text,
+        "{:<32} {:>14} {:>14} {:>10} {:>12} {:>14} {:>10}",
+        "checkpoint", "epoch", "written ms", "generation", "keys", "bytes", "log offset"
+    )?;
+    for checkpoint in checkpoints {
+        match &checkpoint.manifest {
+            Ok(manifest) => writeln!(
+                text,
+                "{:<32} {:>14} {:>14} {:>10} {:>12} {:>14} {:>10}",
+                checkpoint.name,
+                manifest.epoch,
+                manifest.written_ms,
+                manifest.generation,
+                manifest.keys(),
+                manifest.bytes(),
+                manifest.log.next
+            )?,
+            Err(error) => writeln!(text, "{:<32} {error}", checkpoint.name)?,
+        }
+    }
+    let newest = checkpoints
+        .iter()
+        .rev()
+        .find_map(|one| one.manifest.as_ref().ok());
+    let Some(manifest) = newest else {
+        return Ok(());
+    };
+    writeln!(text, "\n{:<10} {:>14}", "partition", "offset")?;
+    for (partition, offset) in &manifest.offsets {
+        writeln!(text, "{partition:<10} {offset:>14}")?;
+    }
+    Ok(())
+}
+
+fn write_progress(
+    text: &mut String,
+    progress: &crate::connectors::kafka::Progress,
+) -> std::fmt::Result {
+    writeln!(
+        text,
+        "\n{:<24} {:>9} {:>14} {:>10}",
+        "sink", "shards", "epoch", "generation"
+    )?;
+    for (sink, record) in progress.records() {
+        let shards = format!("{}-{}", record.shards.start, record.shards.end - 1);
+        let (epoch, generation) = (record.epoch, record.generation);
+        writeln!(text, "{sink:<24} {shards:>9} {epoch:>14} {generation:>10}")?;
+    }
+    Ok(())
+}
+
+/// What `forget_job` would remove, a line each.
+///
+/// # Errors
+/// If the job keeps nothing.
+pub fn kept(config: &Config) -> Result<Vec<String>, Failure> {
+    let settings = Settings::of(config).ok_or_else(nothing)?;
+    let topics = settings.progress.values().chain([&settings.bindings]);
+    let mut kept: Vec<String> = topics
+        .map(|topic| format!("topic {} at {}", topic.topic, topic.brokers))
+        .collect();
+    let (location, job) = (&config.checkpoint.location, &config.job);
+    kept.push(format!("checkpoints of {job} in {location}"));
+    kept.extend(files(config).map(|path| format!("file {}", path.display())));
+    Ok(kept)
+}
+
+/// Forgets the job: the next start is its first. Rows that are written stay.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn forget_job(config: &Config, stop: &Arc<Stop>) -> Result<(), Failure> {
+    let settings = Settings::of(config).ok_or_else(nothing)?;
+    // Bindings first: without them nothing else is gone on from.
+    for topic in [&settings.bindings]
+        .into_iter()
+        .chain(settings.progress.values())
+    {
+        delete_topic(topic, stop)?;
+    }
+    let location = &config.checkpoint.location;
+    let options = Options::default();
+    let store = Store::open(location, &config.job, options, Arc::clone(stop))?;
+    forget(&store)?;
+    for path in files(config) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::failed(format!(
+                    "could not remove {path:?}: {error}"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The progress of files, each beside its file.
+fn files(config: &Config) -> impl Iterator<Item = std::path::PathBuf> {
+    let targets = config.sinks.iter().map(|sink| &sink.target);
+    targets
+        .chain([&config.dead_letters])
+        .filter_map(|target| match target {
+            Target::JsonLines { path } => Some(file::progress_beside(path)),
+            Target::Kafka { .. } => None,
+        })
+}
+
+fn nothing() -> Failure {
+    Failure::usage("this job keeps nothing: its events are in a file")
+}
