@@ -88,7 +88,7 @@ impl View {
                 (now.epoch > 0).then(|| progress_line(before, &now))
             }
             Some(_) => {
-                let why = "it reads all events again, since there are no checkpoints yet";
+                let why = "it goes on from the newest checkpoint, and counts from there";
                 Some(format!("{}: {why}", starts()))
             }
         };
@@ -164,8 +164,7 @@ mod tests {
                 "generation 0 starts",
                 "events/s",
                 "events/s",
-                "generation 9 starts: it reads all events again, since there are no checkpoints \
-                 yet",
+                "generation 9 starts: it goes on from the newest checkpoint, and counts from there",
                 "events/s",
                 "events/s",
             ]
