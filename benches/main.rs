@@ -79,6 +79,7 @@ fn configuration(
         .collect();
     let (brokers, addresses) = (broker.bootstrap(), addresses.join(", "));
     let folder = folder.display();
+    // `BENCH_DELIVERY=exactly-once make bench` measures the other one.
     let delivery = std::env::var("BENCH_DELIVERY");
     let delivery = delivery.unwrap_or_else(|_| "at-least-once".to_owned());
     let text = format!(
@@ -113,6 +114,8 @@ delivery = "{delivery}"
 processes = {processes}
 addresses = [{addresses}]
 secret_file = "{folder}/secret"
+[checkpoint]
+location = "file://{folder}/state"
 [telemetry]
 log = "warn"
 status_file = "{folder}/status.json"
