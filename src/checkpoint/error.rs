@@ -193,15 +193,15 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn every_error_names_its_object_and_says_how_the_process_ends() {
+    /// One of each kind.
+    fn errors() -> Vec<Error> {
         let (location, name) = (
             "s3://bucket/prefix".to_owned(),
             "manifest-7.json".to_owned(),
         );
         let reason = "Permission denied.".to_owned();
         let action = Action::Write;
-        let errors = [
+        vec![
             Error::Location {
                 location: location.clone(),
                 reason: reason.clone(),
@@ -239,9 +239,13 @@ mod tests {
             Error::Taken { name },
             Error::NotShared { location, reason },
             Error::Stopped,
-        ];
+        ]
+    }
+
+    #[test]
+    fn every_error_names_its_object_and_says_how_the_process_ends() {
         let mut text = String::new();
-        for error in errors {
+        for error in errors() {
             let code = error.exit_code().number();
             writeln!(text, "{code}: {error}").unwrap();
             let detail = error.detail().map(|detail| format!("detail: {detail}"));
