@@ -184,3 +184,98 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use expect_test::expect;
+
+    use super::*;
+
+    /// One of each kind.
+    fn errors() -> Vec<Error> {
+        let (location, name) = (
+            "s3://bucket/prefix".to_owned(),
+            "manifest-7.json".to_owned(),
+        );
+        let reason = "Permission denied.".to_owned();
+        let action = Action::Write;
+        vec![
+            Error::Location {
+                location: location.clone(),
+                reason: reason.clone(),
+                hint: None,
+            },
+            Error::NoConditionalPuts {
+                location: location.clone(),
+            },
+            Error::Refused {
+                action,
+                name: name.clone(),
+                reason: reason.clone(),
+            },
+            Error::Unavailable {
+                action,
+                name: name.clone(),
+                within: Duration::from_secs(60),
+                reason: reason.clone(),
+            },
+            Error::Missing { name: name.clone() },
+            Error::Damaged {
+                name: name.clone(),
+                reason: "its checksum is 9f31, not 04aa".to_owned(),
+            },
+            Error::Version {
+                name: name.clone(),
+                found: 2,
+                known: 1,
+            },
+            Error::Superseded {
+                name: name.clone(),
+                generation: 4,
+                newer: 9,
+            },
+            Error::Taken { name },
+            Error::NotShared { location, reason },
+            Error::Stopped,
+        ]
+    }
+
+    #[test]
+    fn every_error_names_its_object_and_says_how_the_process_ends() {
+        let mut text = String::new();
+        for error in errors() {
+            let code = error.exit_code().number();
+            writeln!(text, "{code}: {error}").unwrap();
+            let detail = error.detail().map(|detail| format!("detail: {detail}"));
+            let hint = error.hint().map(|hint| format!("hint: {hint:.40}.."));
+            for line in detail.into_iter().chain(hint) {
+                writeln!(text, "     {line}").unwrap();
+            }
+        }
+        expect![[r#"
+            2: cannot keep checkpoints in "s3://bucket/prefix"
+                 detail: Permission denied.
+            2: cannot keep checkpoints in "s3://bucket/prefix": it has no conditional puts
+                 hint: Use a store that honours `If-None-Match:..
+            1: could not write "manifest-7.json"
+                 detail: Permission denied.
+            1: could not write "manifest-7.json" within 1m
+                 detail: Permission denied.
+            2: "manifest-7.json" is missing
+                 hint: Nothing but the job may write to the loc..
+            2: "manifest-7.json" is damaged: its checksum is 9f31, not 04aa
+                 hint: Nothing but the job may write to the loc..
+            2: "manifest-7.json" has version 2, and this program knows version 1
+                 hint: Use the version of deltajoin that wrote ..
+            1: "manifest-7.json" is of generation 9, which is newer than 4
+            1: could not write "manifest-7.json": the name is taken
+            2: the location of checkpoints "s3://bucket/prefix" is not the same on all hosts
+                 detail: Permission denied.
+                 hint: On several hosts the location must be on..
+            0: stopped while waiting for the store of checkpoints
+        "#]]
+        .assert_eq(&text);
+    }
+}

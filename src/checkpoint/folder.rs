@@ -21,6 +21,14 @@ use crate::checkpoint::store::{Backing, Object, Put, Trouble, Upload};
 /// Files that are being written, or whose writer has crashed.
 const UNFINISHED: &str = ".unfinished-";
 
+/// How a folder answers that was not made here, when it is to be synced.
+const UNTOUCHED: [io::ErrorKind; 4] = [
+    io::ErrorKind::PermissionDenied,
+    io::ErrorKind::ReadOnlyFilesystem,
+    io::ErrorKind::InvalidInput,
+    io::ErrorKind::Unsupported,
+];
+
 /// A folder of objects.
 pub(super) struct Folder {
     path: PathBuf,
@@ -45,24 +53,23 @@ impl Folder {
     }
 }
 
-/// Makes a folder and those above it that are not there, and their entries last.
+/// Makes a folder and those above it, as far as they are not there, and their entries last.
 fn make_folder(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let above = path.parent().filter(|above| *above != Path::new(""));
-    if let Some(above) = above {
-        make_folder(above)?;
-    }
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if !path.is_dir() {
-                return Err(io::ErrorKind::NotADirectory.into());
-            }
+    fs::create_dir_all(path)?;
+    // Also of those that are there: whoever made them may have crashed before this.
+    for above in path.ancestors().skip(1) {
+        let above = if above == Path::new("") {
+            Path::new(".")
+        } else {
+            above
+        };
+        match File::open(above).and_then(|folder| folder.sync_all()) {
+            // What may not be read or written has been there for long.
+            Err(error) if UNTOUCHED.contains(&error.kind()) => {}
+            synced => synced?,
         }
-        made => made?,
     }
-    File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+    Ok(())
 }
 
 impl Backing for Folder {

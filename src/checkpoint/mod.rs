@@ -15,12 +15,13 @@
 //! | `inspect` | every byte of all checkpoints |
 //! | `error` | how it fails, and with which exit code |
 //!
-//! | object | format | under which checksum |
+//! | object | format | where its checksum stands |
 //! |---|---|---|
-//! | `checkpoints.json` | one line of JSON: version and job | compared whole |
-//! | `manifest-*.json` | JSON: version, then `Manifest` | its own, xxh3-64 of what follows |
-//! | `run-*.keys` | binary: blocks, index, footer | of each block; its own in the manifest |
-//! | `reference-*.jsonl` | JSON lines: version, then rows | in the first line and the manifest |
+//! | `checkpoints.json` | one line of JSON: version and job | none: compared whole |
+//! | `manifest-*.json` | JSON: version, then `Manifest` | first field, of all behind it |
+//! | `run-*.keys` | binary: header, blocks, index, footer | blocks: index; index: manifest |
+//! | `reference-*.jsonl` | JSON lines: version, then rows | first line, and manifest |
+//! | `start-*` | the number of a manifest, or `none` | none: a number that is not there is told |
 //!
 //! It is apart from the connectors because no row passes here, and a restart depends on it alone.
 //!

@@ -1,7 +1,8 @@
 //! Seals text with a checksum: how manifests and reference tables are written.
 //!
 //! A sealed text begins with `{"checksum":"` and 16 hexadecimal digits: the xxh3-64 of everything
-//! behind the comma that follows. So it is JSON that a person can read, and every byte counts.
+//! behind the comma that follows. So it is JSON that a person can read, and every byte counts. All
+//! versions are sealed so: only what is whole can be said to be of another one.
 //!
 //! # Invariants
 //! * A text in which any byte has changed is refused.
@@ -33,10 +34,7 @@ pub(super) fn seal(text: &[u8]) -> (Vec<u8>, u64) {
 /// Checks the seal of a text that was read under this name, and that the object it begins with is
 /// of this version; returns the checksum.
 pub(super) fn check_seal(name: &str, sealed: &[u8]) -> Result<u64, Error> {
-    let checked = checksum(sealed);
-    // Another version may be sealed in another way.
-    let version = version(sealed);
-    match (checked, version) {
+    match (checksum(sealed), version(sealed)) {
         (Ok(checksum), Some(version)) if version == u64::from(VERSION) => Ok(checksum),
         (Ok(_), Some(found)) => Err(Error::Version {
             name: name.to_owned(),

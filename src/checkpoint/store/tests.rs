@@ -75,7 +75,7 @@ fn a_location_that_cannot_be_used_is_refused_at_the_start() {
     for (location, reason) in [
         ("state".to_owned(), "neither with"),
         ("file://".to_owned(), "no folder"),
-        (format!("file://{path}/file"), "not a directory"),
+        (format!("file://{path}/file"), "Not a directory"),
         (
             "s3://".to_owned(),
             if cfg!(feature = "s3") {
