@@ -10,17 +10,15 @@
 //! * Nothing but the job removes records: the topic is kept for ever, and not compacted.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use deltajoin_workers::ports::Stop;
-use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::bindings::{self, Log, Visit};
 use crate::config::{KafkaTopic, Start};
 use crate::connectors::kafka::client::Connection;
+use crate::connectors::kafka::delivery::deliver;
 use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::{Producer, Topic};
-use crate::connectors::kafka::messages::{Outgoing, Report};
 use crate::connectors::kafka::own_topic::OwnTopic;
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::scan::Scan;
@@ -40,8 +38,6 @@ const TOPIC: OwnTopic = OwnTopic {
 };
 /// Small enough for a broker's default limit.
 const RECORD_BYTES_MAX: usize = 900_000;
-/// How late a stop is noticed.
-const WAIT: Duration = Duration::from_millis(100);
 
 /// A binding log in a topic.
 pub struct BindingTopic {
@@ -74,67 +70,6 @@ impl BindingTopic {
             message_bytes_max,
         })
     }
-
-    /// Gives the records to the producer and waits for what becomes of each.
-    fn deliver(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Delivery, Error> {
-        let mut delivery = Delivery {
-            offsets: vec![None; records.len()],
-            unreported: records.len(),
-            failure: None,
-        };
-        let mut given = 0;
-        // Between appends nothing is expected of Kafka.
-        self.patience.rest();
-        while delivery.unreported > 0 {
-            let rest = records.iter().enumerate().skip(given);
-            let messages = rest.map(|(token, record)| Outgoing {
-                key: None,
-                value: Some(record),
-                token,
-                mark: None,
-            });
-            let mut refused = Vec::new();
-            given += self
-                .producer
-                .produce(&self.native, 0, messages, &mut refused);
-            for (_, code) in refused {
-                delivery.unreported -= 1;
-                delivery.failure = Some(code);
-            }
-            let before = delivery.unreported;
-            let handle = self.producer.handle();
-            let report = |report| delivery.reported(report);
-            self.patience.serve(handle, WAIT, report)?;
-            if delivery.unreported < before {
-                self.patience.back();
-            }
-            if stop.asked() {
-                self.producer.purge();
-                return Err(Error::Stopped);
-            }
-        }
-        Ok(delivery)
-    }
-}
-
-/// What has become of the records of an append.
-#[derive(Debug)]
-struct Delivery {
-    /// The offset of each, if the broker has told it.
-    offsets: Vec<Option<i64>>,
-    unreported: usize,
-    /// An error that no waiting cures.
-    failure: Option<Code>,
-}
-
-impl Delivery {
-    fn reported(&mut self, report: Report) {
-        self.unreported -= 1;
-        match report.result {
-            Ok(()) => self.offsets[report.token] = report.offset,
-            Err(code) => self.failure = Some(code),
-        }
-    }
 }
 
 impl Log for BindingTopic {
@@ -166,8 +101,14 @@ impl Log for BindingTopic {
             log,
             reason: reason.to_owned(),
         };
-        let delivery = match self.deliver(records, stop) {
+        let values = records.iter().map(|record| (None, &**record));
+        let to = (&mut self.producer, &self.native);
+        let delivery = match deliver(to, values, &mut self.patience, || stop.asked()) {
             Ok(delivery) => delivery,
+            Err(Error::Stopped) => {
+                self.producer.purge();
+                return Err(bindings::Error::Stopped);
+            }
             Err(Error::Failed { reason, .. }) => return Err(unknown(self.name(), &reason)),
             Err(error) => return Err(error.into()),
         };

@@ -10,6 +10,7 @@
 //! | `progress` | which epochs are written, as it is told |
 //! | `bindings` | the binding log as a topic |
 //! | `group` | how far the job is, for monitors of lag |
+//! | `delivery` | a few records, each waited for |
 //! | `own_topic` | topics that the job makes for itself |
 //! | `sample` | a look at a topic's newest records |
 //! | `scan` | a topic as it stands, for audits |
@@ -25,6 +26,7 @@
 mod bindings;
 mod client;
 mod committer;
+mod delivery;
 mod error;
 mod ffi;
 mod fit;

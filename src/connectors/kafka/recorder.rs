@@ -14,20 +14,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::ports::Stop;
-use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::warn;
 
 use crate::config::KafkaTopic;
+use crate::connectors::kafka::delivery::deliver;
 use crate::connectors::kafka::ffi::{Handle, Producer, Topic};
-use crate::connectors::kafka::messages::{Outgoing, Report};
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::progress::{self, ProgressRecord, encode};
 use crate::connectors::kafka::{Error, Fail, settings};
 
 /// How often progress is recorded: a restart repeats the rows of so long.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Waiting for acknowledgements; each one ends it.
-const WAIT: Duration = Duration::from_millis(100);
 /// How long a stop waits for the last record. Without it, a restart repeats some rows.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -182,44 +179,15 @@ impl Recording {
 
     /// Gives the records to the producer, and waits until all are acknowledged.
     fn deliver(&mut self, records: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Error> {
-        let mut given = 0;
-        let mut unreported = records.len();
-        let mut failure: Option<Code> = None;
-        self.patience.rest();
-        while unreported > 0 {
-            let rest = records.iter().enumerate().skip(given);
-            let messages = rest.map(|(token, (key, value))| Outgoing {
-                key: Some(key),
-                value: Some(value),
-                token,
-                mark: None,
-            });
-            let mut refused = Vec::new();
-            given += self
-                .producer
-                .produce(&self.native, 0, messages, &mut refused);
-            for (_, code) in refused {
-                unreported -= 1;
-                failure = Some(code);
-            }
-            let before = unreported;
-            let reported = |report: Report| {
-                unreported -= 1;
-                failure = report.result.err().or(failure);
-            };
-            self.patience
-                .serve(self.producer.handle(), WAIT, reported)?;
-            if unreported < before {
-                self.patience.back();
-            }
-            if self.stopping.load(Ordering::Acquire) {
-                let since = self.ending.get_or_insert_with(Instant::now);
-                if since.elapsed() > LAST {
-                    return Err(Error::Stopped);
-                }
-            }
-        }
-        failure.map_or(Ok(()), |code| {
+        let records = records.iter().map(|(key, value)| (Some(&**key), &**value));
+        let (stopping, ending) = (&self.stopping, &mut self.ending);
+        let given_up = || {
+            stopping.load(Ordering::Acquire)
+                && ending.get_or_insert_with(Instant::now).elapsed() > LAST
+        };
+        let to = (&mut self.producer, &self.native);
+        let delivery = deliver(to, records, &mut self.patience, given_up)?;
+        delivery.failure.map_or(Ok(()), |code| {
             Err(Error::delivery(&self.options.progress, code))
         })
     }

@@ -169,18 +169,12 @@ impl Producer {
         &self,
         timeout: Duration,
     ) -> Result<(), TransactionFault> {
-        // SAFETY: the client is alive, and the answer is ours.
-        unsafe {
-            answer(sys::rd_kafka_init_transactions(
-                self.client(),
-                milliseconds(timeout),
-            ))
-        }
+        self.transact(sys::rd_kafka_init_transactions, timeout)
     }
 
     /// Begins a transaction; no request is made.
     pub(in crate::connectors::kafka) fn begin_transaction(&self) -> Result<(), TransactionFault> {
-        // SAFETY: as above.
+        // SAFETY: the client is alive, and the answer is ours.
         unsafe { answer(sys::rd_kafka_begin_transaction(self.client())) }
     }
 
@@ -190,13 +184,7 @@ impl Producer {
         &self,
         timeout: Duration,
     ) -> Result<(), TransactionFault> {
-        // SAFETY: as above.
-        unsafe {
-            answer(sys::rd_kafka_commit_transaction(
-                self.client(),
-                milliseconds(timeout),
-            ))
-        }
+        self.transact(sys::rd_kafka_commit_transaction, timeout)
     }
 
     /// Aborts what was produced. It waits for reports of what is under way, so those must be
@@ -205,13 +193,17 @@ impl Producer {
         &self,
         timeout: Duration,
     ) -> Result<(), TransactionFault> {
-        // SAFETY: as above.
-        unsafe {
-            answer(sys::rd_kafka_abort_transaction(
-                self.client(),
-                milliseconds(timeout),
-            ))
-        }
+        self.transact(sys::rd_kafka_abort_transaction, timeout)
+    }
+
+    /// One of the calls above, all of which are of one form.
+    fn transact(
+        &self,
+        call: unsafe extern "C" fn(*mut sys::rd_kafka_t, c_int) -> *mut sys::rd_kafka_error_t,
+        timeout: Duration,
+    ) -> Result<(), TransactionFault> {
+        // SAFETY: the client is alive, and the answer is ours.
+        unsafe { answer(call(self.client(), milliseconds(timeout))) }
     }
 
     fn client(&self) -> *mut sys::rd_kafka_t {
