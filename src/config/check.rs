@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::config::address::{brokers, is_address};
 use crate::config::fault::Faults;
+use crate::config::model::DEAD_LETTERS;
 use crate::config::section::Sections;
 use crate::config::walk::Section;
 
@@ -205,10 +206,10 @@ fn sink_names(sections: &Sections, faults: &mut Faults) {
         let Some(name) = sink.text("name") else {
             continue;
         };
-        if name == "dead-letters" {
-            let message = "\"dead-letters\" is the name of the dead letters' own sink";
+        if name == DEAD_LETTERS {
+            let message = format!("\"{DEAD_LETTERS}\" is the name of the dead letters' own sink");
             faults
-                .add(sink.place(&["name", "topic", "path"]), message.to_owned())
+                .add(sink.place(&["name", "topic", "path"]), message)
                 .hint("Give this one another \"name\".");
         } else if !names.insert(name) {
             let message = format!("two sinks are called \"{name}\"");

@@ -181,6 +181,9 @@ pub struct Sink {
     pub target: Target,
 }
 
+/// The name of the dead letters' own sink, which no other sink may have.
+pub const DEAD_LETTERS: &str = "dead-letters";
+
 /// Where rows go.
 #[derive(Clone, Debug)]
 pub enum Target {

@@ -17,12 +17,11 @@ use deltajoin_workers::ports::{ReferenceBlock, Sink};
 use deltajoin_workers::queue::Sender;
 use deltajoin_workers::state::KeySet;
 
-use crate::config::Delivery;
+use crate::config::{DEAD_LETTERS, Delivery};
 use crate::connectors::file::JsonLines;
 use crate::connectors::kafka::{Destination, Progress, Recorder, Transactions};
 use crate::failure::Failure;
 use crate::process::checkpoints::Keeper;
-use crate::process::outputs::DEAD_LETTERS;
 use crate::process::promises::Settings;
 use crate::process::recording::Noting;
 use crate::process::skipping::Skipping;

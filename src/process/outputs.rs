@@ -16,7 +16,7 @@ use crate::codec::Format;
 use crate::codec::dead_letter::DeadLetters;
 #[cfg(feature = "kafka")]
 use crate::config::Delivery;
-use crate::config::Target;
+use crate::config::{DEAD_LETTERS, Target};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
@@ -27,9 +27,6 @@ use crate::process::inputs::kafka_fatal;
 #[cfg(not(feature = "kafka"))]
 use crate::process::inputs::without_kafka;
 use crate::process::{Process, plan};
-
-/// The name of the dead letters' own sink.
-pub(super) const DEAD_LETTERS: &str = "dead-letters";
 
 /// Dead letters that do not come from the events' readers: rows that sinks could not take, and
 /// changes of the reference that could not be read.

@@ -13,8 +13,7 @@ use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
 use crate::bindings::{Marker, MarkerId, TransactionalId};
-use crate::config::{Config, Delivery, EventSource, KafkaTopic, Target};
-use crate::process::outputs::DEAD_LETTERS;
+use crate::config::{Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target};
 use crate::telemetry::WallClock;
 
 /// What the configuration says of it.

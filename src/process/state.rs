@@ -6,14 +6,15 @@
 //! * A look changes nothing.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use deltajoin_workers::ports::Stop;
 
-use crate::checkpoint::{Options, Store, forget, list, verify_all};
+use crate::checkpoint::{Checkpoint, Options, Store, forget, list, verify_all};
 use crate::config::{Config, Target};
 use crate::connectors::file;
-use crate::connectors::kafka::{delete_topic, read_progress};
+use crate::connectors::kafka::{Error, Progress, delete_topic, read_progress};
 use crate::error::ExitCode;
 use crate::failure::Failure;
 use crate::process::promises::Settings;
@@ -32,7 +33,7 @@ pub fn state(config: &Config, verify: bool, stop: &Arc<Stop>) -> Result<String, 
     write_checkpoints(&mut text, &checkpoints).expect("a string takes all");
     for topic in settings.progress.values() {
         let progress = match read_progress(topic, stop) {
-            Err(crate::connectors::kafka::Error::UnknownTopic { .. }) => continue,
+            Err(Error::UnknownTopic { .. }) => continue,
             progress => progress?,
         };
         write_progress(&mut text, &progress).expect("a string takes all");
@@ -58,10 +59,7 @@ pub fn state(config: &Config, verify: bool, stop: &Arc<Stop>) -> Result<String, 
     )
 }
 
-fn write_checkpoints(
-    text: &mut String,
-    checkpoints: &[crate::checkpoint::Checkpoint],
-) -> std::fmt::Result {
+fn write_checkpoints(text: &mut String, checkpoints: &[Checkpoint]) -> std::fmt::Result {
     writeln!(
         text,
         "{:<32} {:>14} {:>14} {:>10} {:>12} {:>14} {:>10}",
@@ -97,10 +95,7 @@ fn write_checkpoints(
     Ok(())
 }
 
-fn write_progress(
-    text: &mut String,
-    progress: &crate::connectors::kafka::Progress,
-) -> std::fmt::Result {
+fn write_progress(text: &mut String, progress: &Progress) -> std::fmt::Result {
     writeln!(
         text,
         "\n{:<24} {:>9} {:>14} {:>10}",
@@ -161,7 +156,7 @@ pub fn forget_job(config: &Config, stop: &Arc<Stop>) -> Result<(), Failure> {
 }
 
 /// The progress of files, each beside its file.
-fn files(config: &Config) -> impl Iterator<Item = std::path::PathBuf> {
+fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
     let targets = config.sinks.iter().map(|sink| &sink.target);
     targets
         .chain([&config.dead_letters])
