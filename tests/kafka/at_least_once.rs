@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use deltajoin::generate::reference_csv;
-use deltajoin_testkit::{Broker, Job, Signal, TopicRecord, wait_until};
+use deltajoin_testkit::{Broker, Job, TopicRecord, wait_until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
-use crate::stops::{kill, pid_of};
+use crate::stops::lose_processes_and_rescale;
 use crate::stream::{Stream, million};
 use crate::topics::{Publisher, Tail, detections, differences, event, values};
 
@@ -98,27 +98,12 @@ fn a_reader_that_goes_by_headers_holds_each_row_once_through_clusters_of_any_siz
     broker.create_topic("often-cluster-joined", 4, &[]);
     broker.create_topic("often-cluster-dead", 1, &[]);
     let tail = Tail::new(broker, "often-cluster-joined");
+    let state = tempfile::tempdir().unwrap();
     let setup = |processes: usize| {
         let setup = Setup::without_topics(broker, "often-cluster").processes(processes);
-        at_least_once(setup, stream)
+        at_least_once(setup, stream).state(state.path())
     };
-    for (processes, killed, rows) in [(2, 1, 10_000), (3, 0, 50_000), (2, 0, 100_000)] {
-        let setup = setup(processes);
-        let mut job = setup.start_live();
-        for _ in 0..rows {
-            tail.next(LIMIT);
-        }
-        let started = format!("started a process process={killed}");
-        kill(&pid_of(&job.wait_for_line(&started, LIMIT)));
-        job.wait_for_line("restarting all processes", LIMIT);
-        for _ in 0..rows {
-            tail.next(LIMIT);
-        }
-        job.signal(Signal::Terminate);
-        job.wait(LIMIT).assert_code(0);
-    }
-    let outcome = setup(3).start(&["--until-end"]).wait(LIMIT);
-    outcome.assert_code(0);
+    lose_processes_and_rescale(setup, &tail);
     assert_once_by_headers(broker, "often-cluster-joined", stream);
 }
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deltajoin::generate::{Expected, Generator, Options, reference_csv, to_kafka};
-use deltajoin_testkit::{Broker, Job, Login, Signal};
+use deltajoin_testkit::{Broker, Job, Login, Outcome, Signal};
 
 use tempfile::TempDir;
 
@@ -55,18 +55,17 @@ struct Clusters {
     /// Where checkpoints are.
     _state: TempDir,
     now: usize,
-    job: Job,
+    job: Option<Job>,
 }
 
 impl Clusters {
     fn start(broker: &Broker, name: &str, reference: &str) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let location = format!("file://{}", state.path().display());
         let setup = |processes| {
             Setup::without_topics(broker, name)
                 .set("[sinks]", "delivery", quoted("exactly-once"))
                 .set("limits", "shards", "12")
-                .set("checkpoint", "location", quoted(&location))
+                .state(state.path())
                 .set("checkpoint", "interval", quoted("500ms"))
                 .set("cluster", "peer_timeout", quoted("2s"))
                 .set("cluster", "restarts", "10000")
@@ -74,7 +73,7 @@ impl Clusters {
                 .processes(processes)
         };
         let setups: Vec<Setup> = [3, 2, 1].map(setup).into();
-        let job = setups[0].start(&[]);
+        let job = Some(setups[0].start(&[]));
         Self {
             setups,
             _state: state,
@@ -85,7 +84,7 @@ impl Clusters {
 
     /// The processes that run now, as the supervisor has told; none for one process.
     fn workers(&self) -> Vec<String> {
-        let said = self.job.stderr();
+        let said = self.job.as_ref().expect("it runs").stderr();
         let processes = 3 - self.now;
         let started = (0..processes).filter_map(|process| {
             let text = format!("started a process process={process} ");
@@ -94,9 +93,18 @@ impl Clusters {
         started.map(|line| pid_of(line)).collect()
     }
 
+    /// Has what runs stopped cleanly.
+    fn stop(&mut self) -> Outcome {
+        let mut job = self.job.take().expect("it runs");
+        job.signal(Signal::Terminate);
+        job.wait(LIMIT)
+    }
+
+    /// Starts the job anew; what runs is killed.
     fn restart(&mut self, with: usize) {
+        self.job = None;
         self.now = with;
-        self.job = self.setups[with].start(&[]);
+        self.job = Some(self.setups[with].start(&[]));
     }
 
     /// Does something bad, and says what.
@@ -116,15 +124,11 @@ impl Clusters {
                 "one process frozen"
             }
             (12..15, _) | (_, None) => {
-                self.job.kill();
                 self.restart(random.below(3) as usize);
                 "all killed, another number of processes"
             }
             (15..18, _) => {
-                self.job.signal(Signal::Terminate);
-                let outcome =
-                    std::mem::replace(&mut self.job, self.setups[self.now].start(&["--help"]));
-                outcome.wait(LIMIT).assert_code(0);
+                self.stop().assert_code(0);
                 self.restart(random.below(3) as usize);
                 "stopped, another number of processes"
             }
@@ -183,8 +187,7 @@ fn random_faults_lose_no_row_and_double_none() {
     });
     let expected = expected.unwrap();
     // The last fault may have hit it a moment ago: however it ends.
-    clusters.job.signal(Signal::Terminate);
-    clusters.job.wait(LIMIT);
+    clusters.stop();
     let setup = &clusters.setups[0];
     setup.start(&["--until-end"]).wait(LIMIT).assert_code(0);
     let found = differences(&broker, "chaos-joined", &expected);

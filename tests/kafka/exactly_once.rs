@@ -6,9 +6,9 @@ use deltajoin::generate::reference_csv;
 use deltajoin_testkit::{Broker, Job, Signal, Until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
-use crate::stops::{kill, pid_of};
+use crate::stops::lose_processes_and_rescale;
 use crate::stream::million;
-use crate::topics::{Publisher, Tail, dead_letters, differences, values};
+use crate::topics::{Publisher, Tail, dead_letters, differences, event, values};
 
 /// A job that reads `events`, exactly-once.
 fn exactly_once(broker: &Broker, name: &str) -> Setup {
@@ -69,13 +69,12 @@ fn a_cluster_that_loses_processes_and_changes_their_number_writes_each_row_once(
     let (broker, stream) = (Broker::shared(), million());
     let reference = reference_csv(&stream.options);
     let state = tempfile::tempdir().unwrap();
-    let location = format!("file://{}", state.path().display());
     let setup = |processes: usize| {
         Setup::without_topics(broker, "once-cluster")
             .set("[sinks]", "delivery", quoted("exactly-once"))
             .set("limits", "shards", "16")
             .set("checkpoint", "interval", quoted("200ms"))
-            .set("checkpoint", "location", quoted(&location))
+            .state(state.path())
             .set("events", "topic", quoted(stream.topic))
             .set("limits", "max_in_flight_bytes", quoted("2MB"))
             .reference(&reference)
@@ -84,23 +83,7 @@ fn a_cluster_that_loses_processes_and_changes_their_number_writes_each_row_once(
     broker.create_topic("once-cluster-joined", 4, &[]);
     broker.create_topic("once-cluster-dead", 1, &[]);
     let tail = Tail::new(broker, "once-cluster-joined");
-    for (processes, killed, rows) in [(2, 1, 10_000), (3, 0, 50_000), (2, 0, 100_000)] {
-        let setup = setup(processes);
-        let mut job = setup.start_live();
-        for _ in 0..rows {
-            tail.next(LIMIT);
-        }
-        let started = format!("started a process process={killed}");
-        kill(&pid_of(&job.wait_for_line(&started, LIMIT)));
-        job.wait_for_line("restarting all processes", LIMIT);
-        for _ in 0..rows {
-            tail.next(LIMIT);
-        }
-        job.signal(Signal::Terminate);
-        job.wait(LIMIT).assert_code(0);
-    }
-    let outcome = setup(3).start(&["--until-end"]).wait(LIMIT);
-    outcome.assert_code(0);
+    lose_processes_and_rescale(setup, &tail);
     let found = differences(broker, "once-cluster-joined", &stream.expected);
     assert!(found.is_clean(), "{found:#?}");
     stream.assert_dead_letters("once-cluster-dead");
@@ -108,15 +91,6 @@ fn a_cluster_that_loses_processes_and_changes_their_number_writes_each_row_once(
     let names = manifests.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let names: Vec<_> = names.filter(|name| name.starts_with("manifest-")).collect();
     assert_eq!(names.len(), 2, "two checkpoints are kept: {names:?}");
-}
-
-/// An event of the case at a location.
-fn event(oid: i64, location: i64) -> Vec<u8> {
-    format!(
-        r#"{{"geographical_location_oid":{location},"video_camera_oid":1,"detection_oid":{oid},
-            "item_name":"bicycle","timestamp_detected":1750000000000}}"#
-    )
-    .into_bytes()
 }
 
 fn names(broker: &Broker, setup: &Setup) -> Vec<(i64, Option<String>)> {

@@ -162,6 +162,12 @@ impl Setup {
             .set("reference", "topic", quoted(topic))
     }
 
+    /// Keeps checkpoints here: setups of one job have a folder each, and must share this one.
+    pub(crate) fn state(self, folder: &Path) -> Self {
+        let location = format!("file://{}", folder.display());
+        self.set("checkpoint", "location", quoted(&location))
+    }
+
     /// Runs on so many processes.
     pub(crate) fn processes(mut self, processes: usize) -> Self {
         self.processes = processes;

@@ -30,6 +30,27 @@ pub(crate) fn kill(pid: &str) {
     signal(pid, "KILL");
 }
 
+/// Runs a job to its end on clusters of several sizes, each of which loses a process in between.
+pub(crate) fn lose_processes_and_rescale(setup: impl Fn(usize) -> Setup, tail: &Tail) {
+    for (processes, killed, rows) in [(2, 1, 10_000), (3, 0, 50_000), (2, 0, 100_000)] {
+        let setup = setup(processes);
+        let mut job = setup.start_live();
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        let started = format!("started a process process={killed}");
+        kill(&pid_of(&job.wait_for_line(&started, LIMIT)));
+        job.wait_for_line("restarting all processes", LIMIT);
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        job.signal(Signal::Terminate);
+        job.wait(LIMIT).assert_code(0);
+    }
+    let outcome = setup(3).start(&["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+}
+
 #[test]
 fn a_killed_process_costs_no_row() {
     let broker = Broker::shared();
