@@ -8,7 +8,8 @@
 //!   of the stream.
 //! * Nothing is reported as written before the broker has acknowledged it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -17,6 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use crate::config::KafkaTopic;
+use crate::connectors::kafka::bootstrap_again;
 use crate::generate::pace::Pacer;
 use crate::generate::{Error, Generator, Options, Pace, Written, reference_records};
 
@@ -29,32 +31,46 @@ const FLUSH: Duration = Duration::from_secs(60);
 /// Between two looks at what has failed meanwhile.
 const FLUSH_STEP: Duration = Duration::from_millis(100);
 
-/// Keeps the first failure of a delivery.
+/// What a client has told from its own thread.
 #[derive(Clone, Default)]
-struct FirstFailure(Arc<Mutex<Option<KafkaError>>>);
+struct Told(Arc<Events>);
 
-impl FirstFailure {
+#[derive(Default)]
+struct Events {
+    /// The first failure of a delivery.
+    failure: Mutex<Option<KafkaError>>,
+    /// Whether no broker has been connected since it was last asked.
+    down: AtomicBool,
+}
+
+impl Told {
+    fn failure(&self) -> MutexGuard<'_, Option<KafkaError>> {
+        let failure = self.0.failure.lock();
+        failure.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn keep(&self, error: KafkaError) {
-        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert(error);
+        self.failure().get_or_insert(error);
     }
 
     fn take(&self) -> Option<KafkaError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failure().take()
     }
 }
 
-impl ClientContext for FirstFailure {
+impl ClientContext for Told {
     fn error(&self, error: KafkaError, _reason: &str) {
         // The client tries a wrong password again for ever; anything else may pass by itself, and
         // fails the deliveries if it does not.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Authentication) {
-            self.keep(error);
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Authentication) => self.keep(error),
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.0.down.store(true, Ordering::Relaxed),
+            _ => {}
         }
     }
 }
 
-impl ProducerContext for FirstFailure {
+impl ProducerContext for Told {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
@@ -67,8 +83,8 @@ impl ProducerContext for FirstFailure {
 /// A producer for one topic.
 struct Publisher<'a> {
     topic: &'a KafkaTopic,
-    producer: ThreadedProducer<FirstFailure>,
-    failure: FirstFailure,
+    producer: ThreadedProducer<Told>,
+    told: Told,
 }
 
 impl<'a> Publisher<'a> {
@@ -88,21 +104,19 @@ impl<'a> Publisher<'a> {
         for (name, value) in &topic.properties {
             config.set(name, value);
         }
-        let failure = FirstFailure::default();
-        let producer = config
-            .create_with_context(failure.clone())
-            .map_err(|source| {
-                let (topic, brokers) = (topic.topic.clone(), topic.brokers.clone());
-                Error::Producer {
-                    topic,
-                    brokers,
-                    source: Box::new(source),
-                }
-            })?;
+        let told = Told::default();
+        let producer = config.create_with_context(told.clone()).map_err(|source| {
+            let (topic, brokers) = (topic.topic.clone(), topic.brokers.clone());
+            Error::Producer {
+                topic,
+                brokers,
+                source: Box::new(source),
+            }
+        })?;
         let publisher = Self {
             topic,
             producer,
-            failure,
+            told,
         };
         publisher.reach()?;
         Ok(publisher)
@@ -149,7 +163,10 @@ impl<'a> Publisher<'a> {
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.failure
+        if self.told.0.down.swap(false, Ordering::Relaxed) {
+            bootstrap_again(self.producer.client(), &self.topic.brokers);
+        }
+        self.told
             .take()
             .map_or(Ok(()), |source| Err(self.error(source)))
     }

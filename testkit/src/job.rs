@@ -170,7 +170,7 @@ impl Job {
     /// Waits for a line of standard error that holds `text`, and returns the first one.
     ///
     /// # Panics
-    /// If none comes within `limit`; shows what came instead.
+    /// If none comes within `limit`.
     pub fn wait_for_line(&self, text: &str, limit: Duration) -> String {
         let deadline = Instant::now() + limit;
         let mut lines = self.stderr.lock();
@@ -179,11 +179,11 @@ impl Job {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let said = lines.join("\n");
-            assert!(
-                !left.is_zero(),
-                "waited {limit:?} in vain for {text:?}; it said:\n{said}"
-            );
+            if left.is_zero() {
+                // What it said is told when it is dropped, which needs the lines.
+                drop(lines);
+                panic!("waited {limit:?} in vain for {text:?}");
+            }
             let waited = self.stderr.0.1.wait_timeout(lines, left);
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -192,15 +192,14 @@ impl Job {
     /// Waits for its end.
     ///
     /// # Panics
-    /// If it has not ended within `limit`; shows what it said.
+    /// If it has not ended within `limit`.
     pub fn wait(mut self, limit: Duration) -> Outcome {
         let deadline = Instant::now() + limit;
         let status = loop {
             match self.process.try_wait() {
                 Some(status) => break status,
                 None if Instant::now() >= deadline => {
-                    let said = self.stderr().join("\n");
-                    panic!("waited {limit:?} in vain for the end of the job; it said:\n{said}");
+                    panic!("waited {limit:?} in vain for the end of the job");
                 }
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
@@ -214,6 +213,16 @@ impl Job {
             status,
             stdout: self.stdout(),
             stderr: self.stderr(),
+        }
+    }
+}
+
+/// A test that fails while it runs shows what it said.
+impl Drop for Job {
+    #[expect(clippy::print_stderr, reason = "this is where a test's own words go")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the job said:\n{}", self.stderr().join("\n"));
         }
     }
 }

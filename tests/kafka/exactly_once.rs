@@ -8,7 +8,7 @@ use deltajoin_testkit::{Broker, Job, Signal, Until};
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
 use crate::stops::lose_processes_and_rescale;
 use crate::stream::million;
-use crate::topics::{Publisher, Tail, dead_letters, differences, event, values};
+use crate::topics::{Publisher, Tail, dead_letters, differences, event, event_of, values};
 
 /// A job that reads `events`, exactly-once.
 fn exactly_once(broker: &Broker, name: &str) -> Setup {
@@ -221,9 +221,8 @@ fn a_row_that_no_message_can_hold_becomes_a_dead_letter_once_through_kills() {
     let publisher = Publisher::new(broker, "bulky-once");
     for round in 0..ROUNDS {
         publisher.send(0, None, Some(&event(2 * round, 1)));
-        let large = String::from_utf8(event(2 * round + 1, 1)).unwrap();
-        let large = large.replace("bicycle", &"x".repeat(3_000));
-        publisher.send(0, None, Some(large.as_bytes()));
+        let large = event_of(2 * round + 1, 1, &"x".repeat(3_000));
+        publisher.send(0, None, Some(&large));
     }
     publisher.flush();
     let tail = Tail::new(broker, &setup.joined());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use deltajoin::connectors::kafka::bootstrap_again;
 use deltajoin::generate::{Differences, Expected};
 use deltajoin_testkit::{Broker, TopicRecord, wait_until};
 use rdkafka::Message;
@@ -124,6 +125,7 @@ impl<'a> Publisher<'a> {
 /// Reads a topic as it grows.
 pub(crate) struct Tail {
     consumer: BaseConsumer,
+    brokers: String,
     topic: String,
 }
 
@@ -149,6 +151,7 @@ impl Tail {
         consumer.assign(&all).expect("partitions that exist");
         Self {
             consumer,
+            brokers: broker.bootstrap(),
             topic: topic.to_owned(),
         }
     }
@@ -163,17 +166,23 @@ impl Tail {
     pub(crate) fn poll(&self, limit: Duration) -> Option<TopicRecord> {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
-            // Errors are those of a broker that is paused: it is waited for.
-            if let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(100)) {
-                return Some(TopicRecord {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                    headers: Vec::new(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                });
-            }
+            let message = match self.consumer.poll(Duration::from_millis(100)) {
+                None => continue,
+                Some(Ok(message)) => message,
+                // Errors are those of a broker that is paused: it is waited for.
+                Some(Err(_)) => {
+                    bootstrap_again(self.consumer.client(), &self.brokers);
+                    continue;
+                }
+            };
+            return Some(TopicRecord {
+                partition: message.partition(),
+                offset: message.offset(),
+                timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+                headers: Vec::new(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+            });
         }
         None
     }

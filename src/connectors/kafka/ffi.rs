@@ -20,7 +20,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::client::Client;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka_sys as sys;
@@ -395,6 +395,20 @@ unsafe fn text(start: *const c_char) -> String {
     // SAFETY: the caller has promised it.
     let text = unsafe { CStr::from_ptr(start) };
     text.to_string_lossy().into_owned()
+}
+
+/// Lets a client that may have lost all its brokers look for them at the addresses that it began
+/// with; one that has not lost them is not disturbed.
+///
+/// Librdkafka 2.12 should do so by itself. But a cluster whose only broker is fenced for a moment
+/// tells of no brokers, and an answer without brokers may stop that for good
+/// (librdkafka's issue 5301).
+pub fn bootstrap_again<C: ClientContext>(client: &Client<C>, brokers: &str) {
+    let Ok(brokers) = CString::new(brokers) else {
+        return;
+    };
+    // SAFETY: client and text are alive; the text is copied.
+    unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
 }
 
 /// Takes a line of librdkafka's log.

@@ -61,6 +61,7 @@ use deltajoin_workers::batch::{Batch, Origin};
 pub use bindings::{BindingTopic, trim_bindings};
 pub use client::Connection;
 pub use error::Error;
+pub use ffi::bootstrap_again;
 pub use group::GroupOffsets;
 pub use lag::Lag;
 pub use own_topic::delete_topic;

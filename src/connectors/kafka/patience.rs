@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::config::KafkaTopic;
 use crate::connectors::kafka::Error;
 use crate::connectors::kafka::error::{place, reason};
-use crate::connectors::kafka::ffi::Handle;
+use crate::connectors::kafka::ffi::{Handle, bootstrap_again};
 use crate::connectors::kafka::messages::{Polled, Problem, Problems, Report};
 
 /// Often enough to be seen by whoever looks at the end of the log, seldom enough to keep it short.
@@ -115,7 +115,12 @@ impl Patience {
                 Polled::Nothing => break,
                 Polled::Served => {}
                 Polled::Disconnected(failure) => self.failure = Some(failure),
-                Polled::Problem(problem) => self.problem(&problem)?,
+                Polled::Problem(problem) => {
+                    if problem.code == Code::AllBrokersDown {
+                        bootstrap_again(handle.client(), &self.topic.brokers);
+                    }
+                    self.problem(&problem)?;
+                }
             }
             timeout = Duration::ZERO;
         }
@@ -196,7 +201,10 @@ impl Patience {
         if self.answered && due {
             match client.fetch_metadata(Some(&self.topic.topic), ANSWER) {
                 Ok(_) => self.back(),
-                Err(error) => self.away(&reason(&error)),
+                Err(error) => {
+                    bootstrap_again(client, &self.topic.brokers);
+                    self.away(&reason(&error));
+                }
             }
         }
     }
