@@ -76,7 +76,8 @@ pub(super) const ARROWS: [Arrow; 15] = [
         &[],
     ),
     arrow("error", &[], &[]),
-    arrow("generate", &["codec", "config"], &["ports"]),
+    // Of the connectors only what keeps a client of Kafka alive.
+    arrow("generate", &["codec", "config", "connectors"], &["ports"]),
 ];
 
 const fn arrow(
