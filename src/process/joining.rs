@@ -31,17 +31,18 @@ use crate::checkpoint::{Groups, Manifest, Options, Store, read_start, write_star
 use crate::codec::reference_schema;
 use crate::config::{EventSource, KafkaTopic};
 use crate::connectors::kafka::{
-    BindingTopic, Error, Fail, GroupOffsets, Progress, Recorder, TransactionOptions, Transactions,
+    BindingTopic, GroupOffsets, Progress, Recorder, TransactionOptions, Transactions,
     read_progress, trim_bindings,
 };
 use crate::failure::Failure;
+use crate::fault_point;
 use crate::process::checkpoints::{self, Keeper, Published, Publishing};
 use crate::process::durable::Durable;
 use crate::process::inputs::{Inputs, kafka_fatal};
 use crate::process::ledger::Ledger;
 use crate::process::promises::Settings;
 use crate::process::recording::{self, NewestBound, Noting};
-use crate::process::{Process, recovery};
+use crate::process::{Process, recovery, verdict};
 use crate::telemetry::{Monitor, WallClock};
 
 /// The epoch of the binding that says where reading starts: before any epoch of the clock.
@@ -192,7 +193,7 @@ impl<'a> Joining<'a> {
                 generation,
                 commit_interval: exactly_once.commit_interval,
                 bytes_max: process.config.limits.max_in_flight_bytes / 4,
-                fail: fail(process, settings, generation),
+                fail: verdict::on_kafka(process, settings, generation),
             };
             self.transactions = Some(Transactions::connect(options, &process.stop)?);
         }
@@ -219,6 +220,7 @@ impl<'a> Joining<'a> {
         for topic in self.settings.progress.values() {
             progress.merge(read_progress(topic, stop)?);
         }
+        fault_point::reach("progress.read");
         let (starts, bound) = recovery::ranges(&found.first.ends, &found.bindings);
         inputs.resume(&starts, &bound, stop)?;
         let newest_bound = found.newest();
@@ -469,28 +471,4 @@ fn fence_earlier<'a>(
         Transactions::fence(&topic, &[id], stop)?;
     }
     Ok(())
-}
-
-/// Ends the process for an error of Kafka. What has fenced it, the log of bindings tells.
-fn fail(process: &Process, settings: &Settings<'_>, generation: u64) -> Fail {
-    let (fatal, replicas) = (process.fatal, settings.replicas());
-    let topic = settings.bindings.clone();
-    Arc::new(move |error| match error {
-        Error::Stopped => {}
-        Error::Fenced { .. } => {
-            let stop = Stop::default();
-            let newer = BindingTopic::open(&topic, replicas, &stop)
-                .map_err(bindings::Error::from)
-                .and_then(|mut log| bindings::superseded(&mut log, generation, &stop));
-            match newer {
-                Err(superseded @ bindings::Error::Superseded { .. }) => fatal(&superseded.into()),
-                Err(unread) => {
-                    tracing::error!(error = %unread, "could not read the binding log");
-                    fatal(&error.into())
-                }
-                Ok(()) => fatal(&error.into()),
-            }
-        }
-        error => fatal(&error.into()),
-    })
 }

@@ -21,6 +21,11 @@ pub(super) fn goes_on(_: &Process) -> bool {
     false
 }
 
+/// Why a start has failed: there are no newer generations.
+pub(super) fn on_start(_: &Process, _: u64, failure: Failure) -> Failure {
+    failure
+}
+
 /// There is none.
 pub(super) enum Durable {}
 

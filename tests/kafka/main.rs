@@ -12,6 +12,7 @@
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
+//! | `late` | generations that are paused or killed at each fault point, and what they do late |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
@@ -36,6 +37,8 @@ mod broker;
 mod chaos;
 mod exactly_once;
 mod files;
+#[cfg(feature = "fault-points")]
+mod late;
 mod outage;
 mod poison;
 mod reference;
