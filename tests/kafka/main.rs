@@ -16,6 +16,7 @@
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
+//! | `disks` | disks that are full or read-only |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `state` | what a job keeps, shown and forgotten |
@@ -35,6 +36,7 @@ mod audit;
 mod bindings;
 mod broker;
 mod chaos;
+mod disks;
 mod exactly_once;
 mod files;
 #[cfg(feature = "fault-points")]
