@@ -9,6 +9,7 @@
 //! | `stream` | a million events, on one process and on several |
 //! | `reference` | the reference table as a compacted topic |
 //! | `poison` | records and rows that must not stop a job |
+//! | `scenarios` | single ways to lose or double rows |
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
@@ -45,6 +46,8 @@ mod outage;
 mod poison;
 mod reference;
 mod refusals;
+#[cfg(feature = "fault-points")]
+mod scenarios;
 mod setup;
 mod shapes;
 mod state;
