@@ -33,8 +33,8 @@ use crate::checkpoint::{Groups, Manifest, Options, Store, read_start, write_star
 use crate::codec::reference_schema;
 use crate::config::{EventSource, KafkaTopic};
 use crate::connectors::kafka::{
-    BindingTopic, GroupOffsets, Progress, Recorder, TransactionOptions, Transactions,
-    read_progress, trim_bindings,
+    BindingProducer, BindingTopic, GroupOffsets, Progress, Recorder, TransactionOptions,
+    Transactions, read_progress, trim_bindings,
 };
 use crate::failure::Failure;
 use crate::fault_point;
@@ -114,9 +114,17 @@ pub(super) struct Joining<'a> {
 }
 
 impl<'a> Joining<'a> {
+    /// What takes a while to be ready for `begin`, on process 0.
+    pub(super) fn prepare(process: &Process) -> Result<Option<BindingProducer>, Failure> {
+        let settings = Settings::of(&process.config).filter(|_| process.index == 0);
+        let producer = settings.map(|settings| BindingProducer::new(&settings.bindings));
+        Ok(producer.transpose()?)
+    }
+
     /// Claims the log, on process 0. None if nothing of the job outlives a restart.
     pub(super) fn begin(
         process: &'a Process,
+        prepared: Option<BindingProducer>,
         inputs: &Inputs,
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
@@ -140,10 +148,10 @@ impl<'a> Joining<'a> {
             Arc::clone(&store_stop),
         )?;
         let mut claim = None;
-        if process.index == 0 {
+        if let Some(producer) = prepared {
             let place = recovery::place(&store)?;
             let goes_on = place.is_some();
-            let log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
+            let log = producer.open(settings.replicas(), stop)?;
             let marker = settings.marker(clock);
             let schema = Arc::clone(&reference);
             let mut claimed = bindings::claim(log, marker, schema, place, stop)?;

@@ -153,9 +153,10 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     // First of all, as it gives schemas the numbers that they have on the wire.
     let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
+    let prepared = Joining::prepare(&process)?;
     let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
     let outputs = Outputs::connect(&process, rejected)?;
-    let joining = Joining::begin(&process, &inputs, &clock)?;
+    let joining = Joining::begin(&process, prepared, &inputs, &clock)?;
     let entering = (&mut inputs, outputs.written(), &monitor);
     let (mesh, durable) = join(&process, &membership, joining, entering)?;
     monitor.generation(mesh.generation);

@@ -33,8 +33,13 @@ pub(super) enum Durable {}
 pub(super) enum Joining {}
 
 impl Joining {
+    pub(super) fn prepare(_: &Process) -> Result<Option<Self>, Failure> {
+        Ok(None)
+    }
+
     pub(super) fn begin(
         _: &Process,
+        _: Option<Self>,
         _: &Inputs,
         _: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {

@@ -224,6 +224,10 @@ fn take_id(topic: &KafkaTopic, id: &str, stop: &Stop) -> Result<Producer, Error>
     loop {
         let config = settings::transactional(topic, id, timeout)?;
         let producer = Producer::new(&config).map_err(|error| Error::from_client(error, topic))?;
+        // A client that is not connected yet would look for its coordinator half a second later.
+        // If it cannot be, taking the id says so.
+        let client = producer.handle().client();
+        client.fetch_metadata(Some(&topic.topic), STEP).ok();
         loop {
             let Err(fault) = producer.init_transactions(STEP) else {
                 patience.back();
