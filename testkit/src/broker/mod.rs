@@ -20,7 +20,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::process::{Process, Signal};
+use crate::process::{Process, Signal, Usage};
 use crate::read::{ConsoleReader, TopicRecord, Until, read_all};
 use crate::wait::{block_on, wait_until};
 use crate::{free_ports, reaper};
@@ -229,6 +229,15 @@ impl Broker {
     /// If it is killed.
     pub fn pid(&self) -> u32 {
         self.process().as_ref().expect("the broker runs").pid()
+    }
+
+    /// What its process uses and has used.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn usage(&self) -> Usage {
+        let process = self.process();
+        process.as_ref().expect("the broker runs").usage()
     }
 
     /// Reads a topic from its beginning with Kafka's own console consumer, which sees committed
