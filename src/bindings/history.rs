@@ -42,6 +42,8 @@ pub struct Place {
 pub struct Reader {
     decoder: Decoder,
     history: History,
+    /// The epoch of the last binding that counts.
+    newest: Option<u64>,
     /// Reference changes that wait for the binding of their epoch.
     unbound: Option<(u64, Vec<Batch>)>,
 }
@@ -58,6 +60,7 @@ impl Reader {
         Self {
             decoder: Decoder::new(reference, usize::MAX),
             history,
+            newest: None,
             unbound: None,
         }
     }
@@ -96,6 +99,7 @@ impl Reader {
                 if self.counts(generation)? {
                     self.expect_epoch(epoch)?;
                     let reference = self.unbound.take();
+                    self.newest = Some(epoch);
                     self.history.bindings.push(Binding {
                         epoch,
                         ends,
@@ -111,6 +115,11 @@ impl Reader {
     /// What has been read so far.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The bindings that count and were not taken before: who takes them need not hold all.
+    pub fn take_bindings(&mut self) -> Vec<Binding> {
+        std::mem::take(&mut self.history.bindings)
     }
 
     /// All that has been read.
@@ -131,10 +140,8 @@ impl Reader {
         {
             return Err(Fault::Unbound { unbound });
         }
-        match self.history.bindings.last() {
-            Some(Binding { epoch: last, .. }) if *last >= epoch => {
-                Err(Fault::EpochOrder { epoch, last: *last })
-            }
+        match self.newest {
+            Some(last) if last >= epoch => Err(Fault::EpochOrder { epoch, last }),
             _ => Ok(()),
         }
     }

@@ -50,6 +50,26 @@ impl Config {
         let files = [events, reference, self.cluster.secret_file.as_ref()];
         files.into_iter().flatten().map(PathBuf::as_path).collect()
     }
+
+    /// The topic of the job's bindings; none if its events are in a file.
+    pub fn bindings_topic(&self) -> Option<KafkaTopic> {
+        match &self.events.source {
+            EventSource::Kafka { topic, .. } => Some(self.own_topic(topic, "bindings")),
+            EventSource::File { .. } => None,
+        }
+    }
+
+    /// The topic of the progress of all sinks at the cluster of this one.
+    pub fn progress_topic(&self, sink: &KafkaTopic) -> KafkaTopic {
+        self.own_topic(sink, "progress")
+    }
+
+    fn own_topic(&self, like: &KafkaTopic, suffix: &str) -> KafkaTopic {
+        KafkaTopic {
+            topic: format!("{}.{suffix}", self.job),
+            ..like.clone()
+        }
+    }
 }
 
 /// A Kafka topic and how to reach it.

@@ -36,16 +36,9 @@ pub(super) struct ExactlyOnce {
 impl<'a> Settings<'a> {
     /// None if nothing can outlive a restart: a file of events is read once.
     pub(super) fn of(config: &'a Config) -> Option<Self> {
-        let EventSource::Kafka { topic: events, .. } = &config.events.source else {
-            return None;
-        };
-        let own = |like: &KafkaTopic, suffix| KafkaTopic {
-            topic: format!("{}.{suffix}", config.job),
-            ..like.clone()
-        };
         let mut settings = Self {
             config,
-            bindings: own(events, "bindings"),
+            bindings: config.bindings_topic()?,
             progress: BTreeMap::new(),
             at_least_once: BTreeMap::new(),
             exactly_once: None,
@@ -60,7 +53,7 @@ impl<'a> Settings<'a> {
                 continue;
             };
             let progress = settings.progress.entry(&topic.brokers);
-            let progress = progress.or_insert_with(|| own(topic, "progress"));
+            let progress = progress.or_insert_with(|| config.progress_topic(topic));
             match delivery {
                 Delivery::AtLeastOnce => {
                     let sinks = settings.at_least_once.entry(&topic.brokers);

@@ -15,7 +15,7 @@ use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
 use deltajoin_workers::state::KeySet;
 
-use crate::bindings::{Marker, Place};
+use crate::bindings::Place;
 use crate::checkpoint::{
     Error, Groups, Manifest, Run, RunEntry, Store, newest, newest_below, read_reference,
 };
@@ -32,17 +32,7 @@ pub(super) fn place(store: &Store) -> Result<Option<Place>, Failure> {
         Err(error) if error.is_damage() => None,
         Err(error) => return Err(error.into()),
     };
-    let Manifest {
-        generation, log, ..
-    } = before.unwrap_or(newest);
-    let marker = log.marker.to_string();
-    let marker = Marker::decode(marker.as_bytes()).map_err(|fault| {
-        Failure::usage(format!("cannot read the marker of a manifest: {fault}"))
-    })?;
-    Ok(Some(Place {
-        marker: (generation, marker),
-        next: log.next,
-    }))
+    Ok(Some(before.unwrap_or(newest).place()?))
 }
 
 /// The newest checkpoint that is good, and the number of the next one.

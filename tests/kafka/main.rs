@@ -20,7 +20,7 @@
 //! | `state` | what a job keeps, shown and forgotten |
 //! | `stops` | how jobs end |
 //! | `transactions` | the exactly-once sink |
-//! | `audit` | `deltajoin audit` |
+//! | `audit`, `audit_epochs` | `deltajoin audit` |
 //! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
@@ -31,6 +31,7 @@
 
 mod at_least_once;
 mod audit;
+mod audit_epochs;
 mod bindings;
 mod broker;
 mod chaos;

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use bindings::BindingFile;
-pub use progress::progress_beside;
+pub use progress::{progress_beside, recorded};
 pub use reference::Table;
 pub use scan::Scan;
 pub use sink::{JsonLines, Reserved};

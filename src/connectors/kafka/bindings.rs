@@ -39,10 +39,66 @@ const TOPIC: OwnTopic = OwnTopic {
 /// Small enough for a broker's default limit.
 const RECORD_BYTES_MAX: usize = 900_000;
 
+/// A binding log in a topic, only to be read.
+pub struct BindingReader {
+    topic: KafkaTopic,
+    connection: Connection,
+}
+
+impl BindingReader {
+    /// Looks for the topic; none if it is not there. Waits for a broker that is away.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub fn open(topic: &KafkaTopic, stop: &Stop) -> Result<Option<Self>, Error> {
+        let mut connection = Connection::open(&reading(topic))?;
+        match connection.partitions(stop) {
+            Err(Error::UnknownTopic { .. }) => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => Ok(Some(Self {
+                topic: topic.clone(),
+                connection,
+            })),
+        }
+    }
+
+    /// The offset of the first record that has not been trimmed.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub fn first(&mut self, stop: &Stop) -> Result<u64, Error> {
+        let starts = self.connection.starts(1, Start::Earliest, stop)?;
+        Ok(starts[0].unsigned_abs())
+    }
+
+    /// Reads the log, as `Log` does.
+    ///
+    /// # Errors
+    /// As `Log::read`.
+    pub fn read(
+        &mut self,
+        from: u64,
+        stop: &Stop,
+        visit: Visit<'_>,
+    ) -> Result<(), bindings::Error> {
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let scan = Scan::of_rest(&mut self.connection, from, stop)?;
+        let mut wanted = Ok(true);
+        scan.run(stop, |record| {
+            let offset = record.origin.offset;
+            let visited = visit(offset.unsigned_abs(), record.value.unwrap_or_default());
+            let place = || format!("{}[0]@{offset}", self.topic.topic);
+            wanted = visited.map_err(|fault| fault.at(place()));
+            matches!(wanted, Ok(true))
+        })?;
+        wanted.map(|_| ())
+    }
+}
+
 /// A binding log in a topic.
 pub struct BindingTopic {
     topic: KafkaTopic,
-    connection: Connection,
+    reader: BindingReader,
     native: Topic,
     producer: Producer,
     patience: Patience,
@@ -66,7 +122,10 @@ impl BindingTopic {
             producer,
             patience: Patience::later(topic),
             topic: topic.clone(),
-            connection,
+            reader: BindingReader {
+                topic: topic.clone(),
+                connection,
+            },
             message_bytes_max,
         })
     }
@@ -83,17 +142,7 @@ impl Log for BindingTopic {
     }
 
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), bindings::Error> {
-        let from = i64::try_from(from).unwrap_or(i64::MAX);
-        let scan = Scan::of_rest(&mut self.connection, from, stop)?;
-        let mut wanted = Ok(true);
-        scan.run(stop, |record| {
-            let offset = record.origin.offset;
-            let visited = visit(offset.unsigned_abs(), record.value.unwrap_or_default());
-            let place = || format!("{}[0]@{offset}", self.topic.topic);
-            wanted = visited.map_err(|fault| fault.at(place()));
-            matches!(wanted, Ok(true))
-        })?;
-        wanted.map(|_| ())
+        self.reader.read(from, stop, visit)
     }
 
     fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, bindings::Error> {
