@@ -71,7 +71,7 @@ use deltajoin_workers::worker;
 use timely::WorkerConfig;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cluster::{self, Membership, Mesh, Task};
+use crate::cluster::{self, Membership, Mesh, Task, Verdict};
 use crate::config::{self, Config};
 use crate::error::ExitCode;
 use crate::failure::Failure;
@@ -218,22 +218,27 @@ fn join(
     let generation = joining.as_ref().and_then(Joining::generation);
     let mut durable = None;
     let mut tasks = |task| {
-        let done = match task {
-            Task::Fence { generation } => joining
-                .as_mut()
-                .map_or(Ok(()), |joining| joining.fence(generation)),
-            Task::Load => match joining.take() {
-                Some(joining) => {
-                    let loaded = joining.load(inputs, written, monitor);
-                    loaded.map(|loaded| durable = Some(loaded))
-                }
-                None => Ok(()),
-            },
+        let done = match (task, &mut joining) {
+            (_, None) => Ok(true),
+            (Task::Fence { generation }, Some(joining)) => joining.fence(generation).map(|()| true),
+            (Task::Load { .. }, Some(joining)) => joining.load(),
+            (Task::TakeOver, some) => {
+                let taken = some
+                    .take()
+                    .map(|joining| joining.take_over(inputs, written, monitor));
+                taken.transpose().map(|taken| {
+                    durable = taken;
+                    true
+                })
+            }
         };
         match done {
+            Ok(true) => Verdict::Good,
+            Ok(false) => Verdict::Faulty,
             // Others must not wait for this process.
             Err(failure) if failure.code != ExitCode::Done => (process.fatal)(&failure),
-            _ => {}
+            // A stop ends the start.
+            Err(_) => Verdict::Good,
         }
     };
     let mesh = cluster::connect(membership, generation, &mut tasks, &process.stop)?;

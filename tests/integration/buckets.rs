@@ -133,8 +133,8 @@ fn one_of_many_who_put_one_name_at_the_same_moment_wins() {
 #[test]
 fn checkpoints_are_written_read_merged_and_cleaned_up() {
     let store = store("cycle");
-    write_start(&store, 1, None).unwrap();
-    let start = read_start(&store, 1, Duration::ZERO, &Stop::default());
+    write_start(&store, (1, 0), None).unwrap();
+    let start = read_start(&store, (1, 0), Duration::ZERO, &Stop::default());
     assert_eq!(start, Ok(None));
     let mut runs: Vec<RunEntry> = (0..4)
         .map(|seed| write(&store, 1, &keys(50_000, seed)))

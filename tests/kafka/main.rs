@@ -12,6 +12,7 @@
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
+//! | `damage` | checkpoints that are damaged |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
@@ -35,6 +36,7 @@ mod audit_epochs;
 mod bindings;
 mod broker;
 mod chaos;
+mod damage;
 mod exactly_once;
 mod files;
 mod outage;

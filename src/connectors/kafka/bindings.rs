@@ -131,6 +131,16 @@ impl BindingTopic {
     }
 }
 
+impl BindingTopic {
+    /// The offset of the first record that has not been trimmed.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub fn first(&mut self, stop: &Stop) -> Result<u64, Error> {
+        self.reader.first(stop)
+    }
+}
+
 impl Log for BindingTopic {
     fn name(&self) -> String {
         place(&self.topic)
