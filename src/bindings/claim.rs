@@ -78,7 +78,10 @@ pub fn claim<L: Log>(
 }
 
 /// Refuses settings that are not those of the bindings in the log.
-fn refuse_changes(
+///
+/// # Errors
+/// If one has changed.
+pub fn refuse_changes(
     before: &BTreeMap<String, String>,
     now: &BTreeMap<String, String>,
     log: &str,

@@ -13,6 +13,7 @@
 //! | `promises` | what the configuration says of it |
 //! | `checkpoints`, `ledger` | makes checkpoints, so that less must be replayed |
 //! | `recovery` | which checkpoint a start goes on from |
+//! | `check`, `rehearsal` | what a start would find, looked at beforehand |
 //! | `state` | what is kept, looked at and forgotten |
 //! | `recording` | how far sinks have come that write at least once |
 //! | `outputs` | sinks and dead letters, for each worker |
@@ -46,6 +47,8 @@ mod promises;
 mod recording;
 #[cfg(feature = "kafka")]
 mod recovery;
+#[cfg(feature = "kafka")]
+mod rehearsal;
 #[cfg(feature = "kafka")]
 mod skipping;
 #[cfg(feature = "kafka")]

@@ -80,6 +80,11 @@ impl<'a> Settings<'a> {
         format!("{}-{process}", self.config.job)
     }
 
+    /// Settings that must not change as long as the job goes on from its bindings.
+    pub(super) fn lasting(&self) -> BTreeMap<String, String> {
+        lasting(self.config)
+    }
+
     /// The marker of a new generation.
     pub(super) fn marker(&self, clock: &WallClock) -> Marker {
         let processes = 0..self.config.cluster.processes;
@@ -93,7 +98,7 @@ impl<'a> Settings<'a> {
             id: MarkerId::random(),
             started_ms: clock.now_ms(),
             holder: holder(),
-            settings: lasting(self.config),
+            settings: self.lasting(),
             producers: producers.collect(),
         }
     }

@@ -12,6 +12,7 @@
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
+//! | `check` | `deltajoin check` of jobs that have run |
 //! | `damage` | checkpoints that are damaged |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
@@ -36,6 +37,7 @@ mod audit_epochs;
 mod bindings;
 mod broker;
 mod chaos;
+mod check;
 mod damage;
 mod exactly_once;
 mod files;

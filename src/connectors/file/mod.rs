@@ -33,7 +33,7 @@ pub use bindings::BindingFile;
 pub use progress::{progress_beside, recorded};
 pub use reference::Table;
 pub use scan::Scan;
-pub use sink::{JsonLines, Reserved};
+pub use sink::{JsonLines, Reserved, look};
 pub use source::Events;
 
 /// Told of an error that ends the job, from a thread of a connector.

@@ -42,6 +42,7 @@ const RECORD_BYTES_MAX: usize = 900_000;
 /// A binding log in a topic, only to be read.
 pub struct BindingReader {
     topic: KafkaTopic,
+    partitions: usize,
     connection: Connection,
 }
 
@@ -55,11 +56,25 @@ impl BindingReader {
         match connection.partitions(stop) {
             Err(Error::UnknownTopic { .. }) => Ok(None),
             Err(error) => Err(error),
-            Ok(_) => Ok(Some(Self {
+            Ok(partitions) => Ok(Some(Self {
                 topic: topic.clone(),
+                partitions,
                 connection,
             })),
         }
+    }
+
+    /// Names the log, as errors do.
+    pub fn name(&self) -> String {
+        place(&self.topic)
+    }
+
+    /// Whether the topic can hold a log.
+    ///
+    /// # Errors
+    /// If it would lose records or mix their order.
+    pub fn check(&self) -> Result<(), Error> {
+        TOPIC.check(&self.topic, self.partitions, &self.connection)
     }
 
     /// The offset of the first record that has not been trimmed.
@@ -124,6 +139,7 @@ impl BindingTopic {
             topic: topic.clone(),
             reader: BindingReader {
                 topic: topic.clone(),
+                partitions: 1,
                 connection,
             },
             message_bytes_max,
