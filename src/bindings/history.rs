@@ -14,7 +14,7 @@ use std::sync::Arc;
 use deltajoin_workers::batch::{Batch, BatchSchema};
 use deltajoin_workers::bindings::Binding;
 
-use crate::bindings::{Fault, Marker, MarkerId, Record};
+use crate::bindings::{Error, Fault, Marker, MarkerId, Record, Visit, announced};
 use crate::codec::json::Decoder;
 
 /// What a binding log holds.
@@ -22,6 +22,8 @@ use crate::codec::json::Decoder;
 pub struct History {
     /// The markers with their offsets, in order; the last is the newest generation's.
     pub markers: Vec<(u64, Marker)>,
+    /// For each marker the newest epoch that its generation has bound; 0 if none was read.
+    pub bound: Vec<u64>,
     /// The bindings that count, in order.
     pub bindings: Vec<Binding>,
     /// The offset of the next record.
@@ -35,6 +37,34 @@ pub struct Place {
     pub marker: (u64, Marker),
     /// The offset of the record behind it.
     pub next: u64,
+}
+
+impl Place {
+    /// Whether it is a place in the log that `read` reads from an offset on.
+    ///
+    /// # Errors
+    /// If that log has not the marker, or cannot be read.
+    pub fn check(
+        &self,
+        log: &str,
+        read: impl FnOnce(u64, Visit<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (offset, marker) = &self.marker;
+        let mut is_there = false;
+        read(*offset, &mut |found, bytes| {
+            // If it is trimmed, what follows it is there.
+            let own = announced(bytes).is_some_and(|found| found.marker == marker.id.to_string());
+            is_there = found > *offset || own;
+            Ok(false)
+        })?;
+        match is_there {
+            true => Ok(()),
+            false => Err(Error::OtherLog {
+                log: log.to_owned(),
+                offset: *offset,
+            }),
+        }
+    }
 }
 
 /// Makes a history of the records of a log.
@@ -55,6 +85,7 @@ impl Reader {
         let mut history = History::default();
         if let Some(Place { marker, next }) = from {
             history.markers.push(marker);
+            history.bound.push(0);
             history.next = next;
         }
         Self {
@@ -78,6 +109,7 @@ impl Reader {
             Record::Marker(marker) => {
                 self.unbound = None;
                 self.history.markers.push((offset, marker));
+                self.history.bound.push(0);
             }
             Record::Reference {
                 generation,
@@ -100,6 +132,9 @@ impl Reader {
                     self.expect_epoch(epoch)?;
                     let reference = self.unbound.take();
                     self.newest = Some(epoch);
+                    if let Some(bound) = self.history.bound.last_mut() {
+                        *bound = epoch;
+                    }
                     self.history.bindings.push(Binding {
                         epoch,
                         ends,

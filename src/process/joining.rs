@@ -46,7 +46,7 @@ use crate::process::{Process, recovery};
 use crate::telemetry::{Monitor, WallClock};
 
 /// The epoch of the binding that says where reading starts: before any epoch of the clock.
-const FIRST_EPOCH: u64 = 1;
+pub(super) const FIRST_EPOCH: u64 = 1;
 
 /// How often the log is trimmed, at most.
 const TRIM_EVERY_MS: u64 = 60_000;
@@ -144,7 +144,9 @@ impl<'a> Joining<'a> {
             reaches = Some(place.as_ref().map_or(0, |place| place.next));
             let marker = settings.marker(clock);
             let schema = Arc::clone(&reference);
-            let mut claimed = bindings::claim(log, marker, schema, place, stop)?;
+            let made = recovery::made(&store)?.max(FIRST_EPOCH);
+            let lasting = settings.lasting();
+            let mut claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop)?;
             if !goes_on && claimed.is_new() {
                 let first = Binding {
                     epoch: FIRST_EPOCH,
@@ -223,7 +225,15 @@ impl<'a> Joining<'a> {
         if let Some(claim) = self.claim.take() {
             self.opened = Some(claim.settle(stop)?);
         }
-        self.loading.attempt(self.generation, stop)
+        let good = self.loading.attempt(self.generation, stop)?;
+        if let (Some(opened), Some(loaded)) = (&self.opened, &self.loading.loaded) {
+            // Further back, there is more to be made again.
+            let made = loaded.checkpoint.as_ref();
+            let made = made.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
+            let log = format!("topic {:?}", self.settings.bindings.topic);
+            self.settings.lasting().check(&opened.history, made, &log)?;
+        }
+        Ok(good)
     }
 
     /// Reads what is bound and written behind what is loaded, and has the events read from there.

@@ -41,6 +41,12 @@ pub(super) fn place(store: &Store, first: u64) -> Result<Option<Place>, Failure>
     Ok(Some(oldest.unwrap_or(newest).place()?))
 }
 
+/// Up to which epoch everything is written, as checkpoints tell it; 0 if there is none.
+pub(super) fn made(store: &Store) -> Result<u64, Failure> {
+    let newest = newest(store)?.manifest;
+    Ok(newest.map_or(0, |manifest| manifest.epoch))
+}
+
 /// What a process has loaded.
 pub(super) struct Loaded {
     /// The checkpoint; none if there is none.

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use deltajoin_workers::ports::Stop;
 
-use crate::bindings::{Reader, refuse_changes};
+use crate::bindings::{self, Reader};
 use crate::checkpoint::{self, Manifest, Store, newest, probe};
 use crate::codec::reference_schema;
 use crate::config::{Config, EventSource};
 use crate::connectors::kafka::{BindingReader, Scan};
 use crate::failure::Failure;
+use crate::process::joining::FIRST_EPOCH;
 use crate::process::promises::Settings;
 use crate::process::recovery;
 
@@ -44,18 +45,23 @@ pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>,
     };
     Ok(vec![
         format!("checkpoints: {location} can be used, {kept}"),
-        bindings(&settings, (store.as_ref(), manifest.as_ref()), stop)?,
+        look_at_log(&settings, (store.as_ref(), manifest.as_ref()), stop)?,
     ])
 }
 
-/// Looks at the log, at the settings in its newest marker, and at the records that are bound.
-fn bindings(
+/// Looks at the log, at the settings in its markers, and at the records that are bound.
+fn look_at_log(
     settings: &Settings<'_>,
     (store, manifest): (Option<&Store>, Option<&Manifest>),
     stop: &Stop,
 ) -> Result<String, Failure> {
     let name = &settings.bindings.topic;
     let Some(mut log) = BindingReader::open(&settings.bindings, stop)? else {
+        if let Some(manifest) = manifest {
+            let offset = manifest.generation;
+            let log = format!("topic {name:?}");
+            return Err(bindings::Error::OtherLog { log, offset }.into());
+        }
         return Ok(format!(
             "bindings: the job makes topic {name:?}, and begins"
         ));
@@ -64,6 +70,9 @@ fn bindings(
     let first = log.first(stop)?;
     let place = store.map(|store| recovery::place(store, first));
     let place = place.transpose()?.flatten();
+    if let Some(place) = &place {
+        place.check(&log.name(), |offset, visit| log.read(offset, stop, visit))?;
+    }
     let next = place.as_ref().map_or(0, |place| place.next);
     let mut reader = Reader::new(reference_schema(&settings.config.reference.schema), place);
     // Where each partition is read from, and how far it is bound.
@@ -91,9 +100,10 @@ fn bindings(
         }
         Ok(true)
     })?;
-    if let Some((_, marker)) = reader.history().markers.last() {
-        refuse_changes(&marker.settings, &settings.lasting(), &log.name())?;
-    }
+    let made = manifest.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
+    settings
+        .lasting()
+        .check(reader.history(), made, &log.name())?;
     if let EventSource::Kafka { topic, .. } = &settings.config.events.source {
         let ranges = ranges.into_iter();
         let ranges = ranges.map(|(partition, (start, end))| (partition, start..end));

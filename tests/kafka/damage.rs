@@ -1,13 +1,16 @@
 //! Checkpoints of which a byte is another: whichever process finds it, the job goes on from the one
-//! before, and without one it says so.
+//! before, and without one it says so. And checkpoints without their log.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use deltajoin_testkit::Broker;
+use deltajoin::connectors::kafka::delete_topic;
+use deltajoin_testkit::{Broker, Login};
+use deltajoin_workers::ports::Stop;
 use serde_json::Value;
 
 use crate::setup::{LIMIT, Setup};
+use crate::support::topic;
 use crate::topics::{Publisher, event, values};
 
 /// The newest manifest of a job, and where its objects are.
@@ -92,4 +95,31 @@ fn a_damaged_checkpoint_is_stepped_over_whichever_process_finds_it() {
         assert!(said.contains("is damaged"), "{said}");
         assert_rows(310);
     }
+}
+
+#[test]
+fn checkpoints_without_their_log_are_not_gone_on_from() {
+    let (broker, name) = (Broker::shared(), "damaged-log");
+    broker.create_topic(name, 1, &[]);
+    let setup = Setup::new(broker, name);
+    let publisher = Publisher::new(broker, name);
+    publisher.send(0, None, Some(&event(1, 1)));
+    publisher.flush();
+    setup.run_until_end(&[]);
+    delete_topic(
+        &topic(broker, "damaged-log.bindings", Login::Admin),
+        &Stop::default(),
+    )
+    .unwrap();
+    for command in ["check", "run"] {
+        let outcome = setup.command(command, &[]).wait(LIMIT);
+        let said = outcome.stderr.join("\n");
+        assert_eq!(outcome.code(), Some(2), "{command}: {said}");
+        assert!(said.contains("the checkpoints are not of topic"), "{said}");
+        assert!(said.contains("state reset"), "{said}");
+    }
+    let reset = ["reset", "--config", "job.toml", "--yes"];
+    setup.plain("state", &reset).wait(LIMIT).assert_code(0);
+    setup.run_until_end(&[]);
+    assert_eq!(values(broker, &setup.joined()).len(), 2);
 }

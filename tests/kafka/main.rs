@@ -14,6 +14,7 @@
 //! | `chaos` | random faults |
 //! | `check` | `deltajoin check` of jobs that have run |
 //! | `damage` | checkpoints that are damaged |
+//! | `settings_change` | what may change between two starts |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
@@ -45,6 +46,7 @@ mod outage;
 mod poison;
 mod reference;
 mod refusals;
+mod settings_change;
 mod setup;
 mod shapes;
 mod state;
