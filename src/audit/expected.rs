@@ -12,6 +12,7 @@ use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::schema::Schema;
 
 use crate::audit::canonical::{Canonical, NO_ROW};
+use crate::audit::epochs::{Epochs, Judged};
 use crate::audit::reference::Reference;
 use crate::audit::source::Record;
 use crate::audit::table::{Full, Table, pass_of};
@@ -24,6 +25,9 @@ const CHUNK_ROWS: usize = 1_000;
 /// And so many bytes of them, so that large records are not held in thousands.
 const CHUNK_BYTES: usize = 4 << 20;
 
+/// Changes of the reference table, each with its epoch.
+pub(super) type Changes = Vec<(u64, Batch)>;
+
 /// Joins events with the reference table.
 #[derive(Debug)]
 pub(super) struct Join {
@@ -34,11 +38,13 @@ pub(super) struct Join {
     columns: Vec<usize>,
     keep_unmatched: bool,
     record_bytes_max: usize,
+    /// Of each event, if they are known.
+    epochs: Option<Epochs>,
 }
 
 impl Join {
-    /// Reads the reference table.
-    pub(super) fn new(config: &Config) -> Result<Self, Failure> {
+    /// With the reference table that is given with epochs; else it reads it as it is now.
+    pub(super) fn new(config: &Config, bound: Option<(Epochs, Changes)>) -> Result<Self, Failure> {
         let Schema { columns, key } = &config.reference.schema;
         let mut joined = config.events.schema.columns.clone();
         for (index, column) in columns.iter().enumerate() {
@@ -47,10 +53,19 @@ impl Join {
             }
         }
         let joined = Schema::new(joined, config.events.schema.key.clone());
+        let (epochs, reference) = match bound {
+            Some((epochs, changes)) => {
+                let from = epochs.judged.from;
+                let reference = Reference::of_changes(config, changes, from);
+                (Some(epochs), reference)
+            }
+            None => (None, Reference::read(config)?),
+        };
         Ok(Self {
             events: BatchSchema::register(config.events.schema.clone()),
             joined: BatchSchema::register(joined),
-            reference: Reference::read(config)?,
+            reference,
+            epochs,
             columns: config.join.event_columns.clone(),
             keep_unmatched: match config.join.unmatched {
                 Unmatched::Keep => true,
@@ -70,6 +85,21 @@ impl Join {
         &self.joined
     }
 
+    /// The epochs that are judged; none if epochs are not known.
+    pub(super) fn judged(&self) -> Option<Judged> {
+        self.epochs.as_ref().map(|epochs| epochs.judged)
+    }
+
+    /// The first and the last epoch with records of those.
+    pub(super) fn found(&self) -> Option<(u64, u64)> {
+        self.epochs.as_ref()?.found
+    }
+
+    /// The epoch of an event, or what stands for it; 0 if epochs are not known.
+    fn epoch(&self, origin: Origin) -> u64 {
+        self.epochs.as_ref().map_or(0, |epochs| epochs.of(origin))
+    }
+
     /// How many rows the reference table has.
     pub(super) fn reference_rows(&self) -> u64 {
         self.reference.rows()
@@ -80,7 +110,8 @@ impl Join {
         let mut decoder = self.decoder();
         decoder.decode(record.value, record.origin).ok()?;
         let event = decoder.finish();
-        let row = self.row(&event, 0, &mut Canonical::default())?;
+        let epoch = self.epoch(record.origin);
+        let row = self.row((&event, 0), epoch, &mut Canonical::default())?;
         let mut builder = BatchBuilder::new(Arc::clone(&self.joined));
         builder.push(&row, record.origin, 1);
         let mut text = Vec::new();
@@ -94,11 +125,11 @@ impl Join {
         Decoder::new(Arc::clone(&self.events), self.record_bytes_max)
     }
 
-    /// The row of an event, if it has one.
+    /// The row of an event of this epoch, if it has one.
     fn row<'a>(
         &'a self,
-        events: &'a Batch,
-        row: usize,
+        (events, row): (&'a Batch, usize),
+        epoch: u64,
         canonical: &mut Canonical,
     ) -> Option<Vec<Slot<'a>>> {
         let columns = self.events.schema.columns.len();
@@ -109,7 +140,7 @@ impl Join {
         let is_null = self.columns.iter().any(|c| slots[*c] == Slot::Null);
         // A null equals nothing, not even a null.
         let key = (!is_null).then(|| canonical.key(&mut key));
-        let matched = self.reference.look_up(key, &mut slots);
+        let matched = self.reference.look_up(key, epoch, &mut slots);
         (matched || self.keep_unmatched).then_some(slots)
     }
 }
@@ -122,7 +153,7 @@ pub(super) struct Events<'a> {
     canonical: Canonical,
     /// Which pass this is, and of how many.
     pass: (usize, usize),
-    /// Records that have come.
+    /// Records of the epochs that are judged.
     pub(super) records: u64,
     /// Those of them that are no events.
     pub(super) undecodable: u64,
@@ -142,9 +173,12 @@ impl<'a> Events<'a> {
 
     /// Takes a record.
     pub(super) fn take(&mut self, record: Record<'_>, table: &mut Table) -> Result<(), Full> {
-        self.records += 1;
+        let epoch = self.join.epoch(record.origin);
+        let judged = self.join.judged();
+        let counts = u64::from(judged.is_none_or(|judged| judged.contains(epoch)));
+        self.records += counts;
         if self.decoder.decode(record.value, record.origin).is_err() {
-            self.undecodable += 1;
+            self.undecodable += counts;
         }
         if self.decoder.rows() >= CHUNK_ROWS || self.decoder.bytes() >= CHUNK_BYTES {
             self.finish(table)?;
@@ -163,10 +197,11 @@ impl<'a> Events<'a> {
             if pass_of(key, passes) != pass {
                 continue;
             }
-            let joined = self.join.row(&events, row, &mut self.canonical);
-            let joined = joined.map_or(NO_ROW, |slots| self.canonical.row(slots.into_iter()));
             let origin: Origin = events.origin(row);
-            table.event(key, joined, origin)?;
+            let epoch = self.join.epoch(origin);
+            let joined = self.join.row((&events, row), epoch, &mut self.canonical);
+            let joined = joined.map_or(NO_ROW, |slots| self.canonical.row(slots.into_iter()));
+            table.event(key, joined, origin, epoch)?;
         }
         Ok(())
     }

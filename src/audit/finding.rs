@@ -86,9 +86,9 @@ impl Found {
         }
     }
 
-    /// A row that repeats its key's row exactly.
-    pub(super) fn push_repeat(&mut self, finding: Finding) {
-        if self.allow_repeats {
+    /// A row of a key that has its row; whether it repeats that exactly.
+    pub(super) fn push_again(&mut self, exactly: bool, finding: Finding) {
+        if exactly && self.allow_repeats {
             self.repeats += 1;
         } else {
             self.push(Kind::Doubled, finding);

@@ -11,6 +11,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `source` | topics and files as they stand, as records |
+//! | `bound`, `epochs` | for a job with a log of bindings: which epoch each record is of |
 //! | `reference`, `expected` | events into the rows that they must have |
 //! | `output` | records of the output into keys and rows |
 //! | `table`, `canonical` | keys and rows as hashes; the judging |
@@ -20,7 +21,14 @@
 //! * Nothing is written anywhere.
 //! * The number of passes changes nothing but the time that it takes.
 
+#[cfg(feature = "kafka")]
+mod bound;
 mod canonical;
+#[cfg_attr(
+    not(any(feature = "kafka", test)),
+    expect(dead_code, reason = "without Kafka there is no log to tell epochs")
+)]
+mod epochs;
 mod expected;
 mod finding;
 mod output;
@@ -30,7 +38,7 @@ mod source;
 mod table;
 
 pub use finding::Kind;
-pub use report::{EventCounts, Report, Shown, SinkReport};
+pub use report::{EpochRange, EventCounts, Report, Shown, SinkReport};
 
 use crate::audit::expected::{Events, Join};
 use crate::audit::finding::Found;
@@ -39,6 +47,8 @@ use crate::audit::report::show;
 use crate::audit::source::Source;
 use crate::audit::table::{KeyCounts, Table};
 use crate::config::Config;
+#[cfg(feature = "kafka")]
+use crate::config::EventSource;
 use crate::failure::Failure;
 
 /// More passes would take longer than anyone waits, and a little more memory saves them.
@@ -55,6 +65,10 @@ pub struct Options {
     pub show: usize,
     /// Whether a row may be written again, as it was.
     pub allow_repeats: bool,
+    /// The first epoch that is judged; all events before it count as seen.
+    pub from: Option<u64>,
+    /// The last epoch that is judged.
+    pub to: Option<u64>,
 }
 
 /// Where an audit stands.
@@ -109,6 +123,8 @@ struct Audit<'a> {
     join: Join,
     events: Source,
     outputs: Vec<(&'a str, Source)>,
+    /// What keys may take of memory.
+    memory_bytes: usize,
 }
 
 /// What all passes have counted and found.
@@ -128,18 +144,46 @@ struct OutputTally {
 }
 
 impl<'a> Audit<'a> {
+    #[cfg(feature = "kafka")]
     fn connect(config: &'a Config, options: &'a Options) -> Result<Self, Failure> {
+        let (Some(log), EventSource::Kafka { topic, .. }) =
+            (bound::Log::open(config)?, &config.events.source)
+        else {
+            return Self::unbound(config, options);
+        };
+        let outputs = outputs(config, true)?;
+        let bound = log.read(config, options)?;
+        Ok(Self {
+            options,
+            events: Source::Kafka(bound.events(topic)?),
+            outputs,
+            memory_bytes: options.memory_bytes - bound.epochs.bytes(),
+            join: Join::new(config, Some((bound.epochs, bound.changes)))?,
+        })
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn connect(config: &'a Config, options: &'a Options) -> Result<Self, Failure> {
+        Self::unbound(config, options)
+    }
+
+    /// An audit of a job without a log of bindings: of all that is there.
+    fn unbound(config: &'a Config, options: &'a Options) -> Result<Self, Failure> {
+        if options.from.or(options.to).is_some() {
+            return Err(
+                Failure::usage("this job has no binding log to tell its epochs")
+                    .detail("A job has one if its events are in Kafka, once it has been started.")
+                    .hint("Leave out --from and --to."),
+            );
+        }
         // Ends are taken before anything is read: first those of the events.
         let events = Source::of_events(&config.events.source, config.limits.max_record_bytes)?;
-        let outputs = config.sinks.iter().map(|sink| {
-            let source = Source::of_sink(&sink.target)?;
-            Ok((sink.name.as_str(), source))
-        });
         Ok(Self {
             options,
             events,
-            outputs: outputs.collect::<Result<_, Failure>>()?,
-            join: Join::new(config)?,
+            outputs: outputs(config, false)?,
+            memory_bytes: options.memory_bytes,
+            join: Join::new(config, None)?,
         })
     }
 
@@ -154,12 +198,12 @@ impl<'a> Audit<'a> {
         let outputs = self.outputs.iter().map(|(_, source)| source.records_max());
         let needed = self.events.records_max() + outputs.max().unwrap_or_default();
         let needed = usize::try_from(needed).unwrap_or(usize::MAX);
-        Table::entries_in(self.options.memory_bytes).min(needed)
+        Table::entries_in(self.memory_bytes).min(needed)
     }
 
     /// How many passes it takes if every event has a key of its own.
     fn passes(&self) -> Result<usize, Failure> {
-        let entries_max = Table::entries_in(self.options.memory_bytes) as f64;
+        let entries_max = Table::entries_in(self.memory_bytes) as f64;
         let events = self.events.records_max() as f64;
         let fits = |passes: &usize| match passes {
             1 => events <= entries_max,
@@ -179,7 +223,7 @@ impl<'a> Audit<'a> {
         let megabytes = Table::bytes_of(share + share / 8).div_ceil(1_000_000);
         Failure::usage(format!(
             "auditing {records} records within {} bytes needs more than {PASSES_MAX} passes",
-            self.options.memory_bytes
+            self.memory_bytes
         ))
         .hint(format!(
             "Give it more: --memory {megabytes}MB, or twice that."
@@ -210,7 +254,7 @@ impl<'a> Audit<'a> {
         tally: &mut Tally,
         progress: &mut Progress<'_>,
     ) -> Result<bool, Failure> {
-        let mut table = Table::new(self.entries_max());
+        let mut table = Table::new(self.entries_max(), self.join.judged());
         let mut full = false;
         let mut events = Events::new(&self.join, pass);
         progress.read(&self.events, pass.0, |record| {
@@ -263,6 +307,10 @@ impl<'a> Audit<'a> {
         Ok(Report {
             clean: sinks.iter().all(SinkReport::is_clean),
             passes,
+            epochs: self
+                .join
+                .found()
+                .map(|(first, last)| EpochRange { first, last }),
             events: EventCounts {
                 source: self.events.name(),
                 records: tally.records,
@@ -275,6 +323,15 @@ impl<'a> Audit<'a> {
             sinks,
         })
     }
+}
+
+/// What the sinks have written, as it stands now.
+fn outputs(config: &Config, goes_on: bool) -> Result<Vec<(&str, Source)>, Failure> {
+    let outputs = config.sinks.iter().map(|sink| {
+        let source = Source::of_sink(&sink.target, goes_on)?;
+        Ok((sink.name.as_str(), source))
+    });
+    outputs.collect()
 }
 
 impl Tally {

@@ -1,9 +1,9 @@
-//! The reference table as it is now, whole and in memory.
+//! The reference table, whole and in memory: as it is now, or as it was at each epoch.
 //!
-//! It is apart from `expected`, which joins with it, because of the two ways in which it is read.
+//! It is apart from `expected`, which joins with it, because of the ways in which it is read.
 //!
 //! # Invariants
-//! * Of each key the latest row counts, and none if that was a removal.
+//! * Of each key the latest row up to an epoch counts, and none if that was a removal.
 
 use std::collections::HashMap;
 #[cfg(feature = "kafka")]
@@ -28,14 +28,17 @@ use crate::failure::Failure;
 #[derive(Debug)]
 pub(super) struct Reference {
     blocks: Vec<Batch>,
-    /// Block and row of each key.
-    rows: HashMap<u128, (usize, usize)>,
+    /// What each key has had, in the order of epochs.
+    rows: HashMap<u128, Vec<Version>>,
     /// The columns that results have of it.
     values: Vec<usize>,
 }
 
+/// What a key has from an epoch on: block and row, or nothing.
+type Version = (u64, Option<(usize, usize)>);
+
 impl Reference {
-    /// Reads the table.
+    /// Reads the table as it is now.
     pub(super) fn read(config: &Config) -> Result<Self, Failure> {
         let schema = &config.reference.schema;
         let blocks = match &config.reference.source {
@@ -57,35 +60,57 @@ impl Reference {
             #[cfg(not(feature = "kafka"))]
             ReferenceSource::Kafka { .. } => return Err(without_kafka("[reference]")),
         };
-        let mut rows = HashMap::new();
+        let changes = blocks.into_iter().map(|block| (0, block));
+        Ok(Self::of_changes(config, changes, 0))
+    }
+
+    /// The table as changes make it, each with its epoch; before the epoch `from` nobody asks.
+    pub(super) fn of_changes(
+        config: &Config,
+        changes: impl IntoIterator<Item = (u64, Batch)>,
+        from: u64,
+    ) -> Self {
+        let schema = &config.reference.schema;
+        let mut blocks = Vec::new();
+        let mut rows: HashMap<u128, Vec<Version>> = HashMap::new();
         let mut canonical = Canonical::default();
-        for (index, block) in blocks.iter().enumerate() {
+        for (epoch, block) in changes {
             for row in 0..block.len() {
                 let key = canonical.key(schema.key.iter().map(|column| block.slot(*column, row)));
-                if block.diffs()[row] > 0 {
-                    rows.insert(key, (index, row));
-                } else {
-                    rows.remove(&key);
-                }
+                let place = (block.diffs()[row] > 0).then_some((blocks.len(), row));
+                let versions = rows.entry(key).or_default();
+                versions.pop_if(|(last, _)| *last == epoch || epoch <= from);
+                versions.push((epoch, place));
             }
+            blocks.push(block);
         }
         let columns = 0..schema.columns.len();
         let values = columns.filter(|column| !schema.key.contains(column));
-        Ok(Self {
+        Self {
             blocks,
             rows,
             values: values.collect(),
-        })
+        }
     }
 
-    /// How many rows it has.
+    /// How many rows it has in the end.
     pub(super) fn rows(&self) -> u64 {
-        self.rows.len() as u64
+        let last = self.rows.values().filter_map(|versions| versions.last());
+        last.filter(|(_, place)| place.is_some()).count() as u64
     }
 
-    /// Appends what a result has of the table: the row of a key, or nulls. False if there is none.
-    pub(super) fn look_up<'a>(&'a self, key: Option<u128>, slots: &mut Vec<Slot<'a>>) -> bool {
-        let place = key.and_then(|key| self.rows.get(&key));
+    /// Appends what a result has of the table at an epoch: the row of a key, or nulls. False if
+    /// there is none.
+    pub(super) fn look_up<'a>(
+        &'a self,
+        key: Option<u128>,
+        epoch: u64,
+        slots: &mut Vec<Slot<'a>>,
+    ) -> bool {
+        let versions = key.and_then(|key| self.rows.get(&key));
+        let mut versions = versions.map_or(&[][..], Vec::as_slice).iter();
+        let last = versions.rfind(|(since, _)| *since <= epoch);
+        let place = last.and_then(|(_, place)| place.as_ref());
         slots.extend(self.values.iter().map(|column| match place {
             Some((block, row)) => self.blocks[*block].slot(*column, *row),
             None => Slot::Null,

@@ -23,12 +23,23 @@ pub struct Report {
     pub clean: bool,
     /// How often everything was read.
     pub passes: usize,
-    /// What was counted of the events.
+    /// The epochs that were judged; none if the job has no binding log, or nothing in it.
+    pub epochs: Option<EpochRange>,
+    /// What was counted of the events, of these epochs.
     pub events: EventCounts,
     /// Rows of the reference table.
     pub reference_rows: u64,
     /// What was found in the output of each sink.
     pub sinks: Vec<SinkReport>,
+}
+
+/// Epochs that were judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EpochRange {
+    /// The first with records.
+    pub first: u64,
+    /// The last with records.
+    pub last: u64,
 }
 
 /// What was counted of the events.

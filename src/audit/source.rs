@@ -61,14 +61,23 @@ impl Source {
         }
     }
 
-    /// What a sink has written, up to the end that it has now.
-    pub(super) fn of_sink(target: &Target) -> Result<Self, Failure> {
+    /// What a sink has written, up to the end that it has now; of a job that goes on where it has
+    /// ended, a file only as far as that is recorded.
+    pub(super) fn of_sink(target: &Target, goes_on: bool) -> Result<Self, Failure> {
         match target {
-            Target::JsonLines { path } => Self::of_file(path, ROW_BYTES_MAX),
+            Target::JsonLines { path } => {
+                let recorded = if goes_on { file::recorded(path)? } else { None };
+                let bytes = recorded.map_or(u64::MAX, |(_, bytes)| bytes);
+                Ok(Self::File(file::Scan::open_part(
+                    path,
+                    ROW_BYTES_MAX,
+                    bytes,
+                )?))
+            }
             #[cfg(feature = "kafka")]
             Target::Kafka { topic, .. } => {
                 let start = Start::Earliest;
-                let scan = kafka::Scan::connect_committed(topic, start, &Stop::default())?;
+                let scan = kafka::Scan::connect_settled(topic, start, &Stop::default())?;
                 Ok(Self::Kafka(scan))
             }
             #[cfg(not(feature = "kafka"))]

@@ -16,6 +16,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use deltajoin_workers::batch::Origin;
 
 use crate::audit::canonical::NO_ROW;
+use crate::audit::epochs::Judged;
 use crate::audit::finding::{Finding, Found, Kind};
 
 /// The partition of an entry that no event has made.
@@ -32,6 +33,8 @@ pub(super) struct Table {
     /// Rows that are right for a key as well, from other partitions than that of its entry.
     others: Vec<Other>,
     entries_max: usize,
+    /// The epochs that are judged; none if epochs are not known.
+    judged: Option<Judged>,
 }
 
 /// What is known of a key.
@@ -43,11 +46,26 @@ struct Entry {
     row: u128,
     event: Origin,
     row_place: Origin,
+    /// That of its first event; 0 if epochs are not known.
+    epoch: u64,
     /// The partition of the last of its events.
     last_partition: i32,
     written: Written,
     /// Whether `others` has rows of it.
     undecided: bool,
+    /// Whether an event of an epoch that is judged has it too, after an earlier one.
+    again: bool,
+}
+
+/// What is judged of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Its row.
+    Row,
+    /// Whether it has more rows than one: it was there before what is judged.
+    Repeats,
+    /// Nothing.
+    Nothing,
 }
 
 /// What the output holds of a key.
@@ -87,8 +105,9 @@ enum Verdict {
 }
 
 impl Table {
-    /// A table for up to `entries_max` keys.
-    pub(super) fn new(entries_max: usize) -> Self {
+    /// A table for up to `entries_max` keys, of which those are judged whose first event is of an
+    /// epoch in `judged`; all if epochs are not known.
+    pub(super) fn new(entries_max: usize, judged: Option<Judged>) -> Self {
         Self {
             // `HashMap::entry` makes room for one more, also when none is added.
             entries: HashMap::with_capacity_and_hasher(
@@ -97,6 +116,7 @@ impl Table {
             ),
             others: Vec::new(),
             entries_max,
+            judged,
         }
     }
 
@@ -115,15 +135,26 @@ impl Table {
     }
 
     /// An event, with the row that it must have, or `NO_ROW`.
-    pub(super) fn event(&mut self, key: u128, row: u128, origin: Origin) -> Result<(), Full> {
+    pub(super) fn event(
+        &mut self,
+        key: u128,
+        row: u128,
+        origin: Origin,
+        epoch: u64,
+    ) -> Result<(), Full> {
         let full = self.entries.len() + self.others.len() >= self.entries_max;
+        let judged = self.judged;
         match self.entries.entry(key) {
             Place::Vacant(_) if full => return Err(Full),
             Place::Vacant(place) => {
-                place.insert(Entry::new(row, origin));
+                place.insert(Entry::new(row, origin, epoch));
             }
             Place::Occupied(mut place) => {
                 let entry = place.get_mut();
+                if let Some(judged) = judged {
+                    entry.meet(row, origin, epoch, judged);
+                    return Ok(());
+                }
                 // Within a partition the least offset wins, which has come already.
                 if entry.last_partition == origin.partition {
                     return Ok(());
@@ -146,7 +177,9 @@ impl Table {
         self.others.sort_unstable();
         self.others.dedup();
         let mut counts = KeyCounts::default();
-        for (key, entry) in &self.entries {
+        let own = self.entries.iter();
+        let own = own.filter(|(_, entry)| entry.extent(self.judged) == Extent::Row);
+        for (key, entry) in own {
             counts.keys += 1;
             counts.undecided += u64::from(entry.undecided);
             counts.rows += u64::from(!entry.allows(*key, NO_ROW, &self.others));
@@ -168,18 +201,18 @@ impl Table {
             Place::Vacant(vacant) => vacant.insert(Entry::unknown()),
             Place::Occupied(place) => place.into_mut(),
         };
-        if entry.written == Written::Row {
+        let extent = entry.extent(self.judged);
+        if entry.written == Written::Row && extent == Extent::Repeats {
+            let finding = entry.finding(place, Some(entry.row_place));
+            found.push_again(entry.row == row, finding);
+        } else if entry.written == Written::Row && extent == Extent::Row {
             let before = entry.judge(key, entry.row, &self.others);
             let now = entry.judge(key, row, &self.others);
             match (before, now) {
                 (Verdict::Not(kind), _) => found.push(kind, entry.finding(entry.row_place, None)),
                 (Verdict::Right, Verdict::Right) => {
                     let finding = entry.finding(place, Some(entry.row_place));
-                    if entry.row == row {
-                        found.push_repeat(finding);
-                    } else {
-                        found.push(Kind::Doubled, finding);
-                    }
+                    found.push_again(entry.row == row, finding);
                 }
                 // It is judged when it is replaced itself, or at the end.
                 (Verdict::Right, Verdict::Not(_)) => {}
@@ -205,20 +238,21 @@ impl Table {
     /// it was after the events. Returns how many rows are right.
     pub(super) fn end_rows(&mut self, found: &mut Found) -> u64 {
         let mut right = 0;
-        let others = &self.others;
+        let (others, judged) = (&self.others, self.judged);
         self.entries.retain(|key, entry| {
-            match entry.written {
-                Written::Row => match entry.judge(*key, entry.row, others) {
+            match (entry.extent(judged), entry.written) {
+                (Extent::Row, Written::Row) => match entry.judge(*key, entry.row, others) {
                     Verdict::Right => right += 1,
                     Verdict::Not(kind) => found.push(kind, entry.finding(entry.row_place, None)),
                 },
-                Written::Nothing | Written::Removed => {
+                (Extent::Row, written) => {
                     if !entry.allows(*key, NO_ROW, others) {
-                        let removed = entry.written == Written::Removed;
+                        let removed = written == Written::Removed;
                         let before = removed.then_some(entry.row_place);
                         found.push(Kind::Missing, entry.finding(entry.event, before));
                     }
                 }
+                (Extent::Repeats | Extent::Nothing, _) => {}
             }
             entry.written = Written::Nothing;
             entry.event.partition != NO_EVENT
@@ -228,15 +262,17 @@ impl Table {
 }
 
 impl Entry {
-    fn new(right: u128, event: Origin) -> Self {
+    fn new(right: u128, event: Origin, epoch: u64) -> Self {
         Self {
             right,
             row: NO_ROW,
             event,
             row_place: Origin::default(),
+            epoch,
             last_partition: event.partition,
             written: Written::Nothing,
             undecided: false,
+            again: false,
         }
     }
 
@@ -246,7 +282,26 @@ impl Entry {
             partition: NO_EVENT,
             offset: 0,
         };
-        Self::new(NO_ROW, nowhere)
+        Self::new(NO_ROW, nowhere, 0)
+    }
+
+    /// Another event of the key: the first by epoch, partition and offset counts.
+    fn meet(&mut self, row: u128, origin: Origin, epoch: u64, judged: Judged) {
+        let later = self.epoch.max(epoch);
+        if epoch < self.epoch {
+            (self.right, self.event, self.epoch) = (row, origin, epoch);
+        }
+        self.again |= self.epoch < judged.from && judged.contains(later);
+    }
+
+    fn extent(&self, judged: Option<Judged>) -> Extent {
+        match judged {
+            // A row that no event has made is of no epoch.
+            Some(_) if self.event.partition == NO_EVENT => Extent::Row,
+            Some(judged) if self.epoch < judged.from && self.again => Extent::Repeats,
+            Some(judged) if !judged.contains(self.epoch) => Extent::Nothing,
+            _ => Extent::Row,
+        }
     }
 
     fn allows(&self, key: u128, row: u128, others: &[Other]) -> bool {
@@ -299,134 +354,4 @@ pub(super) fn pass_of(key: u128, passes: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(partition: i32, offset: i64) -> Origin {
-        Origin { partition, offset }
-    }
-
-    /// A table of three keys: 1 has row 10; 2 has row 20 or 21; 3 has none.
-    fn table() -> Table {
-        let mut table = Table::new(112);
-        for (key, row, origin) in [
-            (1, 10, at(0, 0)),
-            (1, 11, at(0, 1)),
-            (2, 20, at(0, 2)),
-            (3, NO_ROW, at(0, 3)),
-            (2, 20, at(1, 0)),
-            (2, 22, at(1, 1)),
-            (1, 10, at(1, 2)),
-            (2, 21, at(2, 0)),
-        ] {
-            table.event(key, row, origin).unwrap();
-        }
-        let counts = KeyCounts {
-            keys: 3,
-            undecided: 1,
-            rows: 2,
-        };
-        assert_eq!(table.end_events(), counts);
-        table
-    }
-
-    /// What is found of rows, given as key and row; row 0 stands for a tombstone.
-    fn found(table: &mut Table, rows: &[(u128, u128)]) -> ([u64; 4], u64) {
-        let mut found = Found::new(10, false);
-        for (offset, (key, row)) in (0..).zip(rows) {
-            match *row {
-                NO_ROW => table.tombstone(*key, at(9, offset)),
-                row => table.row(*key, row, at(9, offset), &mut found).unwrap(),
-            }
-        }
-        let right = table.end_rows(&mut found);
-        (Kind::ALL.map(|kind| found.count(kind)), right)
-    }
-
-    #[test]
-    fn each_row_is_judged_once() {
-        type Case = (&'static [(u128, u128)], [u64; 4], u64);
-        let mut table = table();
-        let cases: [Case; 14] = [
-            (&[(1, 10), (2, 20)], [0, 0, 0, 0], 2),
-            (&[(2, 21), (1, 10)], [0, 0, 0, 0], 2),
-            (&[], [2, 0, 0, 0], 0),
-            (&[(1, 10), (2, 22)], [0, 0, 1, 0], 1),
-            (&[(1, 11), (2, 20)], [0, 0, 1, 0], 1),
-            (&[(1, 10), (2, 20), (1, 10)], [0, 1, 0, 0], 2),
-            (&[(1, 10), (2, 20), (2, 21)], [0, 1, 0, 0], 2),
-            (&[(1, 10), (2, 20), (1, 12)], [0, 0, 1, 0], 1),
-            (&[(1, 12), (2, 20), (1, 10)], [0, 0, 1, 0], 2),
-            (&[(1, 12), (2, 20), (1, 12)], [0, 0, 2, 0], 1),
-            (&[(1, 10), (2, 20), (3, 30), (4, 40)], [0, 0, 0, 2], 2),
-            (&[(1, 10), (2, 20), (2, 0), (3, 0), (5, 0)], [1, 0, 0, 0], 1),
-            (&[(1, 10), (1, 0), (1, 10), (2, 20)], [0, 0, 0, 0], 2),
-            (&[(4, 40), (4, 0), (1, 10), (2, 20)], [0, 0, 0, 0], 2),
-        ];
-        for (rows, counts, right) in cases {
-            assert_eq!(found(&mut table, rows), (counts, right), "{rows:?}");
-        }
-    }
-
-    #[test]
-    fn a_row_or_none_may_both_be_right() {
-        let mut table = Table::new(112);
-        table.event(1, NO_ROW, at(0, 0)).unwrap();
-        table.event(1, 10, at(1, 0)).unwrap();
-        assert_eq!(table.end_events().rows, 0);
-        assert_eq!(found(&mut table, &[]), ([0; 4], 0));
-        assert_eq!(found(&mut table, &[(1, 10)]), ([0; 4], 1));
-        assert_eq!(found(&mut table, &[(1, 11)]), ([0, 0, 1, 0], 0));
-    }
-
-    #[test]
-    fn findings_name_event_and_row_and_the_first_are_kept_in_any_order() {
-        let mut table = table();
-        let mut found = Found::new(1, false);
-        for offset in [4, 3, 5] {
-            table.row(1, 10, at(9, offset), &mut found).unwrap();
-        }
-        table.tombstone(1, at(9, 7));
-        table.end_rows(&mut found);
-        assert_eq!(found.count(Kind::Doubled), 2);
-        let doubled: Vec<_> = found.first(Kind::Doubled).copied().collect();
-        let expected = Finding {
-            place: at(9, 3),
-            event: Some(at(0, 0)),
-            before: Some(at(9, 4)),
-            undecided: false,
-        };
-        assert_eq!(doubled, [expected]);
-        let missing = found.first(Kind::Missing).next().unwrap();
-        assert_eq!((missing.place, missing.before), (at(0, 0), Some(at(9, 7))));
-    }
-
-    #[test]
-    fn identical_repeats_may_be_allowed_and_others_are_not() {
-        let mut table = table();
-        let mut found = Found::new(1, true);
-        for (key, row) in [(1, 10), (1, 10), (2, 20), (2, 21)] {
-            table.row(key, row, at(9, 0), &mut found).unwrap();
-        }
-        assert_eq!((found.repeats, found.count(Kind::Doubled)), (1, 1));
-    }
-
-    #[test]
-    fn a_table_is_full_when_it_is_as_large_as_it_may_be() {
-        let entries = Table::entries_in(10_000);
-        assert!(Table::bytes_of(entries) <= 10_000);
-        assert!(Table::bytes_of(entries + 1) > 10_000);
-        assert_eq!(Table::entries_in(100), 0);
-        let mut table = Table::new(entries);
-        let capacity = table.entries.capacity();
-        let count = u128::try_from(entries).unwrap();
-        for key in 0..count {
-            table.event(key, 1, at(0, 0)).unwrap();
-        }
-        assert_eq!(table.event(count, 1, at(0, 0)), Err(Full));
-        let mut found = Found::new(1, false);
-        assert_eq!(table.row(count, 1, at(0, 0), &mut found), Err(Full));
-        assert_eq!(table.entries.capacity(), capacity);
-        assert_eq!(capacity, entries + 1);
-    }
-}
+mod tests;

@@ -9,7 +9,6 @@
 //! * A generation whose settings are not those of the bindings leaves the log as it is.
 //! * A history is given out only if no newer marker stood in the log when it was read.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltajoin_workers::batch::BatchSchema;
@@ -18,7 +17,9 @@ use deltajoin_workers::ports::Stop;
 
 use crate::bindings::appender::{Appender, Fatal, Tail, Writing};
 use crate::bindings::record::BindingEncoder;
-use crate::bindings::{Announced, Error, History, Log, Marker, Place, Reader, Record, announced};
+use crate::bindings::{
+    Announced, Error, History, Lasting, Log, Marker, Place, Reader, Record, announced,
+};
 use crate::fault_point;
 
 /// A log that a generation has put its marker into.
@@ -44,7 +45,8 @@ pub struct Opened<L> {
 
 /// Appends the marker of a new generation, and reads the log, from the place of the newest
 /// checkpoint on if there is one. Changes of the reference table are of `reference`, as
-/// `codec::reference_schema` makes it.
+/// `codec::reference_schema` makes it. What is bound behind the epoch `made` is made again, and
+/// must have been bound by the settings of `lasting`.
 ///
 /// # Errors
 /// If the log cannot be used, if it is that of a job with other settings, if it holds a newer
@@ -54,8 +56,13 @@ pub fn claim<L: Log>(
     marker: Marker,
     reference: Arc<BatchSchema>,
     from: Option<Place>,
+    (lasting, made): (&Lasting, u64),
     stop: &Stop,
 ) -> Result<Claim<L>, Error> {
+    let name = log.name();
+    if let Some(place) = &from {
+        place.check(&name, |offset, visit| log.read(offset, stop, visit))?;
+    }
     let start = from.as_ref().map_or(0, |place| place.next);
     let mut reader = Reader::new(Arc::clone(&reference), from);
     // Whoever runs the job is left alone if this generation could not go on where it is.
@@ -63,9 +70,7 @@ pub fn claim<L: Log>(
         reader.take(offset, bytes)?;
         Ok(true)
     })?;
-    if let Some((_, earlier)) = reader.history().markers.last() {
-        refuse_changes(&earlier.settings, &marker.settings, &log.name())?;
-    }
+    lasting.check(reader.history(), made, &name)?;
     fault_point::reach("marker.append");
     let generation = log.append(&[marker.encode()], stop)?.start;
     fault_point::reach("marker.appended");
@@ -78,27 +83,6 @@ pub fn claim<L: Log>(
     };
     claim.read(stop)?;
     Ok(claim)
-}
-
-/// Refuses settings that are not those of the bindings in the log.
-fn refuse_changes(
-    before: &BTreeMap<String, String>,
-    now: &BTreeMap<String, String>,
-    log: &str,
-) -> Result<(), Error> {
-    let none = String::new();
-    for name in before.keys().chain(now.keys()) {
-        let (before, now) = (before.get(name), now.get(name));
-        if before != now {
-            return Err(Error::SettingChanged {
-                log: log.to_owned(),
-                name: name.clone(),
-                before: before.unwrap_or(&none).clone(),
-                now: now.unwrap_or(&none).clone(),
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Whether a generation may still bind: reads the log for markers behind its own.
@@ -147,7 +131,11 @@ pub fn open<L: Log>(
     reference: Arc<BatchSchema>,
     stop: &Stop,
 ) -> Result<Opened<L>, Error> {
-    claim(log, marker, reference, None, stop)?.settle(stop)
+    let lasting = Lasting {
+        settings: marker.settings.clone(),
+        of_rows: &[],
+    };
+    claim(log, marker, reference, None, (&lasting, 0), stop)?.settle(stop)
 }
 
 impl<L: Log> Claim<L> {

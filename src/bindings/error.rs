@@ -103,8 +103,20 @@ pub enum Error {
         /// Where the marker was.
         offset: u64,
     },
+    /// The log is not that in which the checkpoints name a place.
+    #[error("the checkpoints are not of {log}: it has not their marker at offset {offset}")]
+    OtherLog {
+        /// The log.
+        log: String,
+        /// Where the marker was.
+        offset: u64,
+    },
     /// What is bound was bound with another setting.
-    #[error("the job has run with another {name}, and that cannot change")]
+    #[error("the job has run with another {name}, and {}", if *of_rows {
+        "has not written all rows of then"
+    } else {
+        "that cannot change"
+    })]
     SettingChanged {
         /// The log.
         log: String,
@@ -114,6 +126,8 @@ pub enum Error {
         before: String,
         /// What it is.
         now: String,
+        /// Whether only rows depend on it, which must be made again.
+        of_rows: bool,
     },
     /// A record is wrong.
     #[error("cannot read record {place} of the binding log: {fault}")]
@@ -151,9 +165,10 @@ impl Error {
             Self::Connector {
                 needs_correction, ..
             } if !needs_correction => ExitCode::Failed,
-            Self::SettingChanged { .. } | Self::Record { .. } | Self::Connector { .. } => {
-                ExitCode::Usage
-            }
+            Self::OtherLog { .. }
+            | Self::SettingChanged { .. }
+            | Self::Record { .. }
+            | Self::Connector { .. } => ExitCode::Usage,
             Self::Stopped => ExitCode::Done,
         }
     }
@@ -171,7 +186,8 @@ impl Error {
             } => Some(format!("In {log} it is {before:?}, and now it is {now:?}.")),
             Self::OutcomeUnknown { reason, .. } => Some(reason.clone()),
             Self::Connector { detail, .. } => detail.clone(),
-            Self::MarkerLost { .. }
+            Self::OtherLog { .. }
+            | Self::MarkerLost { .. }
             | Self::Shortened { .. }
             | Self::Record { .. }
             | Self::Stopped => None,
@@ -188,6 +204,14 @@ impl Error {
             Self::Shortened { .. } => {
                 "Its brokers have lost what they had acknowledged: look at their disks, and at \
                  `unclean.leader.election.enable`."
+            }
+            Self::OtherLog { .. } => {
+                "Bring the log back; or have the job begin anew, by `deltajoin state reset` or \
+                 another name."
+            }
+            Self::SettingChanged { of_rows: true, .. } => {
+                "Set it back, and stop the job cleanly, by SIGTERM, when it has started: after \
+                 that it can change. Or give the job another name, and it begins anew."
             }
             Self::SettingChanged { .. } => {
                 "Set it back; or give the job another name, and it begins anew."

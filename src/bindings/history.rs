@@ -14,7 +14,7 @@ use std::sync::Arc;
 use deltajoin_workers::batch::{Batch, BatchSchema};
 use deltajoin_workers::bindings::Binding;
 
-use crate::bindings::{Fault, Marker, MarkerId, Record};
+use crate::bindings::{Error, Fault, Marker, MarkerId, Record, Visit, announced};
 use crate::codec::json::Decoder;
 
 /// What a binding log holds.
@@ -22,6 +22,8 @@ use crate::codec::json::Decoder;
 pub struct History {
     /// The markers with their offsets, in order; the last is the newest generation's.
     pub markers: Vec<(u64, Marker)>,
+    /// For each marker the newest epoch that its generation has bound; 0 if none was read.
+    pub bound: Vec<u64>,
     /// The bindings that count, in order.
     pub bindings: Vec<Binding>,
     /// The offset of the next record.
@@ -37,11 +39,41 @@ pub struct Place {
     pub next: u64,
 }
 
+impl Place {
+    /// Whether it is a place in the log that `read` reads from an offset on.
+    ///
+    /// # Errors
+    /// If that log has not the marker, or cannot be read.
+    pub fn check(
+        &self,
+        log: &str,
+        read: impl FnOnce(u64, Visit<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (offset, marker) = &self.marker;
+        let mut is_there = false;
+        read(*offset, &mut |found, bytes| {
+            // If it is trimmed, what follows it is there.
+            let own = announced(bytes).is_some_and(|found| found.marker == marker.id.to_string());
+            is_there = found > *offset || own;
+            Ok(false)
+        })?;
+        match is_there {
+            true => Ok(()),
+            false => Err(Error::OtherLog {
+                log: log.to_owned(),
+                offset: *offset,
+            }),
+        }
+    }
+}
+
 /// Makes a history of the records of a log.
 #[derive(Debug)]
 pub struct Reader {
     decoder: Decoder,
     history: History,
+    /// The epoch of the last binding that counts.
+    newest: Option<u64>,
     /// Reference changes that wait for the binding of their epoch.
     unbound: Option<(u64, Vec<Batch>)>,
 }
@@ -53,11 +85,13 @@ impl Reader {
         let mut history = History::default();
         if let Some(Place { marker, next }) = from {
             history.markers.push(marker);
+            history.bound.push(0);
             history.next = next;
         }
         Self {
             decoder: Decoder::new(reference, usize::MAX),
             history,
+            newest: None,
             unbound: None,
         }
     }
@@ -75,6 +109,7 @@ impl Reader {
             Record::Marker(marker) => {
                 self.unbound = None;
                 self.history.markers.push((offset, marker));
+                self.history.bound.push(0);
             }
             Record::Reference {
                 generation,
@@ -96,6 +131,10 @@ impl Reader {
                 if self.counts(generation)? {
                     self.expect_epoch(epoch)?;
                     let reference = self.unbound.take();
+                    self.newest = Some(epoch);
+                    if let Some(bound) = self.history.bound.last_mut() {
+                        *bound = epoch;
+                    }
                     self.history.bindings.push(Binding {
                         epoch,
                         ends,
@@ -111,6 +150,11 @@ impl Reader {
     /// What has been read so far.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The bindings that count and were not taken before: who takes them need not hold all.
+    pub fn take_bindings(&mut self) -> Vec<Binding> {
+        std::mem::take(&mut self.history.bindings)
     }
 
     /// All that has been read.
@@ -131,10 +175,8 @@ impl Reader {
         {
             return Err(Fault::Unbound { unbound });
         }
-        match self.history.bindings.last() {
-            Some(Binding { epoch: last, .. }) if *last >= epoch => {
-                Err(Fault::EpochOrder { epoch, last: *last })
-            }
+        match self.newest {
+            Some(last) if last >= epoch => Err(Fault::EpochOrder { epoch, last }),
             _ => Ok(()),
         }
     }

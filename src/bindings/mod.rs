@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `record` | the records, as JSON objects |
 //! | `history` | the reader's rule |
+//! | `lasting` | settings that must not change |
 //! | `claim` | a new generation: its marker, and what the log holds |
 //! | `appender` | the writer's rule, on a thread of its own |
 //! | `error` | how it fails, and with which exit code |
@@ -28,6 +29,7 @@ mod appender;
 mod claim;
 mod error;
 mod history;
+mod lasting;
 mod record;
 #[cfg(test)]
 mod testing;
@@ -40,6 +42,7 @@ pub use appender::{Appended, Appender, Fatal};
 pub use claim::{Claim, Opened, claim, first_binding, open, superseded};
 pub use error::{Error, Fault};
 pub use history::{History, Place, Reader};
+pub use lasting::Lasting;
 pub use record::{Announced, Marker, MarkerId, Record, TransactionalId, announced};
 
 /// Told of each record that is read, with its offset; says whether it wants more.

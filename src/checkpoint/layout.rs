@@ -6,7 +6,7 @@
 //! | `manifest-NUMBER.json` | a checkpoint |
 //! | `run-GENERATION-RANDOM.keys` | keys in order |
 //! | `reference-GENERATION-CHECKSUM.jsonl` | the reference table |
-//! | `start-GENERATION` | the number of the manifest from which the generation goes on |
+//! | `start-GENERATION-ATTEMPT` | the number of the manifest that the generation loads |
 //!
 //! Numbers have 20 digits, so the order of names is theirs.
 //!
@@ -59,7 +59,11 @@ impl Kind {
             "manifest" => (rest == ".json").then_some(Self::Manifest(number)),
             "run" => named(".keys").map(Self::Run),
             "reference" => named(".jsonl").map(Self::Reference),
-            "start" => rest.is_empty().then_some(Self::Start(number)),
+            "start" => {
+                let attempt = rest.strip_prefix('-')?;
+                let is_number = attempt.bytes().all(|byte| byte.is_ascii_digit());
+                (attempt.len() == 3 && is_number).then_some(Self::Start(number))
+            }
             _ => None,
         }
     }
@@ -80,9 +84,9 @@ pub(super) fn reference_name(generation: u64, checksum: u64) -> String {
     format!("reference-{generation:020}-{checksum:016x}.jsonl")
 }
 
-/// The name of what tells from which checkpoint a generation goes on.
-pub(super) fn start_name(generation: u64) -> String {
-    format!("start-{generation:020}")
+/// The name of what tells which checkpoint a generation loads, at this attempt.
+pub(super) fn start_name((generation, attempt): (u64, u32)) -> String {
+    format!("start-{generation:020}-{attempt:03}")
 }
 
 /// Random bits, in 16 hexadecimal digits.
@@ -159,7 +163,7 @@ mod tests {
             (manifest_name(7), Kind::Manifest(7)),
             (run_name(u64::MAX), Kind::Run(u64::MAX)),
             (reference_name(3, 9), Kind::Reference(3)),
-            (start_name(4), Kind::Start(4)),
+            (start_name((4, 1)), Kind::Start(4)),
         ] {
             assert_eq!(Kind::of(&name), kind, "{name}");
             assert_eq!(Kind::of(&format!("{name}x")), Kind::Other);

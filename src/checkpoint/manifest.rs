@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+use crate::bindings::{Marker, Place};
 use crate::checkpoint::layout::{Kind, VERSION, check_groups, manifest_name};
 use crate::checkpoint::sealed::{check_seal, damaged, seal};
 use crate::checkpoint::store::{Put, Store};
@@ -57,6 +58,21 @@ impl Manifest {
     /// The name that it has as an object.
     pub fn name(&self) -> String {
         manifest_name(self.number)
+    }
+
+    /// Where the binding log is read on from.
+    ///
+    /// # Errors
+    /// If the marker in it is none that this program knows.
+    pub fn place(&self) -> Result<Place, Error> {
+        let marker = self.log.marker.to_string();
+        let marker = Marker::decode(marker.as_bytes()).map_err(|fault| {
+            damaged(&self.name(), &format!("its marker cannot be read: {fault}"))
+        })?;
+        Ok(Place {
+            marker: (self.generation, marker),
+            next: self.log.next,
+        })
     }
 
     /// The objects that it names.

@@ -12,6 +12,7 @@
 //! | `merge` | many runs into one |
 //! | `clean` | what nobody needs |
 //! | `shared` | from which checkpoint all processes go on |
+//! | `probe` | whether a location can be used |
 //! | `inspect` | every byte of all checkpoints |
 //! | `error` | how it fails, and with which exit code |
 //!
@@ -39,6 +40,7 @@ mod inspect;
 mod layout;
 mod manifest;
 mod merge;
+mod probe;
 mod reference;
 mod run;
 mod sealed;
@@ -55,6 +57,7 @@ pub use manifest::{
     Checkpoint, LogPosition, Manifest, Newest, list, newest, newest_below, put_manifest,
 };
 pub use merge::{Merging, RUNS_MAX, merge, next_merge};
+pub use probe::probe;
 pub use reference::{ReferenceEntry, read_reference, write_reference};
 pub use run::{Groups, Pieces, Run, RunEntry, encode, write_run};
 use sealed::hex;

@@ -1,4 +1,5 @@
-//! What process 0 tells the others of a start: from which checkpoint the generation goes on.
+//! What process 0 tells the others of a start: which checkpoint the generation loads. If a fault is
+//! found in it, all load another, which it tells then.
 //!
 //! They all see the same location, or they could not go on from the same state: who does not find
 //! what process 0 has written there looks elsewhere.
@@ -20,12 +21,16 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What stands there if there is no checkpoint.
 const NONE: &[u8] = b"none";
 
-/// Tells from which checkpoint a generation goes on: for process 0.
+/// Tells which checkpoint a generation loads at an attempt: for process 0.
 ///
 /// # Errors
 /// If it is not known to be there.
-pub fn write_start(store: &Store, generation: u64, start: Option<u64>) -> Result<(), Error> {
-    let name = start_name(generation);
+pub fn write_start(
+    store: &Store,
+    generation_and_attempt: (u64, u32),
+    start: Option<u64>,
+) -> Result<(), Error> {
+    let name = start_name(generation_and_attempt);
     let text = start.map_or(NONE.to_vec(), |number| number.to_string().into_bytes());
     match store.put(&name, &text)? {
         Put::Written => Ok(()),
@@ -33,17 +38,17 @@ pub fn write_start(store: &Store, generation: u64, start: Option<u64>) -> Result
     }
 }
 
-/// The checkpoint from which a generation goes on, as process 0 tells it within `limit`.
+/// The checkpoint that a generation loads at an attempt, as process 0 tells it within `limit`.
 ///
 /// # Errors
 /// If it is not told here, if it cannot be read, or if `stop` is set.
 pub fn read_start(
     store: &Store,
-    generation: u64,
+    generation_and_attempt: (u64, u32),
     limit: Duration,
     stop: &Stop,
 ) -> Result<Option<Manifest>, Error> {
-    let name = start_name(generation);
+    let name = start_name(generation_and_attempt);
     let since = Instant::now();
     let text = loop {
         match store.get(&name) {
@@ -91,12 +96,14 @@ mod tests {
         let (first, stop) = (store(&shared), Stop::default());
         let mut chosen = manifest(0, 1, &[]);
         put_manifest(&first, &mut chosen).unwrap();
-        write_start(&first, 3, Some(chosen.number)).unwrap();
-        write_start(&first, 4, None).unwrap();
+        write_start(&first, (3, 0), Some(chosen.number)).unwrap();
+        write_start(&first, (4, 0), None).unwrap();
+        write_start(&first, (3, 1), None).unwrap();
         // An older generation goes on meanwhile.
         put_manifest(&first, &mut manifest(1, 1, &[])).unwrap();
-        let read = |folder, generation| read_start(&store(folder), generation, SOON, &stop);
+        let read = |folder, generation| read_start(&store(folder), (generation, 0), SOON, &stop);
         assert_eq!(read(&shared, 3).unwrap(), Some(chosen));
+        assert_eq!(read_start(&first, (3, 1), SOON, &stop).unwrap(), None);
         assert_eq!(read(&shared, 4).unwrap(), None);
         for refused in [read(&elsewhere, 3), read(&shared, 5)] {
             let refused = refused.unwrap_err();

@@ -152,7 +152,7 @@ impl Store {
         Ok(store)
     }
 
-    fn connect(
+    pub(super) fn connect(
         location: &str,
         job: &str,
         options: Options,
@@ -187,7 +187,7 @@ impl Store {
     }
 
     /// An error of the first operations: what is refused then is the location's fault.
-    fn at_start(&self, error: Error) -> Error {
+    pub(super) fn at_start(&self, error: Error) -> Error {
         match error {
             Error::Refused { reason, .. } => Error::Location {
                 location: self.location.clone(),

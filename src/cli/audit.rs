@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::audit::{self, Kind, Options, Report, Shown, SinkReport, Step, Watcher};
+use crate::audit::{self, EpochRange, Kind, Options, Report, Shown, SinkReport, Step, Watcher};
 use crate::cli::{SettingsArgs, load, print, say};
 use crate::config;
 use crate::error::ExitCode;
@@ -33,6 +33,12 @@ pub(super) struct AuditArgs {
     /// Let rows be written again as they were: at-least-once promises no more.
     #[arg(long)]
     allow_repeats: bool,
+    /// Judge no epoch before this one; events before it count as seen.
+    #[arg(long, value_name = "EPOCH")]
+    from: Option<u64>,
+    /// Judge no epoch behind this one.
+    #[arg(long, value_name = "EPOCH")]
+    to: Option<u64>,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -45,7 +51,14 @@ pub(super) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
         memory_bytes: args.memory,
         show: args.show,
         allow_repeats: args.allow_repeats,
+        from: args.from,
+        to: args.to,
     };
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from > to
+    {
+        return Err(Failure::usage(format!("--from {from} is after --to {to}")));
+    }
     let mut screen = Screen {
         drawn: std::io::stderr().is_terminal().then(Instant::now),
     };
@@ -188,6 +201,9 @@ fn write_finding(text: &mut String, shown: &Shown) -> std::fmt::Result {
 
 fn write_counts(text: &mut String, report: &Report) -> std::fmt::Result {
     let events = &report.events;
+    if let Some(EpochRange { first, last }) = report.epochs {
+        writeln!(text, "{:<15} {first} to {last}", "epochs")?;
+    }
     for (name, count) in [
         ("passes", report.passes as u64),
         ("records", events.records),

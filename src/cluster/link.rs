@@ -18,22 +18,53 @@ pub(super) enum Word {
     Waiting,
     /// All connections of the sender are there, and it has fenced.
     Complete,
-    /// All processes are complete; process 0 says so.
-    Load,
+    /// All processes are complete, or what they have loaded is of no use; process 0 says so. The
+    /// attempts take turns, so an answer to one is not taken for one to the next.
+    Load(Turn),
     /// The sender has loaded.
-    Loaded,
-    /// All processes have loaded; the last word of process 0.
+    Loaded(Turn),
+    /// The sender has found a fault in what it was to load.
+    Faulty(Turn),
+    /// All processes have loaded; process 0 says so.
+    TakeOver,
+    /// The sender has taken over.
+    TakenOver,
+    /// All processes have taken over; the last word of process 0.
     Go,
     /// The answer to it, and the last word of any other process.
     Ready,
 }
 
+/// Whose turn it is of two attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    First,
+    Second,
+}
+
+impl Turn {
+    /// That of an attempt, counted from 0.
+    pub(super) fn of(attempt: u32) -> Self {
+        if attempt.is_multiple_of(2) {
+            Self::First
+        } else {
+            Self::Second
+        }
+    }
+}
+
 impl Word {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 12] = [
         Self::Waiting,
         Self::Complete,
-        Self::Load,
-        Self::Loaded,
+        Self::Load(Turn::First),
+        Self::Load(Turn::Second),
+        Self::Loaded(Turn::First),
+        Self::Loaded(Turn::Second),
+        Self::Faulty(Turn::First),
+        Self::Faulty(Turn::Second),
+        Self::TakeOver,
+        Self::TakenOver,
         Self::Go,
         Self::Ready,
     ];
@@ -42,8 +73,14 @@ impl Word {
         match self {
             Self::Waiting => b'w',
             Self::Complete => b'c',
-            Self::Load => b'l',
-            Self::Loaded => b'd',
+            Self::Load(Turn::First) => b'l',
+            Self::Load(Turn::Second) => b'L',
+            Self::Loaded(Turn::First) => b'd',
+            Self::Loaded(Turn::Second) => b'D',
+            Self::Faulty(Turn::First) => b'f',
+            Self::Faulty(Turn::Second) => b'F',
+            Self::TakeOver => b't',
+            Self::TakenOver => b'T',
             Self::Go => b'g',
             Self::Ready => b'r',
         }

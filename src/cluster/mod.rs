@@ -29,4 +29,4 @@ mod work;
 pub use membership::{Error, Membership, Mesh, settings_digest};
 pub use network::{Connections, builders};
 pub use transport::connect;
-pub use work::{Task, Tasks};
+pub use work::{Task, Tasks, Verdict};

@@ -19,6 +19,7 @@ use deltajoin_workers::ports::Stop;
 
 use crate::cluster::membership::{Error, Membership, Mesh};
 use crate::cluster::transport::{connect_from, draw_generation};
+use crate::cluster::work::{Task, Verdict};
 
 /// Longer than anything here takes, also on a machine with much else to do.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -126,14 +127,22 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    pub(super) fn start((member, listener): (Membership, TcpListener)) -> Self {
+    pub(super) fn start(member: (Membership, TcpListener)) -> Self {
+        Self::with_tasks(member, |_| Verdict::Good)
+    }
+
+    /// A member that does these tasks.
+    pub(super) fn with_tasks(
+        (member, listener): (Membership, TcpListener),
+        mut tasks: impl FnMut(Task) -> Verdict + Send + 'static,
+    ) -> Self {
         let (stop, log) = (Arc::new(Stop::default()), Log::default());
         let (sender, outcome) = channel();
         let (its_stop, its_log) = (Arc::clone(&stop), log.clone());
         thread::spawn(move || {
             let mesh = its_log.within(|| {
                 let drawn = draw_generation();
-                connect_from(&member, listener, drawn, &mut |_| {}, &its_stop)
+                connect_from(&member, listener, drawn, &mut tasks, &its_stop)
             });
             sender.send(mesh)
         });

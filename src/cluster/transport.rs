@@ -4,15 +4,16 @@
 //! Process i listens, connects to every lower process and accepts every higher one. Everyone
 //! connects to process 0 first, which draws the generation and hands it out; the other pairs
 //! connect under it, so processes of different starts never meet. On its connection to process 0
-//! each process says again and again how far it is. A start has two steps in which processes do
+//! each process says again and again how far it is. A start has three steps in which processes do
 //! something of their own, each beginning when all have done the one before:
 //!
 //! * *fence*, when the generation is known and the process has all its connections: what older
 //!   generations can still do is ended;
-//! * *load*, when all have fenced: what older generations have done is read.
+//! * *load*, when all have fenced: the state is loaded; if one has found a fault, all load again;
+//! * *take over*, when all have loaded: what older generations have done behind that is read.
 //!
-//! When all have loaded, process 0 says *go*, each answers *ready* as its last word, and from then
-//! on the sockets are timely's.
+//! When all have, process 0 says *go*, each answers *ready* as its last word, and from then on the
+//! sockets are timely's. `steps` has the order of all this.
 //!
 //! It is one thread with sockets that never block (names are looked up in `reach`, and the steps
 //! have a thread of their own), so nobody who connects can hold it up, and loading is not taken for
@@ -39,7 +40,10 @@ use crate::cluster::handshake::{Acceptance, Hello, NO_GENERATION, Reason, Refusa
 use crate::cluster::link::{Link, Loss, Word};
 use crate::cluster::membership::{Error, Membership, Mesh};
 use crate::cluster::reach::{Reach, Reached};
-use crate::cluster::work::{Task, Tasks, Work};
+use crate::cluster::transport::steps::Phase;
+use crate::cluster::work::{Tasks, Work};
+
+mod steps;
 
 /// Unproven connections at a time: above any mesh, below any limit of open files.
 const GREETED_MAX: usize = 256;
@@ -66,12 +70,7 @@ pub fn connect(
     member.check()?;
     let generation = generation.unwrap_or_else(draw_generation);
     if member.processes == 1 {
-        for task in [Task::Fence { generation }, Task::Load] {
-            tasks(task);
-            if stop.asked() {
-                return Err(Error::Stopped);
-            }
-        }
+        steps::alone(generation, tasks, stop)?;
         return Ok(Mesh {
             sockets: vec![None],
             generation,
@@ -114,23 +113,6 @@ pub(super) fn draw_generation() -> u64 {
     }
 }
 
-/// How far the start is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Peers come, and may go.
-    Gathering,
-    /// This process has all connections, and fences.
-    Fencing,
-    /// It has, and has said so.
-    Complete,
-    /// All have, and it loads.
-    Loading,
-    /// It has loaded, and has said so; process 0: all have, and it has said *go*.
-    Loaded,
-    /// Everyone has.
-    Over,
-}
-
 /// A start, on the way to a mesh.
 struct Start {
     member: Arc<Membership>,
@@ -145,6 +127,8 @@ struct Start {
     generation: u64,
     phase: Phase,
     work: Work,
+    /// How often all have loaded, and some process has found a fault.
+    attempt: u32,
     /// When this process spoke last.
     spoke: Instant,
     /// When it tells the log next.
@@ -181,6 +165,7 @@ impl Start {
             generation,
             phase: Phase::Gathering,
             work,
+            attempt: 0,
             spoke: Instant::now(),
             tell_at: Instant::now() + TELL_FIRST,
         })
@@ -339,74 +324,6 @@ impl Start {
         Ok(())
     }
 
-    /// Says what there is to say, and goes on to the next phase when its time has come.
-    fn speak(&mut self) -> Result<(), Error> {
-        let zero = self.member.index == 0;
-        match self.phase {
-            Phase::Gathering if self.missing().is_empty() => {
-                self.phase = Phase::Fencing;
-                let generation = self.generation;
-                self.work.give(Task::Fence { generation });
-                self.beat(Word::Waiting)
-            }
-            Phase::Fencing if self.work.is_done() => {
-                self.phase = Phase::Complete;
-                // Nobody asks process 0.
-                if zero {
-                    Ok(())
-                } else {
-                    self.say(Word::Complete)
-                }
-            }
-            Phase::Complete if zero && self.all_are(Word::Complete) => {
-                self.phase = Phase::Loading;
-                self.work.give(Task::Load);
-                self.say(Word::Load)
-            }
-            Phase::Complete if !zero && self.first_word() == Some(Word::Load) => {
-                self.phase = Phase::Loading;
-                self.work.give(Task::Load);
-                Ok(())
-            }
-            Phase::Loading if zero => {
-                if self.work.is_done() && self.all_are(Word::Loaded) {
-                    self.phase = Phase::Loaded;
-                    self.say(Word::Go)
-                } else {
-                    self.beat(Word::Load)
-                }
-            }
-            Phase::Loading if self.work.is_done() => {
-                self.phase = Phase::Loaded;
-                self.say(Word::Loaded)
-            }
-            Phase::Loaded if zero && self.all_are(Word::Ready) => {
-                self.phase = Phase::Over;
-                Ok(())
-            }
-            Phase::Loaded if !zero && self.first_word() == Some(Word::Go) => {
-                self.phase = Phase::Over;
-                self.say(Word::Ready)
-            }
-            Phase::Gathering | Phase::Fencing => self.beat(Word::Waiting),
-            Phase::Complete if zero => self.beat(Word::Waiting),
-            Phase::Complete | Phase::Loading => self.beat(Word::Complete),
-            // Process 0 has said its last word.
-            Phase::Loaded if zero => Ok(()),
-            Phase::Loaded => self.beat(Word::Loaded),
-            Phase::Over => Ok(()),
-        }
-    }
-
-    /// Whether this is what all peers have said last.
-    fn all_are(&self, word: Word) -> bool {
-        let mut peers = self.links.iter().enumerate();
-        peers.all(|(index, link)| match link {
-            Some(link) => link.word() == word,
-            None => index == self.member.index,
-        })
-    }
-
     /// Says a word now and then, so that nobody takes this process for lost.
     fn beat(&mut self, word: Word) -> Result<(), Error> {
         let interval = (self.member.peer_timeout / 4).min(BEAT_INTERVAL_MAX);
@@ -434,10 +351,6 @@ impl Start {
             }
         }
         Ok(())
-    }
-
-    fn first_word(&self) -> Option<Word> {
-        self.links[0].as_ref().map(Link::word)
     }
 
     /// The peers without a connection.

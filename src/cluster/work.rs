@@ -4,7 +4,8 @@
 //! from it all the time.
 //!
 //! # Invariants
-//! * Each task is done once, in order; a start goes on only when it is.
+//! * Each task is done once, in order, but for loading, which is done again if it has found a fault
+//!   anywhere; a start goes on only when it is.
 
 use std::cell::Cell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,20 +19,34 @@ pub enum Task {
         /// The generation.
         generation: u64,
     },
-    /// All processes have fenced: what is known of before can be read.
-    Load,
+    /// All processes have fenced: the state of before can be loaded.
+    Load {
+        /// How often that was done before, and some process has found a fault.
+        attempt: u32,
+    },
+    /// All have loaded: the job can be taken over from there.
+    TakeOver,
 }
 
-/// Does the tasks. What fails must end the process, or come from a stop.
-pub type Tasks<'a> = &'a mut (dyn FnMut(Task) + Send);
+/// What has come of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done.
+    Good,
+    /// What was to be loaded has a fault: all must load something else.
+    Faulty,
+}
+
+/// Does the tasks. What fails otherwise must end the process, or come from a stop.
+pub type Tasks<'a> = &'a mut (dyn FnMut(Task) -> Verdict + Send);
 
 /// The thread of the tasks, from outside. It ends with this.
 #[derive(Debug)]
 pub(super) struct Work {
     given: SyncSender<Task>,
-    finished: Receiver<()>,
-    /// Whether the task that was given last is done.
-    done: Cell<bool>,
+    finished: Receiver<Verdict>,
+    /// What has come of the task that was given last, once it is done.
+    done: Cell<Option<Verdict>>,
 }
 
 impl Work {
@@ -45,8 +60,7 @@ impl Work {
         let (finish, finished) = sync_channel(1);
         scope.spawn(move || {
             for task in to_do {
-                tasks(task);
-                if finish.send(()).is_err() {
+                if finish.send(tasks(task)).is_err() {
                     return;
                 }
             }
@@ -54,20 +68,20 @@ impl Work {
         Self {
             given,
             finished,
-            done: Cell::new(true),
+            done: Cell::new(Some(Verdict::Good)),
         }
     }
 
     /// Has a task done.
     pub(super) fn give(&self, task: Task) {
-        assert!(self.done.replace(false), "one task at a time");
+        assert!(self.done.replace(None).is_some(), "one task at a time");
         self.given.send(task).expect("the thread waits for tasks");
     }
 
-    /// Whether it is done.
-    pub(super) fn is_done(&self) -> bool {
-        if self.finished.try_recv().is_ok() {
-            self.done.set(true);
+    /// What has come of it, once it is done.
+    pub(super) fn done(&self) -> Option<Verdict> {
+        if let Ok(verdict) = self.finished.try_recv() {
+            self.done.set(Some(verdict));
         }
         self.done.get()
     }

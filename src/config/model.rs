@@ -50,6 +50,40 @@ impl Config {
         let files = [events, reference, self.cluster.secret_file.as_ref()];
         files.into_iter().flatten().map(PathBuf::as_path).collect()
     }
+
+    /// The topic of the job's bindings; none if its events are in a file.
+    pub fn bindings_topic(&self) -> Option<KafkaTopic> {
+        let EventSource::Kafka { topic: events, .. } = &self.events.source else {
+            return None;
+        };
+        let bindings = self.own_topic(events, "bindings");
+        let Some(brokers) = &self.checkpoint.bindings_brokers else {
+            return Some(bindings);
+        };
+        let targets = self.sinks.iter().map(|sink| &sink.target);
+        let mut outputs = targets.chain([&self.dead_letters]);
+        let known = outputs.find_map(|target| match target {
+            Target::Kafka { topic, .. } if topic.brokers == *brokers => Some(topic),
+            _ => None,
+        });
+        Some(KafkaTopic {
+            brokers: brokers.clone(),
+            properties: known.unwrap_or(events).properties.clone(),
+            ..bindings
+        })
+    }
+
+    /// The topic of the progress of all sinks at the cluster of this one.
+    pub fn progress_topic(&self, sink: &KafkaTopic) -> KafkaTopic {
+        self.own_topic(sink, "progress")
+    }
+
+    fn own_topic(&self, like: &KafkaTopic, suffix: &str) -> KafkaTopic {
+        KafkaTopic {
+            topic: format!("{}.{suffix}", self.job),
+            ..like.clone()
+        }
+    }
 }
 
 /// A Kafka topic and how to reach it.

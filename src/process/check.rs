@@ -1,22 +1,26 @@
-//! Checks what a configuration names, for `deltajoin check`: that it can be reached, and that what
-//! is there has the declared types. Nothing is written, no file emptied, no offset committed.
+//! Checks what a configuration names, for `deltajoin check`: that it can be reached, that what is
+//! there has the declared types, and that a start could go on from what earlier ones have left.
+//! Nothing is written that lasts, no file emptied, no offset committed.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use deltajoin_workers::ports::Stop;
 use rustix::fs::{Access, access};
 
-use crate::config::{Config, EventSource, Loaded, ReferenceSource, Target};
+use crate::config::{Config, DEAD_LETTERS, EventSource, Loaded, ReferenceSource, Target};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
+#[cfg(feature = "kafka")]
+use crate::process::rehearsal::rehearse;
 
 /// Looks at every input and output; gives a line for each.
 ///
 /// # Errors
 /// The first thing that is not as the job needs it.
-pub fn check(loaded: &Loaded, stop: &Stop) -> Result<Vec<String>, Failure> {
+pub fn check(loaded: &Loaded, stop: &Arc<Stop>) -> Result<Vec<String>, Failure> {
     let config = &loaded.config;
     // First, because Kafka may have to be waited for.
     let mut lines = Vec::from_iter(check_status_file(loaded)?);
@@ -25,13 +29,15 @@ pub fn check(loaded: &Loaded, stop: &Stop) -> Result<Vec<String>, Failure> {
         lines.push(format!(
             "sink {:?}: {}",
             sink.name,
-            check_target(&sink.target, stop)?
+            check_target(config, &sink.name, &sink.target, stop)?
         ));
     }
     lines.push(format!(
         "dead letters: {}",
-        check_target(&config.dead_letters, stop)?
+        check_target(config, DEAD_LETTERS, &config.dead_letters, stop)?
     ));
+    #[cfg(feature = "kafka")]
+    lines.extend(rehearse(config, stop)?);
     Ok(lines)
 }
 
@@ -130,13 +136,27 @@ fn check_reference(config: &Config, stop: &Stop) -> Result<String, Failure> {
     }
 }
 
-fn check_target(target: &Target, stop: &Stop) -> Result<String, Failure> {
+fn check_target(
+    config: &Config,
+    name: &str,
+    target: &Target,
+    stop: &Stop,
+) -> Result<String, Failure> {
     match target {
         Target::JsonLines { path } => {
             can_be_written(path).map_err(|obstacle| {
                 Failure::usage(format!("cannot write file {path:?}")).detail(obstacle)
             })?;
-            Ok(format!("file {}", path.display()))
+            // Only such a job goes on with what is there.
+            let written = match &config.events.source {
+                EventSource::Kafka { .. } => file::look(path, &config.job, name)?,
+                EventSource::File { .. } => 0,
+            };
+            let path = path.display();
+            Ok(match written {
+                0 => format!("file {path}"),
+                written => format!("file {path}, written up to epoch {written}"),
+            })
         }
         #[cfg(feature = "kafka")]
         Target::Kafka { topic, .. } => {

@@ -10,8 +10,10 @@
 //! 2. All processes take their transactional ids: from here on, an older one can commit nothing. To
 //!    sinks that write at least once it can still write, but only rows that are bound.
 //!    (`Joining::fence`)
-//! 3. When all have, process 0 reads the log once more: is there no newer marker? Then all read
-//!    how far each sink has come, and set where they read from. (`Joining::load`)
+//! 3. When all have, process 0 reads the log once more: is there no newer marker? Then all load the
+//!    newest checkpoint; if one finds a fault in it, the one before. (`Joining::load`)
+//! 4. When all have, they read how far each sink has come, and set where they read from.
+//!    (`Joining::take_over`)
 //!
 //! # Invariants
 //! * Nothing is read of the events, and nothing written to a sink, before all of this is done.
@@ -19,17 +21,15 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Replay};
 use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Clock, Stop};
-use deltajoin_workers::state::KeySet;
 
-use crate::bindings::{self, Appender, Marker, TransactionalId};
-use crate::checkpoint::{Groups, Manifest, Options, Store, read_start, write_start};
+use crate::bindings::{self, Appender, History, Marker, TransactionalId};
+use crate::checkpoint::{self, Options, Store};
 use crate::codec::reference_schema;
 use crate::config::{EventSource, KafkaTopic};
 use crate::connectors::kafka::{
@@ -44,31 +44,28 @@ use crate::process::inputs::{Inputs, kafka_fatal};
 use crate::process::ledger::Ledger;
 use crate::process::promises::Settings;
 use crate::process::recording::{self, NewestBound, Noting};
+use crate::process::recovery::{Loaded, Loading};
 use crate::process::{Process, recovery, verdict};
 use crate::telemetry::{Monitor, WallClock};
 
 /// The epoch of the binding that says where reading starts: before any epoch of the clock.
-const FIRST_EPOCH: u64 = 1;
+pub(super) const FIRST_EPOCH: u64 = 1;
 
 /// How often the log is trimmed, at most.
 const TRIM_EVERY_MS: u64 = 60_000;
-/// How long the others wait for what process 0 writes where checkpoints are kept.
-const SHARED: Duration = Duration::from_secs(30);
 
 /// The log with the marker of this generation: process 0 has it.
 type Claim = bindings::Claim<BindingTopic>;
 
-/// Where a start goes on from.
+/// The log when its history is known.
+type Opened = bindings::Opened<BindingTopic>;
+
+/// What is made again.
 struct Found {
-    checkpoint: Option<Manifest>,
-    /// The number of the next one.
-    number: u64,
     /// What is bound before everything that is replayed.
     first: Binding,
     /// What is replayed.
     bindings: VecDeque<Binding>,
-    /// On process 0, the log for more bindings, and the generation's marker in it.
-    log: Option<(Appender, Marker)>,
 }
 
 impl Found {
@@ -107,8 +104,10 @@ pub(super) struct Joining<'a> {
     store: Arc<Store>,
     /// Ends what the store tries again: not a clean stop, which needs it for a while.
     store_stop: Arc<Stop>,
-    /// On process 0.
+    loading: Loading,
+    /// On process 0, until the log is read for the last time, and then what it holds.
     claim: Option<Claim>,
+    opened: Option<Opened>,
     generation: u64,
     transactions: Vec<(Vec<String>, Transactions)>,
 }
@@ -147,14 +146,18 @@ impl<'a> Joining<'a> {
             Options::default(),
             Arc::clone(&store_stop),
         )?;
-        let mut claim = None;
+        let store = Arc::new(store);
+        let (mut claim, mut reaches) = (None, None);
         if let Some(producer) = prepared {
-            let place = recovery::place(&store)?;
+            let mut log = producer.open(settings.replicas(), stop)?;
+            let place = recovery::place(&store, log.first(stop)?)?;
             let goes_on = place.is_some();
-            let log = producer.open(settings.replicas(), stop)?;
+            reaches = Some(place.as_ref().map_or(0, |place| place.next));
             let marker = settings.marker(clock);
             let schema = Arc::clone(&reference);
-            let mut claimed = bindings::claim(log, marker, schema, place, stop)?;
+            let made = recovery::made(&store)?.max(FIRST_EPOCH);
+            let lasting = settings.lasting();
+            let mut claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop)?;
             if !goes_on && claimed.is_new() {
                 let first = Binding {
                     epoch: FIRST_EPOCH,
@@ -166,15 +169,28 @@ impl<'a> Joining<'a> {
             fence_earlier(&settings, claimed.earlier(), stop)?;
             claim = Some(claimed);
         }
+        let threads = config.cluster.threads;
+        let ownership = Ownership::new(config.limits.shards, config.cluster.workers());
+        let groups = recovery::groups(&ownership, config.cluster.workers());
+        let own = process.index * threads..(process.index + 1) * threads;
+        let loading = Loading::new(
+            Arc::clone(&store),
+            Arc::clone(&reference),
+            config.events.schema.key_is_narrow(),
+            (groups, own),
+            reaches,
+        );
         Ok(Some(Self {
             process,
             settings,
             clock: Arc::clone(clock),
             reference,
-            store: Arc::new(store),
+            store,
             store_stop,
+            loading,
             generation: claim.as_ref().map_or(0, Claim::generation),
             claim,
+            opened: None,
             transactions: Vec::new(),
         }))
     }
@@ -213,19 +229,40 @@ impl<'a> Joining<'a> {
         Ok(())
     }
 
-    /// Reads what is bound and written, and has the events read from there. `written` is what files
-    /// have, at most.
-    pub(super) fn load(
+    /// Loads the state of this process's workers, from the newest checkpoint at first, and from
+    /// the one before each time that it is called again. Returns whether it has found no fault.
+    pub(super) fn load(&mut self) -> Result<bool, Failure> {
+        let stop = &self.process.stop;
+        if let Some(claim) = self.claim.take() {
+            self.opened = Some(claim.settle(stop)?);
+        }
+        let good = self.loading.attempt(self.generation, stop)?;
+        if let (Some(opened), Some(loaded)) = (&self.opened, &self.loading.loaded) {
+            // Further back, there is more to be made again.
+            let made = loaded.checkpoint.as_ref();
+            let made = made.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
+            let log = format!("topic {:?}", self.settings.bindings.topic);
+            self.settings.lasting().check(&opened.history, made, &log)?;
+        }
+        Ok(good)
+    }
+
+    /// Reads what is bound and written behind what is loaded, and has the events read from there.
+    /// `written` is what files have, at most.
+    pub(super) fn take_over(
         mut self,
         inputs: &mut Inputs,
         written: u64,
         monitor: &Arc<Monitor>,
     ) -> Result<Durable, Failure> {
         let Process { config, stop, .. } = self.process;
-        let mut found = match self.claim.take() {
-            Some(claim) => self.settle(claim)?,
-            None => self.find()?,
+        let Some(mut loaded) = self.loading.loaded.take() else {
+            // All have loaded, or this one was stopped while it did.
+            return Err(checkpoint::Error::Stopped.into());
         };
+        let log = self.opened.take().map(|opened| self.start_log(opened));
+        let (history, log) = log.unzip();
+        let found = self.find(&mut loaded, history)?;
         let mut progress = Progress::default();
         for topic in self.settings.progress.values() {
             progress.merge(read_progress(topic, stop)?);
@@ -240,24 +277,24 @@ impl<'a> Joining<'a> {
         self.clock.tell_behind(newest);
 
         let ledger = found.ledger();
-        let ownership = Ownership::new(config.limits.shards, config.cluster.workers());
-        let (keys, keeper) = self.keep(&found, &ledger, &ownership)?;
+        let begins_behind = loaded.checkpoint.as_ref();
+        let begins_behind = begins_behind.filter(|manifest| manifest.keys() > 0);
+        let begins_behind = begins_behind.map(|manifest| manifest.epoch);
+        let keys = std::mem::take(&mut loaded.keys);
+        let keeper = self.keep(loaded, &ledger, log.as_ref())?;
         let newest_bound = NewestBound::new(newest_bound.into());
         let mut recorders = Vec::new();
-        if found.log.is_some() {
+        if log.is_some() {
             let (settings, generation) = (&self.settings, self.generation);
             let fail = kafka_fatal(self.process.fatal);
             let bound = &newest_bound;
             recorders = recording::start(settings, generation, &progress, bound, monitor, &fail)?;
         }
-        let log = found.log.take().map(|(log, _)| Noting {
+        let log = log.map(|(log, _)| Noting {
             log,
             newest: newest_bound,
             ledger,
         });
-        let with_keys = found.checkpoint.as_ref();
-        let with_keys = with_keys.filter(|manifest| manifest.keys() > 0);
-        let begins_behind = with_keys.map(|manifest| manifest.epoch);
         let bindings = found.replayed();
         Ok(Durable {
             replay: Mutex::new(Replay { bindings, newest }),
@@ -266,92 +303,44 @@ impl<'a> Joining<'a> {
             transactions: self.transactions,
             recorders,
             progress,
-            ownership,
+            ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
             keys: Mutex::new(keys),
             keeper,
             begins_behind,
         })
     }
 
-    /// The state in the checkpoint that is gone on from, and the thread that makes the next ones.
+    /// The thread that makes the next checkpoints.
     fn keep(
         &self,
-        found: &Found,
+        loaded: Loaded,
         ledger: &Ledger,
-        ownership: &Ownership,
-    ) -> Result<(Vec<Option<KeySet>>, Keeper), Failure> {
-        let Process { config, index, .. } = self.process;
-        let threads = config.cluster.threads;
-        let groups = recovery::groups(ownership, config.cluster.workers());
-        let own = &groups[index * threads..][..threads];
-        let keys = self.keys(found.checkpoint.as_ref(), own)?;
-        let publishing = found.log.as_ref().map(|log| {
-            let checkpoint = (found.checkpoint.clone(), found.number);
-            self.publishing(log, ledger, checkpoint, groups.clone())
+        log: Option<&(Appender, Marker)>,
+    ) -> Result<Keeper, Failure> {
+        let Process { config, .. } = self.process;
+        let publishing = log.map(|(log, marker)| {
+            let marker = serde_json::from_slice(&marker.encode());
+            Publishing {
+                job: config.job.clone(),
+                marker: marker.expect("a marker is JSON"),
+                ledger: ledger.clone(),
+                appended: log.appended(),
+                clock: Arc::<WallClock>::clone(&self.clock),
+                groups: self.loading.groups().to_vec(),
+                runs: loaded.runs,
+                newest: loaded.checkpoint,
+                number: self.loading.number,
+                published: self.published(),
+            }
         });
-        let keeper = Keeper::start(checkpoints::Options {
+        Keeper::start(checkpoints::Options {
             store: Arc::clone(&self.store),
             store_stop: Arc::clone(&self.store_stop),
             generation: self.generation,
             interval: config.checkpoint.interval,
-            workers: threads,
+            workers: config.cluster.threads,
             fatal: self.process.fatal,
-            publishing: publishing.transpose()?,
-        })?;
-        Ok((keys, keeper))
-    }
-
-    /// What process 0 publishes checkpoints with.
-    fn publishing(
-        &self,
-        (log, marker): &(Appender, Marker),
-        ledger: &Ledger,
-        (newest, number): (Option<Manifest>, u64),
-        groups: Vec<Groups>,
-    ) -> Result<Publishing, Failure> {
-        let marker = serde_json::from_slice(&marker.encode());
-        let runs = match &newest {
-            Some(manifest) => recovery::runs(&self.store, manifest, &groups)?,
-            None => Vec::new(),
-        };
-        Ok(Publishing {
-            job: self.process.config.job.clone(),
-            marker: marker.expect("a marker is JSON"),
-            ledger: ledger.clone(),
-            appended: log.appended(),
-            clock: Arc::<WallClock>::clone(&self.clock),
-            groups,
-            runs,
-            newest,
-            number,
-            published: self.published(),
-        })
-    }
-
-    /// The keys of some workers, read side by side.
-    fn keys(
-        &self,
-        checkpoint: Option<&Manifest>,
-        groups: &[Groups],
-    ) -> Result<Vec<Option<KeySet>>, Failure> {
-        let narrow = self.process.config.events.schema.key_is_narrow();
-        let Some(manifest) = checkpoint else {
-            return Ok(groups.iter().map(|_| Some(KeySet::new(narrow))).collect());
-        };
-        let store = &self.store;
-        std::thread::scope(|scope| {
-            let of_worker = |groups: &Groups| {
-                scope.spawn({
-                    let groups = *groups;
-                    move || recovery::keys(store, manifest, groups, narrow)
-                })
-            };
-            let readers: Vec<_> = groups.iter().map(of_worker).collect();
-            let sets = readers.into_iter().map(|reader| match reader.join() {
-                Ok(set) => Ok(Some(set?)),
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            sets.collect()
+            publishing,
         })
     }
 
@@ -387,13 +376,8 @@ impl<'a> Joining<'a> {
         })
     }
 
-    /// Chooses the checkpoint, and tells the other processes; all bindings behind it, and the log
-    /// for more, if no newer generation has begun.
-    fn settle(&self, claim: Claim) -> Result<Found, Failure> {
-        let opened = claim.settle(&self.process.stop)?;
-        let (checkpoint, number) = recovery::choose(&self.store)?;
-        let chosen = checkpoint.as_ref().map(|manifest| manifest.number);
-        write_start(&self.store, self.generation, chosen)?;
+    /// Begins to append to the log.
+    fn start_log(&self, opened: Opened) -> (History, (Appender, Marker)) {
         let fatal = self.process.fatal;
         let marker = opened.marker.clone();
         let (history, log) = opened.start(Arc::new(move |error| {
@@ -401,40 +385,31 @@ impl<'a> Joining<'a> {
                 fatal(&error.into());
             }
         }));
-        let mut bindings = VecDeque::from(history.bindings);
-        let first = match &checkpoint {
-            Some(manifest) => {
-                bindings.retain(|binding| binding.epoch > manifest.epoch);
-                recovery::bound(&self.store, manifest, &self.reference)?
-            }
-            None => bindings.pop_front().ok_or_else(nothing_bound)?,
-        };
-        Ok(Found {
-            checkpoint,
-            number,
-            first,
-            bindings,
-            log: Some((log, marker)),
-        })
+        (history, (log, marker))
     }
 
-    /// What process 0 has chosen, for the others: they need no bindings but the first.
-    fn find(&self) -> Result<Found, Failure> {
-        let stop = &self.process.stop;
-        let checkpoint = read_start(&self.store, self.generation, SHARED, stop)?;
-        let first = match &checkpoint {
-            Some(manifest) => Binding {
-                reference: Vec::new(),
-                ..recovery::bound(&self.store, manifest, &self.reference)?
-            },
+    /// What is made again: on process 0 all bindings behind the checkpoint. The others need none
+    /// but the first.
+    fn find(&self, loaded: &mut Loaded, history: Option<History>) -> Result<Found, Failure> {
+        let is_first = history.is_some();
+        let bindings = history.map_or_else(Vec::new, |history| history.bindings);
+        let mut bindings = VecDeque::from(bindings);
+        let first = match loaded.bound.take() {
+            Some(bound) => {
+                bindings.retain(|binding| binding.epoch > bound.epoch);
+                bound
+            }
+            None if is_first => bindings.pop_front().ok_or_else(nothing_bound)?,
             None => self.first_binding()?,
         };
+        let reference = if is_first {
+            first.reference
+        } else {
+            Vec::new()
+        };
         Ok(Found {
-            checkpoint,
-            number: 0,
-            first,
-            bindings: VecDeque::new(),
-            log: None,
+            first: Binding { reference, ..first },
+            bindings,
         })
     }
 

@@ -14,6 +14,7 @@
 //! | `promises` | what the configuration says of it |
 //! | `checkpoints`, `ledger` | makes checkpoints, so that less must be replayed |
 //! | `recovery` | which checkpoint a start goes on from |
+//! | `check`, `rehearsal` | what a start would find, looked at beforehand |
 //! | `state` | what is kept, looked at and forgotten |
 //! | `recording` | how far sinks have come that write at least once |
 //! | `outputs` | sinks and dead letters, for each worker |
@@ -48,6 +49,8 @@ mod recording;
 #[cfg(feature = "kafka")]
 mod recovery;
 #[cfg(feature = "kafka")]
+mod rehearsal;
+#[cfg(feature = "kafka")]
 mod skipping;
 #[cfg(feature = "kafka")]
 mod state;
@@ -74,7 +77,7 @@ use deltajoin_workers::worker;
 use timely::WorkerConfig;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cluster::{self, Membership, Mesh, Task};
+use crate::cluster::{self, Membership, Mesh, Task, Verdict};
 use crate::config::{self, Config};
 use crate::error::ExitCode;
 use crate::failure::Failure;
@@ -223,28 +226,33 @@ fn join(
     let mut durable = None;
     let mut known = generation;
     let mut tasks = |task| {
-        let done = match task {
-            Task::Fence { generation } => {
+        let done = match (task, &mut joining) {
+            (_, None) => Ok(true),
+            (Task::Fence { generation }, Some(joining)) => {
                 known = Some(generation);
-                joining
-                    .as_mut()
-                    .map_or(Ok(()), |joining| joining.fence(generation))
+                joining.fence(generation).map(|()| true)
             }
-            Task::Load => match joining.take() {
-                Some(joining) => {
-                    let loaded = joining.load(inputs, written, monitor);
-                    loaded.map(|loaded| durable = Some(loaded))
-                }
-                None => Ok(()),
-            },
+            (Task::Load { .. }, Some(joining)) => joining.load(),
+            (Task::TakeOver, some) => {
+                let taken = some
+                    .take()
+                    .map(|joining| joining.take_over(inputs, written, monitor));
+                taken.transpose().map(|taken| {
+                    durable = taken;
+                    true
+                })
+            }
         };
         match done {
+            Ok(true) => Verdict::Good,
+            Ok(false) => Verdict::Faulty,
             // Others must not wait for this process.
             Err(failure) if failure.code != ExitCode::Done => {
                 let generation = known.expect("it is handed out before the first task");
                 (process.fatal)(&verdict::on_start(process, generation, failure))
             }
-            _ => {}
+            // A stop ends the start.
+            Err(_) => Verdict::Good,
         }
     };
     let mesh = cluster::connect(membership, generation, &mut tasks, &process.stop)?;

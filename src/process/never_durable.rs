@@ -54,7 +54,16 @@ impl Joining {
         match *self {}
     }
 
-    pub(super) fn load(self, _: &mut Inputs, _: u64, _: &Arc<Monitor>) -> Result<Durable, Failure> {
+    pub(super) fn load(&mut self) -> Result<bool, Failure> {
+        match *self {}
+    }
+
+    pub(super) fn take_over(
+        self,
+        _: &mut Inputs,
+        _: u64,
+        _: &Arc<Monitor>,
+    ) -> Result<Durable, Failure> {
         match self {}
     }
 }

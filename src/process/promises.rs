@@ -12,8 +12,8 @@ use std::time::Duration;
 use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
-use crate::bindings::{Marker, MarkerId, TransactionalId};
-use crate::config::{Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target};
+use crate::bindings::{Lasting, Marker, MarkerId, TransactionalId};
+use crate::config::{Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched};
 use crate::telemetry::WallClock;
 
 /// What the configuration says of it.
@@ -39,16 +39,9 @@ pub(super) struct ExactlyOnce<'a> {
 impl<'a> Settings<'a> {
     /// None if nothing can outlive a restart: a file of events is read once.
     pub(super) fn of(config: &'a Config) -> Option<Self> {
-        let EventSource::Kafka { topic: events, .. } = &config.events.source else {
-            return None;
-        };
-        let own = |like: &KafkaTopic, suffix| KafkaTopic {
-            topic: format!("{}.{suffix}", config.job),
-            ..like.clone()
-        };
         let mut settings = Self {
             config,
-            bindings: own(&bindings_cluster(config, events), "bindings"),
+            bindings: config.bindings_topic()?,
             progress: BTreeMap::new(),
             at_least_once: BTreeMap::new(),
             exactly_once: Vec::new(),
@@ -63,7 +56,7 @@ impl<'a> Settings<'a> {
                 continue;
             };
             let progress = settings.progress.entry(&topic.brokers);
-            let progress = progress.or_insert_with(|| own(topic, "progress"));
+            let progress = progress.or_insert_with(|| config.progress_topic(topic));
             match delivery {
                 Delivery::AtLeastOnce => {
                     let sinks = settings.at_least_once.entry(&topic.brokers);
@@ -124,33 +117,24 @@ impl<'a> Settings<'a> {
         clusters.flat_map(of_cluster).collect()
     }
 
+    /// Settings that must not change as long as the job goes on from its bindings, or as long as
+    /// rows are to be made again.
+    pub(super) fn lasting(&self) -> Lasting {
+        Lasting {
+            settings: lasting(self.config),
+            of_rows: &OF_ROWS,
+        }
+    }
+
     /// The marker of a new generation.
     pub(super) fn marker(&self, clock: &WallClock) -> Marker {
         Marker {
             id: MarkerId::random(),
             started_ms: clock.now_ms(),
             holder: holder(),
-            settings: lasting(self.config),
+            settings: self.lasting().settings,
             producers: self.producers(),
         }
-    }
-}
-
-/// A topic at the cluster of the bindings.
-fn bindings_cluster(config: &Config, events: &KafkaTopic) -> KafkaTopic {
-    let Some(brokers) = &config.checkpoint.bindings_brokers else {
-        return events.clone();
-    };
-    let targets = config.sinks.iter().map(|sink| &sink.target);
-    let outputs = targets.chain([&config.dead_letters]);
-    let topics = outputs.filter_map(|target| match target {
-        Target::Kafka { topic, .. } => Some(topic),
-        Target::JsonLines { .. } => None,
-    });
-    let known = topics.into_iter().find(|topic| topic.brokers == *brokers);
-    KafkaTopic {
-        brokers: brokers.clone(),
-        ..known.unwrap_or(events).clone()
     }
 }
 
@@ -170,8 +154,16 @@ fn holder() -> String {
     format!("process {} on {host}", std::process::id())
 }
 
-/// Settings that must not change as long as the job goes on from its bindings: what was bound and
-/// committed is told in their terms.
+/// Settings by which rows are made, and nothing else. Made again with others, an event might become
+/// a dead letter that was a row, or be taken for seen though it was none.
+const OF_ROWS: [&str; 4] = [
+    "events.columns",
+    "join.on",
+    "join.unmatched",
+    "limits.max_record_bytes",
+];
+
+/// Settings that what was bound and committed is told in.
 fn lasting(config: &Config) -> BTreeMap<String, String> {
     let events = match &config.events.source {
         EventSource::Kafka { topic, .. } => topic.topic.clone(),
@@ -180,11 +172,19 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
     let all = |schema: &Schema| columns(schema, 0..schema.columns.len());
     let key = |schema: &Schema| columns(schema, schema.key.iter().copied());
     let (events_schema, reference) = (&config.events.schema, &config.reference.schema);
+    let record_bytes_max = config.limits.max_record_bytes;
     let settings = [
         ("events.topic", events),
         ("events.key", key(events_schema)),
+        ("events.columns", all(events_schema)),
         ("reference.key", key(reference)),
         ("reference.columns", all(reference)),
+        ("join.on", pairs(config)),
+        (
+            "join.unmatched",
+            unmatched(config.join.unmatched).to_owned(),
+        ),
+        ("limits.max_record_bytes", record_bytes_max.to_string()),
         ("limits.shards", config.limits.shards.to_string()),
     ];
     let settings = settings.into_iter();
@@ -196,7 +196,28 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
 fn columns(schema: &Schema, indexes: impl IntoIterator<Item = usize>) -> String {
     let columns = indexes.into_iter().map(|index| {
         let column = &schema.columns[index];
-        format!("{}: {}", column.name, column.column_type)
+        let or_null = if column.nullable { " or null" } else { "" };
+        format!("{}: {}{or_null}", column.name, column.column_type)
     });
     columns.collect::<Vec<_>>().join(", ")
+}
+
+/// The columns that are joined on, the event's and the reference's.
+fn pairs(config: &Config) -> String {
+    let name = |schema: &Schema, index: usize| schema.columns[index].name.to_string();
+    let (events, reference) = (&config.events.schema, &config.reference.schema);
+    let pairs = config.join.event_columns.iter().zip(&reference.key);
+    let pairs = pairs.map(|(own, other)| {
+        let (own, other) = (name(events, *own), name(reference, *other));
+        format!("{own} = {other}")
+    });
+    pairs.collect::<Vec<_>>().join(", ")
+}
+
+fn unmatched(setting: Unmatched) -> &'static str {
+    match setting {
+        Unmatched::Keep => "keep",
+        Unmatched::Drop => "drop",
+        Unmatched::DeadLetter => "dead-letter",
+    }
 }

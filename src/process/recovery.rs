@@ -1,80 +1,203 @@
-//! Which checkpoint a start goes on from, and the state in it.
+//! Which checkpoint a start goes on from, and the state in it: each process loads its part, and
+//! finds faults while it does. If one has found a fault, all load the checkpoint before.
 //!
 //! It is apart from `checkpoints`, which makes them while the job runs.
 //!
 //! # Invariants
-//! * A checkpoint is taken only if every byte of it is good. One that is not is told of, and the
-//!   one before it is taken: the log of bindings reaches back to it.
-//! * All processes of a generation go on from the same one.
+//! * A checkpoint is taken only if every key of it, the reference table and the manifest are good.
+//!   One that is not is told of, and the one before it is taken, if the log of bindings reaches
+//!   back to it.
+//! * All processes of a generation go on from the same one, which process 0 names.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
+use deltajoin_workers::ports::Stop;
 use deltajoin_workers::state::KeySet;
 
-use crate::bindings::{Marker, Place};
+use crate::bindings::Place;
 use crate::checkpoint::{
-    Error, Groups, Manifest, Run, RunEntry, Store, newest, newest_below, read_reference,
+    Error, Groups, Manifest, Run, RunEntry, Store, list, newest, newest_below, read_reference,
+    read_start, write_start,
 };
 use crate::failure::Failure;
 
-/// What the log must be read from: behind the older of the two checkpoints that are kept.
-pub(super) fn place(store: &Store) -> Result<Option<Place>, Failure> {
+/// How long the others wait for what process 0 writes where checkpoints are kept.
+const SHARED: Duration = Duration::from_secs(30);
+
+/// What the log must be read from, if it begins at offset `first`: behind the oldest checkpoint
+/// that it reaches back to.
+pub(super) fn place(store: &Store, first: u64) -> Result<Option<Place>, Failure> {
     let Some(newest) = newest(store)?.manifest else {
         return Ok(None);
     };
-    // If only one can be read, it is gone on from that one.
-    let before = match newest_below(store, newest.number) {
-        Ok(before) => before.manifest,
-        Err(error) if error.is_damage() => None,
-        Err(error) => return Err(error.into()),
-    };
-    let Manifest {
-        generation, log, ..
-    } = before.unwrap_or(newest);
-    let marker = log.marker.to_string();
-    let marker = Marker::decode(marker.as_bytes()).map_err(|fault| {
-        Failure::usage(format!("cannot read the marker of a manifest: {fault}"))
-    })?;
-    Ok(Some(Place {
-        marker: (generation, marker),
-        next: log.next,
-    }))
+    let all = list(store)?.into_iter().filter_map(|one| one.manifest.ok());
+    let oldest = all.into_iter().find(|manifest| manifest.log.next >= first);
+    Ok(Some(oldest.unwrap_or(newest).place()?))
 }
 
-/// The newest checkpoint that is good, and the number of the next one.
-pub(super) fn choose(store: &Store) -> Result<(Option<Manifest>, u64), Failure> {
-    let mut found = newest(store)?;
-    let number = found.next_number;
-    while let Some(manifest) = found.manifest {
-        let Err(error) = verify(store, &manifest) else {
-            return Ok((Some(manifest), number));
+/// Up to which epoch everything is written, as checkpoints tell it; 0 if there is none.
+pub(super) fn made(store: &Store) -> Result<u64, Failure> {
+    let newest = newest(store)?.manifest;
+    Ok(newest.map_or(0, |manifest| manifest.epoch))
+}
+
+/// What a process has loaded.
+pub(super) struct Loaded {
+    /// The checkpoint; none if there is none.
+    pub(super) checkpoint: Option<Manifest>,
+    /// What it has bound: where each partition is read from, and the reference table.
+    pub(super) bound: Option<Binding>,
+    /// The keys of each worker of this process.
+    pub(super) keys: Vec<Option<KeySet>>,
+    /// On process 0, the runs of all workers, each in one worker's key groups.
+    pub(super) runs: Vec<RunEntry>,
+}
+
+/// Loads, further back at each attempt.
+pub(super) struct Loading {
+    store: Arc<Store>,
+    reference: Arc<BatchSchema>,
+    /// Whether keys are narrow.
+    narrow: bool,
+    /// The key groups of each worker of the job, and which of them are of this process.
+    groups: Vec<Groups>,
+    own: Range<usize>,
+    /// On process 0, which chooses, from where on the log has been read.
+    reaches: Option<u64>,
+    attempt: u32,
+    /// The checkpoint that has a fault, and which, if this process has found it.
+    faulty: Option<(Manifest, Option<Error>)>,
+    /// The number of the next checkpoint.
+    pub(super) number: u64,
+    /// What was loaded at the last attempt, if that is good.
+    pub(super) loaded: Option<Loaded>,
+}
+
+impl Loading {
+    /// Of a process with the workers `own`; `reaches` is from where on process 0 has read the log.
+    pub(super) fn new(
+        store: Arc<Store>,
+        reference: Arc<BatchSchema>,
+        narrow: bool,
+        (groups, own): (Vec<Groups>, Range<usize>),
+        reaches: Option<u64>,
+    ) -> Self {
+        Self {
+            store,
+            reference,
+            narrow,
+            groups,
+            own,
+            reaches,
+            attempt: 0,
+            faulty: None,
+            number: 0,
+            loaded: None,
+        }
+    }
+
+    /// The key groups of each worker of the job.
+    pub(super) fn groups(&self) -> &[Groups] {
+        &self.groups
+    }
+
+    /// Loads the newest checkpoint, or the one before the last attempt's. Returns whether this
+    /// process has found no fault in it.
+    pub(super) fn attempt(&mut self, generation: u64, stop: &Stop) -> Result<bool, Failure> {
+        // Room for what comes now.
+        let before = self.loaded.take().and_then(|loaded| loaded.checkpoint);
+        if let Some(manifest) = before {
+            self.faulty = Some((manifest, None));
+        }
+        let attempt = (generation, self.attempt);
+        self.attempt += 1;
+        let chosen = match self.reaches {
+            Some(reaches) => {
+                let chosen = self.choose(reaches)?;
+                let number = chosen.as_ref().map(|manifest| manifest.number);
+                write_start(&self.store, attempt, number)?;
+                Ok(chosen)
+            }
+            None => read_start(&self.store, attempt, SHARED, stop),
         };
-        if !error.is_damage() {
-            return Err(error.into());
+        let manifest = chosen.as_ref().ok().cloned().flatten();
+        match chosen.and_then(|checkpoint| self.load(checkpoint)) {
+            Ok(loaded) => self.loaded = Some(loaded),
+            // The manifest is of this program's version, and so is what it names.
+            Err(error) if error.is_damage() || matches!(error, Error::Version { .. }) => {
+                let number = manifest.as_ref().map(|manifest| manifest.number);
+                tracing::error!(%error, number, "going back to the checkpoint before this one");
+                self.faulty = manifest.map(|manifest| (manifest, Some(error)));
+            }
+            Err(error) => return Err(error.into()),
         }
-        let number = manifest.number;
-        tracing::error!(%error, number, "going back to the checkpoint before this one");
-        found = newest_below(store, manifest.number)?;
-        if found.manifest.is_none() {
-            return Err(error.into());
-        }
+        Ok(self.loaded.is_some())
     }
-    Ok((None, number))
-}
 
-fn verify(store: &Store, manifest: &Manifest) -> Result<(), Error> {
-    let mut verified: Vec<&str> = Vec::new();
-    for run in &manifest.runs {
-        if !verified.contains(&&*run.name) {
-            Run::open(store, run)?.verify()?;
-            verified.push(&run.name);
+    /// The checkpoint to be loaded, on process 0.
+    fn choose(&mut self, reaches: u64) -> Result<Option<Manifest>, Error> {
+        let Some((faulty, error)) = self.faulty.take() else {
+            let newest = newest(&self.store)?;
+            self.number = newest.next_number;
+            return Ok(newest.manifest);
+        };
+        let found = match newest_below(&self.store, faulty.number) {
+            Err(none) if none.is_damage() => None,
+            found => found?.manifest,
+        };
+        // The log tells what comes behind it only so far back.
+        match found.filter(|manifest| manifest.log.next >= reaches) {
+            Some(manifest) => Ok(Some(manifest)),
+            None => Err(error.unwrap_or_else(|| Error::Damaged {
+                name: faulty.name(),
+                reason: "another process has found a fault in what it names".to_owned(),
+            })),
         }
     }
-    Ok(())
+
+    /// Loads this process's part of a checkpoint.
+    fn load(&self, checkpoint: Option<Manifest>) -> Result<Loaded, Error> {
+        let own = &self.groups[self.own.clone()];
+        let Some(manifest) = checkpoint else {
+            let empty = own.iter().map(|_| Some(KeySet::new(self.narrow)));
+            return Ok(Loaded {
+                checkpoint: None,
+                bound: None,
+                keys: empty.collect(),
+                runs: Vec::new(),
+            });
+        };
+        let (store, narrow) = (&*self.store, self.narrow);
+        let bound = bound(store, &manifest, &self.reference)?;
+        let runs = match self.reaches {
+            Some(_) => runs(store, &manifest, &self.groups)?,
+            None => Vec::new(),
+        };
+        let keys = std::thread::scope(|scope| {
+            let of_worker = |groups: &Groups| {
+                let (groups, manifest) = (*groups, &manifest);
+                scope.spawn(move || keys(store, manifest, groups, narrow))
+            };
+            let readers: Vec<_> = own.iter().map(of_worker).collect();
+            let sets = readers.into_iter().map(|reader| match reader.join() {
+                Ok(set) => set.map(Some),
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            sets.collect::<Result<_, _>>()
+        })?;
+        Ok(Loaded {
+            checkpoint: Some(manifest),
+            bound: Some(bound),
+            keys,
+            runs,
+        })
+    }
 }
 
 /// The key groups of each worker.
@@ -92,12 +215,7 @@ pub(super) fn groups(ownership: &Ownership, workers: usize) -> Vec<Groups> {
 }
 
 /// The keys of these key groups.
-pub(super) fn keys(
-    store: &Store,
-    manifest: &Manifest,
-    groups: Groups,
-    narrow: bool,
-) -> Result<KeySet, Error> {
+fn keys(store: &Store, manifest: &Manifest, groups: Groups, narrow: bool) -> Result<KeySet, Error> {
     let mut set = KeySet::new(narrow);
     for entry in &manifest.runs {
         if entry.groups().overlap(groups).is_none() {
@@ -112,25 +230,25 @@ pub(super) fn keys(
 }
 
 /// The runs of a checkpoint, each cut into the key groups of single workers.
-pub(super) fn runs(
-    store: &Store,
-    manifest: &Manifest,
-    groups: &[Groups],
-) -> Result<Vec<RunEntry>, Error> {
+fn runs(store: &Store, manifest: &Manifest, groups: &[Groups]) -> Result<Vec<RunEntry>, Error> {
     let mut runs = Vec::new();
     for entry in &manifest.runs {
         let run = Run::open(store, entry)?;
-        runs.extend(groups.iter().filter_map(|groups| run.restrict(*groups)));
+        let parts = groups.iter().filter_map(|groups| run.restrict(*groups));
+        let parts: Vec<RunEntry> = parts.collect();
+        let keys: u64 = parts.iter().map(|part| part.keys).sum();
+        if keys != entry.keys {
+            let reason = format!("it has {keys} keys, not {}", entry.keys);
+            let name = entry.name.clone();
+            return Err(Error::Damaged { name, reason });
+        }
+        runs.extend(parts);
     }
     Ok(runs)
 }
 
 /// What a checkpoint has bound: where each partition is read from, and the reference table.
-pub(super) fn bound(
-    store: &Store,
-    manifest: &Manifest,
-    schema: &Arc<BatchSchema>,
-) -> Result<Binding, Error> {
+fn bound(store: &Store, manifest: &Manifest, schema: &Arc<BatchSchema>) -> Result<Binding, Error> {
     let reference = match &manifest.reference {
         Some(entry) => read_reference(store, entry, Arc::clone(schema))?,
         None => Vec::new(),
@@ -154,3 +272,6 @@ pub(super) fn ranges(first: &Ends, later: &VecDeque<Binding>) -> (Ends, Ends) {
     }
     (starts.into_iter().collect(), bound.into_iter().collect())
 }
+
+#[cfg(test)]
+mod tests;

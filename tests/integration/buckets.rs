@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use deltajoin::checkpoint::{
     Error, Groups, LogPosition, Manifest, Options, Put, Run, RunEntry, Store, clean, merge, newest,
-    put_manifest, read_start, run_name, verify_all, write_run, write_start,
+    probe, put_manifest, read_start, run_name, verify_all, write_run, write_start,
 };
 use deltajoin_testkit::BucketServer;
 use deltajoin_workers::checkpoint::KeyRun;
@@ -133,8 +133,8 @@ fn one_of_many_who_put_one_name_at_the_same_moment_wins() {
 #[test]
 fn checkpoints_are_written_read_merged_and_cleaned_up() {
     let store = store("cycle");
-    write_start(&store, 1, None).unwrap();
-    let start = read_start(&store, 1, Duration::ZERO, &Stop::default());
+    write_start(&store, (1, 0), None).unwrap();
+    let start = read_start(&store, (1, 0), Duration::ZERO, &Stop::default());
     assert_eq!(start, Ok(None));
     let mut runs: Vec<RunEntry> = (0..4)
         .map(|seed| write(&store, 1, &keys(50_000, seed)))
@@ -183,6 +183,15 @@ fn a_bucket_without_conditional_puts_is_refused() {
         assert!(error.to_string().contains("s3://careless/prefix"));
         assert_eq!(error.exit_code().number(), 2);
     }
+    let stop = Arc::new(Stop::default());
+    let tried = |options| probe("s3://careless/other", "job", options, Arc::clone(&stop));
+    let error = tried(options(proxy.address)).unwrap_err();
+    assert!(
+        matches!(error, Error::NoConditionalPuts { .. }),
+        "{error:?}"
+    );
+    let left = tried(options(BucketServer::shared().address())).unwrap();
+    assert_eq!(left.unwrap().list().unwrap(), [], "what was put is gone");
     // It was left as it was.
     open(
         "s3://careless/prefix",

@@ -14,6 +14,9 @@
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |
+//! | `check` | `deltajoin check` of jobs that have run |
+//! | `damage` | checkpoints that are damaged |
+//! | `settings_change` | what may change between two starts |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
@@ -23,7 +26,7 @@
 //! | `state` | what a job keeps, shown and forgotten |
 //! | `stops` | how jobs end |
 //! | `transactions` | the exactly-once sink |
-//! | `audit` | `deltajoin audit` |
+//! | `audit`, `audit_epochs` | `deltajoin audit` |
 //! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
@@ -34,9 +37,12 @@
 
 mod at_least_once;
 mod audit;
+mod audit_epochs;
 mod bindings;
 mod broker;
 mod chaos;
+mod check;
+mod damage;
 mod disks;
 mod exactly_once;
 mod files;
@@ -48,6 +54,7 @@ mod reference;
 mod refusals;
 #[cfg(feature = "fault-points")]
 mod scenarios;
+mod settings_change;
 mod setup;
 mod shapes;
 mod state;

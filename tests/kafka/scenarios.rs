@@ -83,9 +83,7 @@ fn an_epoch_that_is_larger_than_what_may_be_in_flight_is_made_again() {
     let (broker, stream) = (Broker::shared(), million());
     let setup = Setup::new(broker, "larger")
         .set("[sinks]", "delivery", quoted("exactly-once"))
-        // Nothing is committed before the kill, and no checkpoint is made.
-        .set("[sinks]", "commit_interval", quoted("10s"))
-        .set("dead_letters", "commit_interval", quoted("10s"))
+        // No checkpoint is made before the kill.
         .set("checkpoint", "interval", quoted("1h"))
         .set("events", "topic", quoted(stream.topic))
         .reference(&reference_csv(&stream.options));

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::bindings::testing::{DEADLINE, MemoryLog, binding, encoded, marker, reference, rows};
-use crate::bindings::{Marker, Opened, claim, open};
+use crate::bindings::{Lasting, Marker, Opened, claim, open};
 use crate::error::ExitCode;
 
 fn opened(log: &MemoryLog, marker: &Marker) -> Result<Opened<MemoryLog>, Error> {
@@ -210,8 +210,28 @@ fn a_drop_ends_an_append_that_waits() {
 fn of_two_that_start_at_once_the_later_marker_wins() {
     let log = MemoryLog::default();
     let stop = Stop::default();
-    let first = claim(log.clone(), marker("first"), reference(), None, &stop).unwrap();
-    let second = claim(log.clone(), marker("second"), reference(), None, &stop).unwrap();
+    let lasting = Lasting {
+        settings: marker("first").settings,
+        of_rows: &[],
+    };
+    let first = claim(
+        log.clone(),
+        marker("first"),
+        reference(),
+        None,
+        (&lasting, 0),
+        &stop,
+    )
+    .unwrap();
+    let second = claim(
+        log.clone(),
+        marker("second"),
+        reference(),
+        None,
+        (&lasting, 0),
+        &stop,
+    )
+    .unwrap();
     assert_eq!((first.generation(), second.generation()), (0, 1));
     let earlier: Vec<_> = second.earlier().map(|one| one.holder.clone()).collect();
     assert_eq!(earlier, ["first"]);

@@ -61,8 +61,8 @@ fn what_a_crashed_generation_has_left_goes_when_a_newer_one_has_begun() {
     let store = store(&folder);
     let runs = three_checkpoints(&store);
     let orphan = write(&store, 5, &spread(20, 9));
-    write_start(&store, 5, None).unwrap();
-    write_start(&store, 6, None).unwrap();
+    write_start(&store, (5, 0), None).unwrap();
+    write_start(&store, (6, 0), None).unwrap();
     assert_eq!(
         clean(&store, 6).unwrap(),
         0,
@@ -192,7 +192,7 @@ fn a_job_that_is_forgotten_begins_anew() {
     let folder = folder();
     let store = store(&folder);
     three_checkpoints(&store);
-    write_start(&store, 5, None).unwrap();
+    write_start(&store, (5, 0), None).unwrap();
     overwrite(&folder, ".unfinished-0123456789abcdef", b"DJKEYRUN");
     overwrite(&folder, "a strange name", b"not ours");
     assert_eq!(forget(&store).unwrap(), 1 + 3 + 5 + 1 + 1);

@@ -60,6 +60,12 @@ impl<'a> Run<'a> {
             end.drain(..before);
         }
         let tail = Tail::decode(&end, &footer, entry.bytes).map_err(failed)?;
+        // Nothing depends on it; but each byte is to be as it was written.
+        let begin = store.get_range(name, 0..HEADER_BYTES)?;
+        if begin != header(tail.key_bytes) {
+            let reason = "it does not begin as a run does".to_owned();
+            return Err(failed(Fault::Damaged(reason)));
+        }
         Ok(Self {
             store,
             entry: entry.clone(),
@@ -116,15 +122,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Reads every byte of the object.
+    /// Reads every byte behind the header, which was read first.
     ///
     /// # Errors
     /// If it cannot be read, or is damaged.
     pub fn verify(&self) -> Result<(), Error> {
-        let begin = self.store.get_range(&self.entry.name, 0..HEADER_BYTES)?;
-        if begin != header(self.tail.key_bytes) {
-            return Err(self.damaged("it does not begin as a run does".to_owned()));
-        }
         let mut whole = Pieces {
             run: self,
             range: 0..self.tail.blocks.len(),

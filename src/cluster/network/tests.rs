@@ -15,6 +15,7 @@ use crate::cluster::membership::Membership;
 use crate::cluster::testing::{
     Joining, PATIENCE, listener, log_to_stderr, member, members, role, role_command,
 };
+use crate::cluster::work::Verdict;
 use crate::cluster::{connect, loss};
 use crate::error::ExitCode;
 
@@ -79,7 +80,7 @@ fn one_process_runs_on_one_or_several_threads() {
             threads,
             ..member(vec!["127.0.0.1:1".to_owned()])
         };
-        let mesh = connect(&alone, None, &mut |_| {}, &Stop::default()).unwrap();
+        let mesh = connect(&alone, None, &mut |_| Verdict::Good, &Stop::default()).unwrap();
         let expected = threads as u64 * 2 * (1..20).sum::<u64>();
         assert_eq!(run_to_the_end(mesh, &alone), (expected, true));
     }
@@ -97,7 +98,7 @@ fn a_process_on_its_own() {
     this.index = 1;
     this.peer_timeout = Duration::from_millis(400);
     loss::install(this.index, this.addresses.clone(), this.peer_timeout);
-    let mesh = connect(&this, None, &mut |_| {}, &Stop::default()).unwrap();
+    let mesh = connect(&this, None, &mut |_| Verdict::Good, &Stop::default()).unwrap();
     let (builders, connections) = builders(mesh, &this).unwrap();
     if role == "leaves" {
         drop(builders);

@@ -4,10 +4,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Mutex;
 
 use super::*;
 use crate::cluster::handshake::introduce;
 use crate::cluster::testing::{Joining, PATIENCE, await_that, listener, members};
+use crate::cluster::work::{Task, Verdict};
 use crate::error::ExitCode;
 
 /// Joins all, and checks that each socket leads to the peer of its place and holds nothing else.
@@ -68,9 +70,42 @@ fn a_member_waits_for_peers_that_do_not_listen_yet() {
 fn one_process_needs_no_sockets() {
     let (mut member, listener) = members(1).pop().unwrap();
     member.addresses = vec![listener.local_addr().unwrap().to_string()];
-    let mesh = connect(&member, None, &mut |_| {}, &Stop::default()).unwrap();
+    let mesh = connect(&member, None, &mut |_| Verdict::Good, &Stop::default()).unwrap();
     assert_eq!(mesh.sockets.len(), 1);
     assert!(mesh.sockets[0].is_none());
+}
+
+#[test]
+fn all_load_again_until_none_finds_a_fault_and_then_take_over() {
+    for processes in [1, 3] {
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let joining = members(processes).into_iter().map(|member| {
+            let (done, index) = (Arc::clone(&done), member.0.index);
+            Joining::with_tasks(member, move |task| {
+                done.lock().unwrap().push((index, task));
+                // Each finds a fault in another attempt, and process 0 in the last of them.
+                match task {
+                    Task::Load { attempt } if attempt as usize + index + 1 == processes => {
+                        Verdict::Faulty
+                    }
+                    _ => Verdict::Good,
+                }
+            })
+        });
+        assert_mesh(joining.collect());
+        let done = done.lock().unwrap();
+        let attempts = u32::try_from(processes).unwrap() + 1;
+        let loads = (0..attempts).map(|attempt| Task::Load { attempt });
+        let tasks: Vec<Task> = loads.chain([Task::TakeOver]).collect();
+        let steps: Vec<&[(usize, Task)]> = done.chunks(processes).collect();
+        assert_eq!(steps.len(), tasks.len() + 1);
+        for (step, task) in steps[1..].iter().zip(tasks) {
+            assert!(
+                step.iter().all(|(_, own)| *own == task),
+                "{task:?}: {step:?}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -297,7 +332,7 @@ fn a_process_of_another_generation_is_not_let_in() {
 #[test]
 fn an_address_in_use_is_named() {
     let (member, listener) = members(2).remove(0);
-    let error = connect(&member, None, &mut |_| {}, &Stop::default()).unwrap_err();
+    let error = connect(&member, None, &mut |_| Verdict::Good, &Stop::default()).unwrap_err();
     let address = listener.local_addr().unwrap();
     assert_eq!(
         error.to_string(),

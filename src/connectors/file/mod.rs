@@ -30,10 +30,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use bindings::BindingFile;
-pub use progress::progress_beside;
+pub use progress::{progress_beside, recorded};
 pub use reference::Table;
 pub use scan::Scan;
-pub use sink::{JsonLines, Reserved};
+pub use sink::{JsonLines, Reserved, look};
 pub use source::Events;
 
 /// Told of an error that ends the job, from a thread of a connector.

@@ -105,6 +105,16 @@ impl Progress {
     }
 }
 
+/// How far a file of rows has come: the epoch, and the bytes up to it. None if nothing beside it
+/// says so.
+///
+/// # Errors
+/// If what stands beside it cannot be read.
+pub fn recorded(path: &Path) -> Result<Option<(u64, u64)>, Error> {
+    let progress = Progress::read(path)?;
+    Ok(progress.map(|progress| (progress.epoch, progress.length)))
+}
+
 /// The file beside a file of rows that says which of them a job has written.
 pub fn progress_beside(path: &Path) -> PathBuf {
     let [beside, _] = progress_files(path);

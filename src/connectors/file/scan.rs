@@ -32,6 +32,14 @@ impl Scan {
     /// # Errors
     /// If it cannot be read, or only once, as a pipe.
     pub fn open(path: &Path, line_bytes_max: usize) -> Result<Self, Error> {
+        Self::open_part(path, line_bytes_max, u64::MAX)
+    }
+
+    /// The same of the first so many bytes.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_part(path: &Path, line_bytes_max: usize, bytes: u64) -> Result<Self, Error> {
         let unusable = |source| Error::Open {
             path: path.to_owned(),
             source,
@@ -47,7 +55,7 @@ impl Scan {
         }
         let mut scan = Self {
             path: path.to_owned(),
-            bytes: metadata.len(),
+            bytes: metadata.len().min(bytes),
             lines: 0,
             line_bytes_max,
         };

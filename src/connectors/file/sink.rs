@@ -137,31 +137,12 @@ impl Reserved {
     /// # Errors
     /// If the file is not as it was left, or has rows that are not known to be this sink's.
     pub fn go_on(mut self, job: &str, sink: &str) -> Result<Self, Error> {
-        let path = || self.path.clone();
         let metadata = self.file.metadata();
         let metadata = metadata.map_err(|source| create_failed(&self.path, source))?;
         if !metadata.is_file() {
             return Ok(self);
         }
-        let progress = match Progress::read(&self.path)? {
-            Some(progress) if (&*progress.job, &*progress.sink) != (job, sink) => {
-                return Err(Error::Foreign {
-                    path: path(),
-                    job: progress.job,
-                    sink: progress.sink,
-                });
-            }
-            Some(progress) if progress.length > metadata.len() => {
-                return Err(Error::Shorter {
-                    path: path(),
-                    length: metadata.len(),
-                    recorded: progress.length,
-                });
-            }
-            Some(progress) => progress,
-            None if metadata.len() > 0 => return Err(Error::Unrecorded { path: path() }),
-            None => Progress::new(job, sink),
-        };
+        let progress = left(&self.path, metadata.len(), job, sink)?;
         self.progress = Some(progress);
         Ok(self)
     }
@@ -208,6 +189,41 @@ impl Reserved {
         // From here on the file is known to be this sink's.
         progress.write(&self.path)
     }
+}
+
+/// How far a file of so many bytes has come, if it is as a sink of this job has left it.
+fn left(path: &Path, length: u64, job: &str, sink: &str) -> Result<Progress, Error> {
+    let path_of = || path.to_owned();
+    match Progress::read(path)? {
+        Some(progress) if (&*progress.job, &*progress.sink) != (job, sink) => Err(Error::Foreign {
+            path: path_of(),
+            job: progress.job,
+            sink: progress.sink,
+        }),
+        Some(progress) if progress.length > length => Err(Error::Shorter {
+            path: path_of(),
+            length,
+            recorded: progress.length,
+        }),
+        Some(progress) => Ok(progress),
+        None if length > 0 => Err(Error::Unrecorded { path: path_of() }),
+        None => Ok(Progress::new(job, sink)),
+    }
+}
+
+/// Looks whether a sink of this job could go on with a file, which need not be there; the last
+/// epoch that it has, 0 when none. It is neither made nor locked.
+///
+/// # Errors
+/// As `Reserved::go_on`.
+pub fn look(path: &Path, job: &str, sink: &str) -> Result<u64, Error> {
+    let length = match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Ok(0),
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(source) => return Err(create_failed(path, source)),
+    };
+    left(path, length, job, sink).map(|progress| progress.epoch)
 }
 
 impl JsonLines {

@@ -46,10 +46,81 @@ pub struct BindingProducer {
     producer: Producer,
 }
 
+/// A binding log in a topic, only to be read.
+pub struct BindingReader {
+    topic: KafkaTopic,
+    partitions: usize,
+    connection: Connection,
+}
+
+impl BindingReader {
+    /// Looks for the topic; none if it is not there. Waits for a broker that is away.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub fn open(topic: &KafkaTopic, stop: &Stop) -> Result<Option<Self>, Error> {
+        let mut connection = Connection::open(&reading(topic))?;
+        match connection.partitions(stop) {
+            Err(Error::UnknownTopic { .. }) => Ok(None),
+            Err(error) => Err(error),
+            Ok(partitions) => Ok(Some(Self {
+                topic: topic.clone(),
+                partitions,
+                connection,
+            })),
+        }
+    }
+
+    /// Names the log, as errors do.
+    pub fn name(&self) -> String {
+        place(&self.topic)
+    }
+
+    /// Whether the topic can hold a log.
+    ///
+    /// # Errors
+    /// If it would lose records or mix their order.
+    pub fn check(&self) -> Result<(), Error> {
+        TOPIC.check(&self.topic, self.partitions, &self.connection)
+    }
+
+    /// The offset of the first record that has not been trimmed.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub fn first(&mut self, stop: &Stop) -> Result<u64, Error> {
+        let starts = self.connection.starts(1, Start::Earliest, stop)?;
+        Ok(starts[0].unsigned_abs())
+    }
+
+    /// Reads the log, as `Log` does.
+    ///
+    /// # Errors
+    /// As `Log::read`.
+    pub fn read(
+        &mut self,
+        from: u64,
+        stop: &Stop,
+        visit: Visit<'_>,
+    ) -> Result<(), bindings::Error> {
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let scan = Scan::of_rest(&mut self.connection, from, stop)?;
+        let mut wanted = Ok(true);
+        scan.run(stop, |record| {
+            let offset = record.origin.offset;
+            let visited = visit(offset.unsigned_abs(), record.value.unwrap_or_default());
+            let place = || format!("{}[0]@{offset}", self.topic.topic);
+            wanted = visited.map_err(|fault| fault.at(place()));
+            matches!(wanted, Ok(true))
+        })?;
+        wanted.map(|_| ())
+    }
+}
+
 /// A binding log in a topic.
 pub struct BindingTopic {
     topic: KafkaTopic,
-    connection: Connection,
+    reader: BindingReader,
     native: Topic,
     producer: Producer,
     patience: Patience,
@@ -70,6 +141,7 @@ impl BindingProducer {
             topic: topic.clone(),
         })
     }
+
     /// Makes the topic if it is not there, with so many replicas or, for 0, the broker's default,
     /// and checks it if it is; waits for a broker that is away.
     ///
@@ -84,8 +156,12 @@ impl BindingProducer {
         } = self;
         Ok(BindingTopic {
             patience: Patience::later(&topic),
+            reader: BindingReader {
+                topic: topic.clone(),
+                partitions: 1,
+                connection,
+            },
             topic,
-            connection,
             native,
             producer,
         })
@@ -100,6 +176,14 @@ impl BindingTopic {
     pub fn open(topic: &KafkaTopic, replicas: u16, stop: &Stop) -> Result<Self, Error> {
         BindingProducer::new(topic)?.open(replicas, stop)
     }
+
+    /// The offset of the first record that has not been trimmed.
+    ///
+    /// # Errors
+    /// If Kafka refuses, or if `stop` is set.
+    pub fn first(&mut self, stop: &Stop) -> Result<u64, Error> {
+        self.reader.first(stop)
+    }
 }
 
 impl Log for BindingTopic {
@@ -113,17 +197,7 @@ impl Log for BindingTopic {
     }
 
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), bindings::Error> {
-        let from = i64::try_from(from).unwrap_or(i64::MAX);
-        let scan = Scan::of_rest(&mut self.connection, from, stop)?;
-        let mut wanted = Ok(true);
-        scan.run(stop, |record| {
-            let offset = record.origin.offset;
-            let visited = visit(offset.unsigned_abs(), record.value.unwrap_or_default());
-            let place = || format!("{}[0]@{offset}", self.topic.topic);
-            wanted = visited.map_err(|fault| fault.at(place()));
-            matches!(wanted, Ok(true))
-        })?;
-        wanted.map(|_| ())
+        self.reader.read(from, stop, visit)
     }
 
     fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, bindings::Error> {

@@ -56,7 +56,7 @@ impl OwnTopic {
     }
 
     /// Refuses a topic that would lose records or mix their order.
-    fn check(
+    pub(super) fn check(
         &self,
         topic: &KafkaTopic,
         partitions: usize,

@@ -9,10 +9,12 @@
 //!   retention may still take some away; what retention takes is an error.
 //! * Partitions come one after the other, each in the order of its offsets.
 
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use deltajoin_workers::batch::Origin;
 use deltajoin_workers::ports::Stop;
+use tracing::warn;
 
 use crate::config::{KafkaTopic, Start};
 use crate::connectors::kafka::client::Connection;
@@ -25,6 +27,8 @@ use crate::connectors::kafka::{Error, settings};
 const BATCH_RECORDS_MAX: usize = 2_000;
 /// How late an error of the client is noticed.
 const IDLE: Duration = Duration::from_millis(100);
+/// How long transactions are waited for: far longer than any job leaves one open.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// A record as the topic holds it.
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +94,84 @@ impl Scan {
         Self::connect(&topic, start, stop)
     }
 
+    /// The same, and waits a moment for transactions that are under way: what was written before
+    /// this is called is then to be read, if it is committed.
+    ///
+    /// # Errors
+    /// As for `connect`.
+    pub fn connect_settled(topic: &KafkaTopic, start: Start, stop: &Stop) -> Result<Self, Error> {
+        let mut uncommitted = topic.clone();
+        let level = "read_uncommitted".to_owned();
+        uncommitted
+            .properties
+            .insert("isolation.level".to_owned(), level);
+        let written = Self::connect(&uncommitted, start, stop)?.ends;
+        let deadline = Instant::now() + SETTLED;
+        loop {
+            let scan = Self::connect_committed(topic, start, stop)?;
+            let mut ends = (0..).zip(scan.ends.iter().zip(&written));
+            let Some((partition, (offset, _))) = ends.find(|(_, (end, written))| end < written)
+            else {
+                return Ok(scan);
+            };
+            if Instant::now() > deadline {
+                let topic = &topic.topic;
+                warn!("a transaction is open: {topic}[{partition}] is read up to {offset}");
+                return Ok(scan);
+            }
+            std::thread::sleep(IDLE);
+        }
+    }
+
+    /// Only these ranges of the topic's partitions.
+    ///
+    /// # Errors
+    /// As for `connect`, and if there are records missing of a range.
+    pub fn connect_ranges(
+        topic: &KafkaTopic,
+        ranges: impl Iterator<Item = (i32, Range<i64>)>,
+        stop: &Stop,
+    ) -> Result<Self, Error> {
+        let whole = Self::connect(topic, Start::Earliest, stop)?;
+        let nothing = vec![0; whole.starts.len()];
+        let mut scan = Self {
+            starts: nothing.clone(),
+            ends: nothing,
+            topic: topic.clone(),
+        };
+        for (partition, range) in ranges {
+            let index = usize::try_from(partition).unwrap_or(usize::MAX);
+            let end = whole.ends.get(index).copied().unwrap_or(0);
+            if end < range.end {
+                return Err(Error::BoundGone {
+                    topic: topic.topic.clone(),
+                    partition,
+                    end,
+                    bound: range.end,
+                });
+            }
+            let first = whole.starts[index];
+            if first > range.start && !range.is_empty() {
+                return Err(Error::OffsetGone {
+                    topic: topic.topic.clone(),
+                    partition,
+                    offset: range.start,
+                    reason: format!("The partition begins at offset {first}."),
+                });
+            }
+            (scan.starts[index], scan.ends[index]) = (range.start, range.end);
+        }
+        Ok(scan)
+    }
+
     /// The topic.
     pub fn topic(&self) -> &KafkaTopic {
         &self.topic
+    }
+
+    /// Where each partition begins.
+    pub fn starts(&self) -> impl Iterator<Item = (i32, i64)> {
+        (0..).zip(self.starts.iter().copied())
     }
 
     /// How many records there are at most: transactions and compaction leave holes.
@@ -175,7 +254,7 @@ impl<'a> Reading<'a> {
     fn partition(
         &mut self,
         partition: i32,
-        range: std::ops::Range<i64>,
+        range: Range<i64>,
         visit: &mut impl FnMut(Scanned<'_>) -> bool,
     ) -> Result<bool, Error> {
         let (mut next, end) = (range.start, range.end);

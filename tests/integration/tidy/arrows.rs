@@ -30,11 +30,19 @@ pub(super) const ARROWS: [Arrow; 16] = [
         ],
         &["dataflow", "ports"],
     ),
-    // Nothing of the operators: an audit must not share the job's mistakes.
+    // Nothing of the operators: an audit must not share the job's mistakes. Of bindings and
+    // checkpoints it reads what the job has bound, and no keys.
     arrow(
         "audit",
-        &["codec", "config", "connectors", "failure"],
-        &["batch", "ports", "queue", "schema"],
+        &[
+            "bindings",
+            "checkpoint",
+            "codec",
+            "config",
+            "connectors",
+            "failure",
+        ],
+        &["batch", "bindings", "ports", "queue", "schema"],
     ),
     arrow(
         "process",

@@ -1,0 +1,160 @@
+//! Loading by two processes that share a folder: what one of them finds, and where both go then.
+
+use std::path::Path;
+
+use deltajoin_workers::checkpoint::KeyRun;
+use deltajoin_workers::key::mix64;
+use deltajoin_workers::schema::{Column, ColumnType, Schema};
+use tempfile::TempDir;
+
+use super::*;
+use crate::checkpoint::{LogPosition, Options, put_manifest, run_name, write_run};
+use crate::codec::reference_schema;
+use crate::error::ExitCode;
+
+const GENERATION: u64 = 3;
+
+/// A folder with checkpoints of two workers, each with a run of 100 keys for each of them.
+struct Shared {
+    folder: TempDir,
+    groups: Vec<Groups>,
+    /// The runs of each checkpoint, by worker.
+    runs: Vec<Vec<RunEntry>>,
+}
+
+fn open(folder: &Path) -> Arc<Store> {
+    let location = format!("file://{}", folder.display());
+    let options = Options {
+        environment: Vec::new(),
+        patience: Duration::from_secs(2),
+    };
+    Arc::new(Store::open(&location, "test", options, Arc::default()).unwrap())
+}
+
+impl Shared {
+    fn new(checkpoints: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let groups = groups(&Ownership::new(4, 2), 2);
+        let mut shared = Self {
+            runs: Vec::new(),
+            folder,
+            groups,
+        };
+        let store = open(shared.folder.path());
+        for number in 0..checkpoints {
+            let mut runs = Vec::new();
+            for worker in 0..2 {
+                let keys = (number * 1000..).map(mix64);
+                let own = |key: &u64| {
+                    let group = u16::try_from(deltajoin_workers::key::key_group(*key)).unwrap();
+                    shared.groups[worker].contains(group)
+                };
+                let mut keys: Vec<u64> = keys.filter(own).take(100).collect();
+                keys.sort_unstable();
+                let run = write_run(&store, &run_name(1), &KeyRun::Narrow(keys));
+                runs.push(run.unwrap().unwrap());
+            }
+            let mut manifest = Manifest {
+                job: "test".to_owned(),
+                number,
+                generation: 1,
+                epoch: 10 + number,
+                written_ms: 0,
+                log: LogPosition {
+                    marker: serde_json::json!({"version": 1}),
+                    next: 20 + number,
+                },
+                offsets: BTreeMap::new(),
+                runs: runs.clone(),
+                reference: None,
+            };
+            put_manifest(&store, &mut manifest).unwrap();
+            shared.runs.push(runs);
+        }
+        shared
+    }
+
+    fn process(&self, index: usize, reaches: Option<u64>) -> Loading {
+        let columns = vec![Column::new("id", ColumnType::Int64)];
+        Loading::new(
+            open(self.folder.path()),
+            reference_schema(&Schema::new(columns, vec![0])),
+            true,
+            (self.groups.clone(), index..index + 1),
+            reaches,
+        )
+    }
+
+    /// Changes one byte of a run.
+    fn damage(&self, run: &RunEntry, place: usize) {
+        let path = self.folder.path().join("test").join(&run.name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[place] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+fn attempt(process: &mut Loading) -> bool {
+    process.attempt(GENERATION, &Stop::default()).unwrap()
+}
+
+/// The number of the checkpoint that is loaded, and how many keys it has.
+fn loaded(process: &Loading) -> (u64, u64) {
+    let loaded = process.loaded.as_ref().unwrap();
+    let keys = loaded.keys.iter().flatten().map(KeySet::len).sum();
+    (loaded.checkpoint.as_ref().unwrap().number, keys)
+}
+
+#[test]
+fn a_fault_that_one_process_finds_has_both_go_back_until_none_finds_any() {
+    let shared = Shared::new(3);
+    let (mut first, mut second) = (shared.process(0, Some(0)), shared.process(1, None));
+    shared.damage(&shared.runs[2][1], 100);
+    shared.damage(&shared.runs[1][0], 30);
+    assert_eq!([&mut first, &mut second].map(attempt), [true, false]);
+    assert_eq!(loaded(&first), (2, 100));
+    assert_eq!([&mut first, &mut second].map(attempt), [false, true]);
+    assert_eq!([&mut first, &mut second].map(attempt), [true, true]);
+    assert_eq!([&first, &second].map(loaded), [(0, 100); 2]);
+    let runs = &first.loaded.as_ref().unwrap().runs;
+    assert_eq!(
+        *runs, shared.runs[0],
+        "process 0 knows those of all workers"
+    );
+    assert_eq!(first.number, 3, "no number is used again");
+}
+
+#[test]
+fn without_one_that_the_log_reaches_back_to_the_fault_is_told() {
+    for (reaches, goes_back) in [(20, true), (21, false)] {
+        let shared = Shared::new(2);
+        let (mut first, mut second) = (shared.process(0, Some(reaches)), shared.process(1, None));
+        shared.damage(&shared.runs[1][1], 100);
+        assert_eq!([&mut first, &mut second].map(attempt), [true, false]);
+        let again = first.attempt(GENERATION, &Stop::default());
+        if goes_back {
+            assert_eq!(again, Ok(true));
+            continue;
+        }
+        let failure = again.unwrap_err();
+        assert_eq!(failure.code, ExitCode::Usage);
+        let told = failure.to_string();
+        assert!(told.contains("another process has found a fault"), "{told}");
+        assert!(told.contains("manifest-00000000000000000001"), "{told}");
+    }
+}
+
+#[test]
+fn every_byte_is_looked_at_by_some_process() {
+    let shared = Shared::new(1);
+    let run = &shared.runs[0][0];
+    let path = shared.folder.path().join("test").join(&run.name);
+    let good = std::fs::read(&path).unwrap();
+    for place in 0..good.len() {
+        shared.damage(run, place);
+        assert!(!attempt(&mut shared.process(0, Some(0))), "byte {place}");
+        std::fs::write(&path, &good).unwrap();
+        let start = shared.folder.path().join("test");
+        std::fs::remove_file(start.join(format!("start-{GENERATION:020}-000"))).unwrap();
+    }
+}

@@ -1,0 +1,116 @@
+//! What a start would find of earlier ones, looked at beforehand: checkpoints, bindings, and the
+//! settings that must last.
+//!
+//! It is apart from `joining`, which takes the job over: here nothing is claimed, and what is put
+//! to see whether it can be is deleted again.
+//!
+//! # Invariants
+//! * The log is read from where a start reads it, so what would keep that from going on is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deltajoin_workers::ports::Stop;
+
+use crate::bindings::{self, Reader};
+use crate::checkpoint::{self, Manifest, Store, newest, probe};
+use crate::codec::reference_schema;
+use crate::config::{Config, EventSource};
+use crate::connectors::kafka::{BindingReader, Scan};
+use crate::failure::Failure;
+use crate::process::joining::FIRST_EPOCH;
+use crate::process::promises::Settings;
+use crate::process::recovery;
+
+/// How long a store is tried: somebody waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Looks at all of it; a line for each. Nothing if the job keeps nothing.
+pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>, Failure> {
+    let Some(settings) = Settings::of(config) else {
+        return Ok(Vec::new());
+    };
+    let location = &config.checkpoint.location;
+    let options = checkpoint::Options {
+        patience: PATIENCE,
+        ..checkpoint::Options::default()
+    };
+    let store = probe(location, &config.job, options, Arc::clone(stop))?;
+    let manifest = store.as_ref().map(newest).transpose()?;
+    let manifest = manifest.and_then(|newest| newest.manifest);
+    let kept = match &manifest {
+        Some(manifest) => format!("the newest is of epoch {}", manifest.epoch),
+        None => "none yet".to_owned(),
+    };
+    Ok(vec![
+        format!("checkpoints: {location} can be used, {kept}"),
+        look_at_log(&settings, (store.as_ref(), manifest.as_ref()), stop)?,
+    ])
+}
+
+/// Looks at the log, at the settings in its markers, and at the records that are bound.
+fn look_at_log(
+    settings: &Settings<'_>,
+    (store, manifest): (Option<&Store>, Option<&Manifest>),
+    stop: &Stop,
+) -> Result<String, Failure> {
+    let name = &settings.bindings.topic;
+    let Some(mut log) = BindingReader::open(&settings.bindings, stop)? else {
+        if let Some(manifest) = manifest {
+            let offset = manifest.generation;
+            let log = format!("topic {name:?}");
+            return Err(bindings::Error::OtherLog { log, offset }.into());
+        }
+        return Ok(format!(
+            "bindings: the job makes topic {name:?}, and begins"
+        ));
+    };
+    log.check()?;
+    let first = log.first(stop)?;
+    let place = store.map(|store| recovery::place(store, first));
+    let place = place.transpose()?.flatten();
+    if let Some(place) = &place {
+        place.check(&log.name(), |offset, visit| log.read(offset, stop, visit))?;
+    }
+    let next = place.as_ref().map_or(0, |place| place.next);
+    let mut reader = Reader::new(reference_schema(&settings.config.reference.schema), place);
+    // Where each partition is read from, and how far it is bound.
+    let offsets = manifest.map(|manifest| manifest.offsets.clone());
+    let mut ranges: BTreeMap<i32, (i64, i64)> = offsets
+        .into_iter()
+        .flatten()
+        .map(|(partition, end)| (partition, (end, end)))
+        .collect();
+    let mut newest = manifest.map_or(0, |manifest| manifest.epoch);
+    let mut begun = manifest.is_some();
+    log.read(next, stop, &mut |offset, bytes| {
+        reader.take(offset, bytes)?;
+        for binding in reader.take_bindings() {
+            if binding.epoch <= newest {
+                continue;
+            }
+            newest = binding.epoch;
+            for (partition, end) in binding.ends {
+                // The first binding of a job says where reading starts.
+                let start = if begun { 0 } else { end };
+                ranges.entry(partition).or_insert((start, end)).1 = end;
+            }
+            begun = true;
+        }
+        Ok(true)
+    })?;
+    let made = manifest.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
+    settings
+        .lasting()
+        .check(reader.history(), made, &log.name())?;
+    if let EventSource::Kafka { topic, .. } = &settings.config.events.source {
+        let ranges = ranges.into_iter();
+        let ranges = ranges.map(|(partition, (start, end))| (partition, start..end));
+        Scan::connect_ranges(topic, ranges, stop)?;
+    }
+    Ok(match newest {
+        0 => format!("bindings: topic {name:?}, and nothing in it"),
+        newest => format!("bindings: topic {name:?}, up to epoch {newest}"),
+    })
+}
