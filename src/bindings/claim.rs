@@ -20,6 +20,7 @@ use crate::bindings::record::BindingEncoder;
 use crate::bindings::{
     Announced, Error, History, Lasting, Log, Marker, Place, Reader, Record, announced,
 };
+use crate::fault_point;
 
 /// A log that a generation has put its marker into.
 pub struct Claim<L> {
@@ -70,7 +71,9 @@ pub fn claim<L: Log>(
         Ok(true)
     })?;
     lasting.check(reader.history(), made, &name)?;
+    fault_point::reach("marker.append");
     let generation = log.append(&[marker.encode()], stop)?.start;
+    fault_point::reach("marker.appended");
     let mut claim = Claim {
         log,
         marker,

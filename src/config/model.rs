@@ -53,10 +53,24 @@ impl Config {
 
     /// The topic of the job's bindings; none if its events are in a file.
     pub fn bindings_topic(&self) -> Option<KafkaTopic> {
-        match &self.events.source {
-            EventSource::Kafka { topic, .. } => Some(self.own_topic(topic, "bindings")),
-            EventSource::File { .. } => None,
-        }
+        let EventSource::Kafka { topic: events, .. } = &self.events.source else {
+            return None;
+        };
+        let Some(brokers) = &self.checkpoint.bindings_brokers else {
+            return Some(self.own_topic(events, "bindings"));
+        };
+        let targets = self.sinks.iter().map(|sink| &sink.target);
+        let outputs = targets.chain([&self.dead_letters]);
+        let mut topics = outputs.filter_map(|target| match target {
+            Target::Kafka { topic, .. } => Some(topic),
+            Target::JsonLines { .. } => None,
+        });
+        let known = topics.find(|topic| topic.brokers == *brokers);
+        let at_cluster = KafkaTopic {
+            brokers: brokers.clone(),
+            ..known.unwrap_or(events).clone()
+        };
+        Some(self.own_topic(&at_cluster, "bindings"))
     }
 
     /// The topic of the progress of all sinks at the cluster of this one.
@@ -277,6 +291,8 @@ pub struct Checkpoint {
     pub interval: Duration,
     /// How long bindings are kept that no restart needs.
     pub bindings_retention: Duration,
+    /// The cluster of the topic of bindings, if it is not that of the events.
+    pub bindings_brokers: Option<String>,
     /// Whether offsets are committed, for monitors of lag.
     pub commit_group_offsets: bool,
 }
