@@ -56,21 +56,21 @@ impl Config {
         let EventSource::Kafka { topic: events, .. } = &self.events.source else {
             return None;
         };
-        let bindings = self.own_topic(events, "bindings");
         let Some(brokers) = &self.checkpoint.bindings_brokers else {
-            return Some(bindings);
+            return Some(self.own_topic(events, "bindings"));
         };
         let targets = self.sinks.iter().map(|sink| &sink.target);
-        let mut outputs = targets.chain([&self.dead_letters]);
-        let known = outputs.find_map(|target| match target {
-            Target::Kafka { topic, .. } if topic.brokers == *brokers => Some(topic),
-            _ => None,
+        let outputs = targets.chain([&self.dead_letters]);
+        let mut topics = outputs.filter_map(|target| match target {
+            Target::Kafka { topic, .. } => Some(topic),
+            Target::JsonLines { .. } => None,
         });
-        Some(KafkaTopic {
+        let known = topics.find(|topic| topic.brokers == *brokers);
+        let at_cluster = KafkaTopic {
             brokers: brokers.clone(),
-            properties: known.unwrap_or(events).properties.clone(),
-            ..bindings
-        })
+            ..known.unwrap_or(events).clone()
+        };
+        Some(self.own_topic(&at_cluster, "bindings"))
     }
 
     /// The topic of the progress of all sinks at the cluster of this one.
