@@ -77,21 +77,21 @@ pub fn claim<L: Log>(
     Ok(claim)
 }
 
-/// Refuses settings that are not those of the bindings in the log.
+/// Refuses settings that are not those of the bindings in the log. One of which the earlier marker
+/// says nothing was not known to whoever wrote it: it holds from now on.
 fn refuse_changes(
     before: &BTreeMap<String, String>,
     now: &BTreeMap<String, String>,
     log: &str,
 ) -> Result<(), Error> {
-    let none = String::new();
-    for name in before.keys().chain(now.keys()) {
-        let (before, now) = (before.get(name), now.get(name));
-        if before != now {
+    for (name, before) in before {
+        let now = now.get(name);
+        if now != Some(before) {
             return Err(Error::SettingChanged {
                 log: log.to_owned(),
                 name: name.clone(),
-                before: before.unwrap_or(&none).clone(),
-                now: now.unwrap_or(&none).clone(),
+                before: before.clone(),
+                now: now.cloned().unwrap_or_default(),
             });
         }
     }
@@ -115,23 +115,6 @@ pub fn superseded(log: &mut dyn Log, generation: u64, stop: &Stop) -> Result<(),
         }
         None => read,
     }
-}
-
-/// The first binding of a job, if it has one.
-///
-/// # Errors
-/// If the log cannot be read, or if `stop` is set.
-pub fn first_binding(
-    log: &mut impl Log,
-    reference: Arc<BatchSchema>,
-    stop: &Stop,
-) -> Result<Option<Binding>, Error> {
-    let mut reader = Reader::new(reference, None);
-    log.read(0, stop, &mut |offset, bytes| {
-        reader.take(offset, bytes)?;
-        Ok(reader.history().bindings.is_empty())
-    })?;
-    Ok(reader.finish().bindings.into_iter().next())
 }
 
 /// Claims the log for a generation that has no older ones to fence.

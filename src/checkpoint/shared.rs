@@ -1,4 +1,5 @@
-//! What process 0 tells the others of a start: from which checkpoint the generation goes on.
+//! What process 0 tells the others of a start: from which checkpoint the generation goes on, and
+//! where each partition is read from.
 //!
 //! They all see the same location, or they could not go on from the same state: who does not find
 //! what process 0 has written there looks elsewhere.
@@ -6,9 +7,11 @@
 //! # Invariants
 //! * A generation goes on from one checkpoint, whatever older ones publish meanwhile.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::ports::Stop;
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::layout::start_name;
 use crate::checkpoint::sealed::damaged;
@@ -17,23 +20,31 @@ use crate::checkpoint::{Error, Manifest, newest_below};
 
 /// How often it is looked for what process 0 writes.
 const PAUSE: Duration = Duration::from_millis(20);
-/// What stands there if there is no checkpoint.
-const NONE: &[u8] = b"none";
 
-/// Tells from which checkpoint a generation goes on: for process 0.
+/// Where a generation goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// The number of the checkpoint, if there is one.
+    pub checkpoint: Option<u64>,
+    /// By partition where it is read from, and how far it is bound.
+    pub ranges: BTreeMap<i32, (i64, i64)>,
+}
+
+/// Tells where a generation goes on: for process 0.
 ///
 /// # Errors
 /// If it is not known to be there.
-pub fn write_start(store: &Store, generation: u64, start: Option<u64>) -> Result<(), Error> {
+pub fn write_start(store: &Store, generation: u64, start: &Start) -> Result<(), Error> {
     let name = start_name(generation);
-    let text = start.map_or(NONE.to_vec(), |number| number.to_string().into_bytes());
+    let text = serde_json::to_vec(start).expect("writing plain values to memory does not fail");
     match store.put(&name, &text)? {
         Put::Written => Ok(()),
         Put::Taken => Err(Error::Taken { name }),
     }
 }
 
-/// The checkpoint from which a generation goes on, as process 0 tells it within `limit`.
+/// Where a generation goes on, and the checkpoint there, as process 0 tells it within `limit`.
 ///
 /// # Errors
 /// If it is not told here, if it cannot be read, or if `stop` is set.
@@ -42,7 +53,7 @@ pub fn read_start(
     generation: u64,
     limit: Duration,
     stop: &Stop,
-) -> Result<Option<Manifest>, Error> {
+) -> Result<(Start, Option<Manifest>), Error> {
     let name = start_name(generation);
     let since = Instant::now();
     let text = loop {
@@ -61,20 +72,20 @@ pub fn read_start(
         }
         std::thread::sleep(PAUSE);
     };
-    if text == NONE {
-        return Ok(None);
-    }
-    let number = std::str::from_utf8(&text).ok();
-    let number: Option<u64> = number.and_then(|number| number.parse().ok());
-    let number = number.ok_or_else(|| damaged(&name, "it names no checkpoint"))?;
+    let start = serde_json::from_slice::<Start>(&text);
+    let start = start.map_err(|error| damaged(&name, &error.to_string()))?;
+    let Some(number) = start.checkpoint else {
+        return Ok((start, None));
+    };
     let found = newest_below(store, number.saturating_add(1))?.manifest;
     let found = found.filter(|manifest| manifest.number == number);
-    found.map(Some).ok_or_else(|| {
+    let manifest = found.ok_or_else(|| {
         damaged(
             &name,
             &format!("checkpoint {number}, which it names, is gone"),
         )
-    })
+    })?;
+    Ok((start, Some(manifest)))
 }
 
 #[cfg(test)]
@@ -91,13 +102,21 @@ mod tests {
         let (first, stop) = (store(&shared), Stop::default());
         let mut chosen = manifest(0, 1, &[]);
         put_manifest(&first, &mut chosen).unwrap();
-        write_start(&first, 3, Some(chosen.number)).unwrap();
-        write_start(&first, 4, None).unwrap();
+        let start = |checkpoint| Start {
+            checkpoint,
+            ranges: BTreeMap::from([(0, (3, 5)), (7, (0, 0))]),
+        };
+        write_start(&first, 3, &start(Some(chosen.number))).unwrap();
+        write_start(&first, 4, &start(None)).unwrap();
         // An older generation goes on meanwhile.
         put_manifest(&first, &mut manifest(1, 1, &[])).unwrap();
         let read = |folder, generation| read_start(&store(folder), generation, SOON, &stop);
-        assert_eq!(read(&shared, 3).unwrap(), Some(chosen));
-        assert_eq!(read(&shared, 4).unwrap(), None);
+        let number = chosen.number;
+        assert_eq!(
+            read(&shared, 3).unwrap(),
+            (start(Some(number)), Some(chosen))
+        );
+        assert_eq!(read(&shared, 4).unwrap(), (start(None), None));
         for refused in [read(&elsewhere, 3), read(&shared, 5)] {
             let refused = refused.unwrap_err();
             assert!(matches!(refused, Error::NotShared { .. }), "{refused}");

@@ -15,7 +15,7 @@
 //! * Nothing is read of the events, and nothing written to a sink, before all of this is done.
 //! * What is bound is never resolved again: neither the first offset nor any end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use deltajoin_workers::ports::{Clock, Stop};
 use deltajoin_workers::state::KeySet;
 
 use crate::bindings::{self, Appender, Marker};
-use crate::checkpoint::{Groups, Manifest, Options, Store, read_start, write_start};
+use crate::checkpoint::{Groups, Manifest, Options, Start, Store, read_start, write_start};
 use crate::codec::reference_schema;
 use crate::config::{EventSource, KafkaTopic};
 use crate::connectors::kafka::{
@@ -64,6 +64,8 @@ struct Found {
     first: Binding,
     /// What is replayed.
     bindings: VecDeque<Binding>,
+    /// By partition where it is read from, and how far it is bound.
+    ranges: BTreeMap<i32, (i64, i64)>,
     /// On process 0, the log for more bindings, and the generation's marker in it.
     log: Option<(Appender, Marker)>,
 }
@@ -85,6 +87,11 @@ impl Found {
     /// What worker 0 replays: before all else the reference table of the checkpoint.
     fn replayed(self) -> VecDeque<Binding> {
         let mut bindings = self.bindings;
+        for binding in &mut bindings {
+            // Where nothing was left there are no records to wait for.
+            let has_records = |(partition, end): &(i32, i64)| self.ranges[partition].0 < *end;
+            binding.ends.retain(has_records);
+        }
         if !self.first.reference.is_empty() {
             bindings.push_front(Binding {
                 ends: Vec::new(),
@@ -141,14 +148,15 @@ impl<'a> Joining<'a> {
             let place = recovery::place(&store)?;
             let goes_on = place.is_some();
             let log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
-            let marker = settings.marker(clock);
+            let marker = settings.marker(clock, inputs.topic_id());
             let schema = Arc::clone(&reference);
-            let mut claimed = bindings::claim(log, marker, schema, place, stop)?;
+            let claimed = bindings::claim(log, marker, schema, place, stop);
+            let mut claimed = claimed.map_err(|error| settings.refused(error))?;
             if !goes_on && claimed.is_new() {
                 let first = Binding {
                     epoch: FIRST_EPOCH,
                     ends: inputs.starts(),
-                    reference: Vec::new(),
+                    ..Binding::default()
                 };
                 claimed.append(&first, stop)?;
             }
@@ -219,8 +227,7 @@ impl<'a> Joining<'a> {
         for topic in self.settings.progress.values() {
             progress.merge(read_progress(topic, stop)?);
         }
-        let (starts, bound) = recovery::ranges(&found.first.ends, &found.bindings);
-        inputs.resume(&starts, &bound, stop)?;
+        inputs.resume(&found.ranges, stop)?;
         let newest_bound = found.newest();
         let newest = newest_bound.max(progress.newest()).max(written);
         let (from, replayed) = (found.first.epoch, found.bindings.len());
@@ -379,8 +386,6 @@ impl<'a> Joining<'a> {
     fn settle(&self, claim: Claim) -> Result<Found, Failure> {
         let opened = claim.settle(&self.process.stop)?;
         let (checkpoint, number) = recovery::choose(&self.store)?;
-        let chosen = checkpoint.as_ref().map(|manifest| manifest.number);
-        write_start(&self.store, self.generation, chosen)?;
         let fatal = self.process.fatal;
         let marker = opened.marker.clone();
         let (history, log) = opened.start(Arc::new(move |error| {
@@ -396,7 +401,13 @@ impl<'a> Joining<'a> {
             }
             None => bindings.pop_front().ok_or_else(nothing_bound)?,
         };
+        let start = Start {
+            checkpoint: checkpoint.as_ref().map(|manifest| manifest.number),
+            ranges: recovery::ranges(&first.ends, &bindings),
+        };
+        write_start(&self.store, self.generation, &start)?;
         Ok(Found {
+            ranges: start.ranges,
             checkpoint,
             number,
             first,
@@ -405,37 +416,22 @@ impl<'a> Joining<'a> {
         })
     }
 
-    /// What process 0 has chosen, for the others: they need no bindings but the first.
+    /// What process 0 has chosen, for the others: they need no bindings.
     fn find(&self) -> Result<Found, Failure> {
         let stop = &self.process.stop;
-        let checkpoint = read_start(&self.store, self.generation, SHARED, stop)?;
-        let first = match &checkpoint {
-            Some(manifest) => Binding {
-                reference: Vec::new(),
-                ..recovery::bound(&self.store, manifest, &self.reference)?
-            },
-            None => self.first_binding()?,
-        };
+        let (start, checkpoint) = read_start(&self.store, self.generation, SHARED, stop)?;
         Ok(Found {
             checkpoint,
             number: 0,
-            first,
+            first: Binding::default(),
             bindings: VecDeque::new(),
+            ranges: start.ranges,
             log: None,
         })
     }
-
-    /// What process 0 has found, or has bound itself.
-    fn first_binding(&self) -> Result<Binding, Failure> {
-        let (settings, stop) = (&self.settings, &self.process.stop);
-        let mut log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
-        let reference = Arc::clone(&self.reference);
-        let first = bindings::first_binding(&mut log, reference, stop)?;
-        first.ok_or_else(nothing_bound)
-    }
 }
 
-/// Process 0 binds where reading starts before any other process knows the generation.
+/// A start binds where reading starts before anything else.
 fn nothing_bound() -> Failure {
     Failure::failed("the binding log does not say where reading starts")
 }

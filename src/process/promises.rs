@@ -12,8 +12,10 @@ use std::time::Duration;
 use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
-use crate::bindings::{Marker, MarkerId, TransactionalId};
+use crate::bindings::{self, Marker, MarkerId, TransactionalId};
 use crate::config::{Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target};
+use crate::connectors::kafka::Error;
+use crate::failure::Failure;
 use crate::telemetry::WallClock;
 
 /// What the configuration says of it.
@@ -78,6 +80,22 @@ impl<'a> Settings<'a> {
         Some(settings)
     }
 
+    /// Why the job cannot go on from what is bound.
+    pub(super) fn refused(&self, error: bindings::Error) -> Failure {
+        match (error, &self.config.events.source) {
+            (
+                bindings::Error::SettingChanged {
+                    name, before, now, ..
+                },
+                EventSource::Kafka { topic, .. },
+            ) if name == TOPIC_ID => {
+                let topic = topic.topic.clone();
+                Error::TopicReplaced { topic, before, now }.into()
+            }
+            (error, _) => error.into(),
+        }
+    }
+
     pub(super) fn replicas(&self) -> u16 {
         self.config.limits.topic_replication
     }
@@ -88,7 +106,8 @@ impl<'a> Settings<'a> {
     }
 
     /// The marker of a new generation.
-    pub(super) fn marker(&self, clock: &WallClock) -> Marker {
+    pub(super) fn marker(&self, clock: &WallClock, topic_id: Option<&str>) -> Marker {
+        let topic_id = topic_id.map(|id| (TOPIC_ID.to_owned(), id.to_owned()));
         let processes = 0..self.config.cluster.processes;
         let producers = self.exactly_once.iter().flat_map(|exactly_once| {
             processes.clone().map(|process| TransactionalId {
@@ -100,11 +119,15 @@ impl<'a> Settings<'a> {
             id: MarkerId::random(),
             started_ms: clock.now_ms(),
             holder: holder(),
-            settings: lasting(self.config),
+            settings: lasting(self.config).into_iter().chain(topic_id).collect(),
             producers: producers.collect(),
         }
     }
 }
+
+/// Names the id of the events' topic among the settings that must not change: a topic that was made
+/// anew has other records at the offsets that are bound.
+const TOPIC_ID: &str = "events.topic_id";
 
 /// This process, for people.
 fn holder() -> String {

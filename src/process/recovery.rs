@@ -140,17 +140,61 @@ pub(super) fn bound(
         epoch: manifest.epoch,
         ends: offsets.map(|(partition, end)| (*partition, *end)).collect(),
         reference,
+        skipped: Vec::new(),
     })
 }
 
 /// Where each partition is read from, and how far it is bound. One that came later is read from its
-/// beginning.
-pub(super) fn ranges(first: &Ends, later: &VecDeque<Binding>) -> (Ends, Ends) {
-    let mut starts: BTreeMap<i32, i64> = first.iter().copied().collect();
-    let mut bound = starts.clone();
-    for (partition, end) in later.iter().flat_map(|binding| &binding.ends) {
-        starts.entry(*partition).or_insert(0);
-        bound.insert(*partition, *end);
+/// beginning, and one of which nothing was left from where reading went on.
+pub(super) fn ranges(first: &Ends, later: &VecDeque<Binding>) -> BTreeMap<i32, (i64, i64)> {
+    let first = first
+        .iter()
+        .map(|(partition, end)| (*partition, (*end, *end)));
+    let mut ranges: BTreeMap<_, _> = first.collect();
+    for binding in later {
+        for skipped in &binding.skipped {
+            let range = ranges.entry(skipped.partition).or_insert((0, 0));
+            // What is bound before it must be made again: then it is not gone on without it.
+            if *range == (skipped.from, skipped.from) {
+                *range = (skipped.to, skipped.to);
+            }
+        }
+        for (partition, end) in &binding.ends {
+            ranges.entry(*partition).or_insert((0, 0)).1 = *end;
+        }
     }
-    (starts.into_iter().collect(), bound.into_iter().collect())
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use deltajoin_workers::bindings::Skipped;
+
+    use super::*;
+
+    #[test]
+    fn what_was_skipped_is_skipped_again_if_nothing_before_it_is_made_again() {
+        let binding = |ends: &[(i32, i64)], skipped: &[(i32, i64, i64)]| Binding {
+            ends: ends.to_vec(),
+            skipped: skipped
+                .iter()
+                .map(|(partition, from, to)| Skipped {
+                    partition: *partition,
+                    from: *from,
+                    to: *to,
+                })
+                .collect(),
+            ..Binding::default()
+        };
+        let first = vec![(0, 10), (1, 10), (2, 10)];
+        let later = VecDeque::from([
+            binding(&[(0, 20), (1, 12)], &[(0, 10, 20)]),
+            binding(
+                &[(0, 31), (1, 40), (3, 9)],
+                &[(0, 20, 30), (1, 12, 33), (3, 0, 7)],
+            ),
+        ]);
+        let expected = [(0, (30, 31)), (1, (10, 40)), (2, (10, 10)), (3, (7, 9))];
+        assert_eq!(ranges(&first, &later), BTreeMap::from(expected));
+    }
 }

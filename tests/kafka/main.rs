@@ -15,6 +15,7 @@
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
+//! | `topics_change` | partitions that are added, records and topics that are gone |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `state` | what a job keeps, shown and forgotten |
@@ -47,4 +48,5 @@ mod stops;
 mod stream;
 mod support;
 mod topics;
+mod topics_change;
 mod transactions;
