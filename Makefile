@@ -3,7 +3,9 @@
 .PHONY: check test test-kafka test-cluster chaos bench demo docs ci install
 
 # What the product is built from, linted as it ships and as it is tried.
-FEATURES := demo,abomonation
+FEATURES := demo,abomonation,fault-points
+# The features of every test, so that nothing is built twice.
+TESTED := fault-points
 
 check: install
 	cargo fmt --all --check
@@ -13,20 +15,20 @@ check: install
 # Documentation and the optional encoding, across processes, first: the last lines of all are then
 # those of the tests proper.
 test: install
-	cargo test --workspace --doc
-	cargo test --features abomonation --test cluster under_a_supervisor
-	cargo test --workspace --lib --bins --tests
+	cargo test --workspace --doc --features $(TESTED)
+	cargo test --features abomonation,$(TESTED) --test cluster under_a_supervisor
+	cargo test --workspace --lib --bins --tests --features $(TESTED)
 
 test-kafka: install
-	cargo test --test kafka
+	cargo test --test kafka --features $(TESTED)
 
 test-cluster: install
-	cargo test --test cluster
+	cargo test --test cluster --features $(TESTED)
 
 # Random faults while data flows, so many as asked for: `make chaos FAULTS=1000`.
 FAULTS := 100
 chaos: install
-	DELTAJOIN_FAULTS=$(FAULTS) cargo test --test kafka chaos -- --nocapture
+	DELTAJOIN_FAULTS=$(FAULTS) cargo test --test kafka --features $(TESTED) chaos -- --nocapture
 
 # Figures of the whole job beside a hand-written loop; `make bench FIGURES=latency` makes one.
 bench: install

@@ -59,12 +59,7 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
                 command.args(["limit", &brokers, &input, &output, &reference, "0"]);
                 Some(Process::spawn(&mut command))
             }
-            _ => {
-                let config = configuration(broker, folder, [&input, &output], processes);
-                let mut command = Command::new(DELTAJOIN);
-                command.arg(if processes == 1 { "run" } else { "cluster" });
-                Some(Process::spawn(command.arg("--config").arg(config)))
-            }
+            _ => Some(start(broker, folder, [&input, &output], processes, &[])),
         };
         let watched = if process.is_some() { &output } else { &input };
         let quantiles = measure(broker, &input, watched);
@@ -76,6 +71,60 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
         println!(
             "| {name} | {:.1} | {:.1} | {:.1} |",
             quantiles[0], quantiles[1], quantiles[2]
+        );
+        drop(process);
+    }
+}
+
+/// Starts a job.
+fn start(
+    broker: &Broker,
+    folder: &Path,
+    topics: [&str; 2],
+    processes: usize,
+    arguments: &[&str],
+) -> Process {
+    let config = configuration(broker, folder, topics, processes);
+    let mut command = Command::new(DELTAJOIN);
+    command.arg(if processes == 1 { "run" } else { "cluster" });
+    Process::spawn(command.args(arguments).arg("--config").arg(config))
+}
+
+/// Exactly-once on one process, by how often it commits: latency, and CPU of job and broker.
+pub(crate) fn intervals(broker: &Broker, folder: &Path) {
+    std::fs::write(
+        folder.join("reference.csv"),
+        reference_csv(&Options::default()),
+    )
+    .expect("writable");
+    println!("\nexactly-once at 10,000 events/s, one process, by its commit_interval");
+    println!("| commit_interval | p50 ms | p99 ms | job, % of a core | broker, % of a core |");
+    println!("|---|--:|--:|--:|--:|");
+    for interval in ["5ms", "10ms", "20ms", "50ms"] {
+        let (input, output) = (format!("in-{interval}"), format!("out-{interval}"));
+        for topic in [&input, &output] {
+            broker.create_topic(topic, 4, &[]);
+        }
+        let settings = ["sinks.0", "dead_letters"].map(|sink| {
+            let exactly_once = format!("--set={sink}.delivery=exactly-once");
+            [
+                exactly_once,
+                format!("--set={sink}.commit_interval={interval}"),
+            ]
+        });
+        let settings: Vec<&str> = settings.iter().flatten().map(String::as_str).collect();
+        let process = start(broker, folder, [&input, &output], 1, &settings);
+        let (job, all) = (process.usage().cpu, broker.usage().cpu);
+        let started = Instant::now();
+        let quantiles = measure(broker, &input, &output);
+        let share = |cpu: Duration| cpu.as_secs_f64() * 100.0 / started.elapsed().as_secs_f64();
+        let (job, all) = (process.usage().cpu - job, broker.usage().cpu - all);
+        println!(
+            "| {interval} | {:.1} | {:.1} | {:.0} | {:.0} |",
+            quantiles[0],
+            quantiles[1],
+            share(job),
+            share(all)
         );
         drop(process);
     }

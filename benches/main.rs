@@ -7,6 +7,9 @@
 //! | latency | 10,000 events/s, from the event to a consumer of the result |
 //! | memory | 10 million distinct keys, resident bytes above the empty job |
 //! | idle | a live job without events, CPU of its workers |
+//! | intervals | exactly-once, by how often it commits |
+//! | restart | from a kill to the first new row, with a million keys and with `BENCH_KEYS` |
+//! | writes | bytes that checkpoints and bindings take for each event |
 //!
 //! Arguments name figures; without any, all are made. `BENCH_EVENTS` sets the size of
 //! the topic. Every output is checked against the generator's expectation.
@@ -20,6 +23,7 @@ mod catch_up;
 mod latency;
 mod limit;
 mod measure;
+mod restart;
 mod standing;
 
 use std::path::Path;
@@ -54,6 +58,15 @@ fn main() {
     }
     if wanted("idle") {
         standing::idle(&broker, folder.path());
+    }
+    if wanted("intervals") {
+        latency::intervals(&broker, folder.path());
+    }
+    if wanted("restart") {
+        restart::restart(&broker, folder.path());
+    }
+    if wanted("writes") {
+        restart::writes(&broker, folder.path());
     }
 }
 

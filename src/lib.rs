@@ -31,6 +31,7 @@ pub mod connectors;
 
 pub mod error;
 pub mod failure;
+pub mod fault_point;
 pub mod telemetry;
 
 pub mod generate;

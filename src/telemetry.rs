@@ -41,23 +41,59 @@ pub fn log_to_stderr(filter: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The time of day at the start, then monotonic.
+/// The time of day at the start, then monotonic: a system's clock that leaps later is not followed.
 pub struct WallClock {
     started: Instant,
     started_us: u64,
 }
 
+/// A leap of the system's clock is told from so many milliseconds on.
+const LEAP_MS: u64 = 1_000;
+
 impl WallClock {
     /// A clock that is right now.
-    #[allow(clippy::disallowed_methods)] // The one place that reads the system's clocks.
     pub fn start() -> Arc<Self> {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let started_us = since.unwrap_or_default().as_micros();
         Arc::new(Self {
             started: Instant::now(),
-            started_us: u64::try_from(started_us).expect("the year is before 500,000"),
+            started_us: system_us(),
         })
     }
+
+    /// By how many milliseconds the system's clock is ahead of this one.
+    fn system_ahead_ms(&self) -> i64 {
+        (system_us() as i64 - self.now_us() as i64) / 1000
+    }
+
+    /// Tells when the system's clock has leapt since it was last told, when it was `told` ahead.
+    fn tell_leap(&self, told: &mut i64) {
+        let ahead = self.system_ahead_ms();
+        if ahead.abs_diff(*told) >= LEAP_MS {
+            tracing::warn!(
+                leap_ms = ahead - *told,
+                "the system's clock has leapt; epochs do not follow it before the next start"
+            );
+            *told = ahead;
+        }
+    }
+
+    /// Tells when the clock stands before what the job has seen already.
+    pub fn tell_behind(&self, newest_epoch: u64) {
+        let behind_ms = newest_epoch.saturating_sub(self.now_ms());
+        if behind_ms >= LEAP_MS {
+            tracing::warn!(
+                behind_ms,
+                "the system's clock is behind the job's newest epoch; epochs go on from that one"
+            );
+        }
+    }
+}
+
+/// The system's clock, in microseconds since 1970.
+#[allow(clippy::disallowed_methods)] // The one place that reads it.
+fn system_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let us = since.unwrap_or_default().as_micros();
+    u64::try_from(us).expect("the year is before 500,000")
 }
 
 impl Clock for WallClock {
@@ -300,10 +336,11 @@ impl Observer for Monitor {
 /// # Errors
 /// If no thread can be started.
 pub fn report_every_second(monitor: Arc<Monitor>, line: Option<fn(&str)>) -> std::io::Result<()> {
-    let wanted = monitor.status_file.is_some() || line.is_some();
     let run = move || {
         let mut before = Status::default();
+        let mut told = 0;
         loop {
+            monitor.clock.tell_leap(&mut told);
             let now = monitor.status();
             monitor.report(&now);
             if let Some(line) = line
@@ -315,12 +352,8 @@ pub fn report_every_second(monitor: Arc<Monitor>, line: Option<fn(&str)>) -> std
             std::thread::sleep(Duration::from_secs(1));
         }
     };
-    if wanted {
-        std::thread::Builder::new()
-            .name("telemetry".to_owned())
-            .spawn(run)?;
-    }
-    Ok(())
+    let thread = std::thread::Builder::new().name("telemetry".to_owned());
+    thread.spawn(run).map(drop)
 }
 
 /// The status file cannot be written.
@@ -364,4 +397,38 @@ pub fn progress_line(before: &Status, now: &Status) -> String {
         now.latency_p50_ms,
         now.latency_p99_ms,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock that was started when the system's clock stood otherwise.
+    fn clock_from(started_us: u64) -> WallClock {
+        WallClock {
+            started: Instant::now(),
+            started_us,
+        }
+    }
+
+    #[test]
+    fn a_leap_of_the_systems_clock_is_told_once_and_is_not_followed() {
+        let forward = clock_from(system_us() - 10_000_000);
+        let mut told = 0;
+        forward.tell_leap(&mut told);
+        assert!((9_000..11_000).contains(&told), "{told}");
+        let once = told;
+        forward.tell_leap(&mut told);
+        assert_eq!(told, once);
+        assert!(forward.now_us() < system_us() - 9_000_000);
+
+        let back = clock_from(system_us() + 3_600_000_000);
+        back.tell_leap(&mut told);
+        assert!((-3_601_000..-3_599_000).contains(&told), "{told}");
+        assert!(back.now_us() > system_us() + 3_599_000_000);
+
+        let mut told = 0;
+        WallClock::start().tell_leap(&mut told);
+        assert_eq!(told, 0);
+    }
 }

@@ -21,6 +21,7 @@ use tracing::{debug, error};
 
 use crate::bindings::record::BindingEncoder;
 use crate::bindings::{Error, Log, superseded};
+use crate::fault_point;
 
 /// An append is closed to more when it has so many bytes: a request that a broker takes at once.
 const APPEND_BYTES: usize = 900_000;
@@ -237,11 +238,13 @@ impl<L: Log> Tail<L> {
 
     /// Appends what is gathered.
     fn append(&mut self, stop: &Stop) -> Result<(), Error> {
+        fault_point::reach("bindings.append");
         let offsets = match self.log.append(&self.records, stop) {
             Ok(offsets) => offsets,
             Err(Error::Stopped) => return Err(Error::Stopped),
             Err(error) => return Err(self.decide(error, stop)),
         };
+        fault_point::reach("bindings.appended");
         if offsets.start < self.next {
             return Err(Error::Shortened {
                 log: self.log.name(),

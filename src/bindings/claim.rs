@@ -19,6 +19,7 @@ use deltajoin_workers::ports::Stop;
 use crate::bindings::appender::{Appender, Fatal, Tail, Writing};
 use crate::bindings::record::BindingEncoder;
 use crate::bindings::{Announced, Error, History, Log, Marker, Place, Reader, Record, announced};
+use crate::fault_point;
 
 /// A log that a generation has put its marker into.
 pub struct Claim<L> {
@@ -65,7 +66,9 @@ pub fn claim<L: Log>(
     if let Some((_, earlier)) = reader.history().markers.last() {
         refuse_changes(&earlier.settings, &marker.settings, &log.name())?;
     }
+    fault_point::reach("marker.append");
     let generation = log.append(&[marker.encode()], stop)?.start;
+    fault_point::reach("marker.appended");
     let mut claim = Claim {
         log,
         marker,

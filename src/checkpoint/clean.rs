@@ -19,6 +19,7 @@ use crate::checkpoint::layout::{ABOUT, Kind};
 use crate::checkpoint::manifest::{Checkpoint, list};
 use crate::checkpoint::store::{Object, Store};
 use crate::checkpoint::{Error, Manifest};
+use crate::fault_point;
 
 /// Manifests that stay: the newest, and one to go back to.
 const KEPT: usize = 2;
@@ -83,6 +84,7 @@ pub fn clean(store: &Store, generation: u64) -> Result<usize, Error> {
     let garbage = garbage(&objects, &manifests, generation);
     for name in &garbage {
         debug!(%name, "deleting an object that no checkpoint needs");
+        fault_point::reach("clean.delete");
         store.delete(name)?;
     }
     Ok(garbage.len() + store.sweep()?)

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::config::address::{brokers, is_address};
+use crate::config::address::is_address;
 use crate::config::fault::Faults;
 use crate::config::model::DEAD_LETTERS;
 use crate::config::section::Sections;
@@ -32,41 +32,17 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     exactly_once(sections, faults);
 }
 
-/// What is promised exactly once must be there to be read again, and be committed together.
+/// What is promised exactly once must be there to be read again.
 fn exactly_once(sections: &Sections, faults: &mut Faults) {
-    let outputs = || sections.all("sinks").chain(sections.all("dead_letters"));
-    let promised = |section: &&Section| section.text("delivery") == Some("exactly-once");
-    let Some(first) = outputs().find(promised) else {
-        return;
-    };
-    let place = first.place(&["delivery"]);
-    let mut refuse = |message: &str, hint: &str| {
-        faults.add(place, message.to_owned()).hint(hint);
-    };
-    if sections
-        .get("events")
-        .and_then(|events| events.text("type"))
-        != Some("kafka")
+    let mut outputs = sections.all("sinks").chain(sections.all("dead_letters"));
+    let promised = outputs.find(|section| section.text("delivery") == Some("exactly-once"));
+    let events = sections.get("events");
+    if let Some(promised) = promised
+        && events.and_then(|events| events.text("type")) != Some("kafka")
     {
-        refuse(
-            "exactly-once needs events from Kafka",
-            "A file of events is read once; set delivery = \"at-least-once\".",
-        );
-    }
-    let cluster = |section: &Section| -> BTreeSet<String> {
-        let all = section.text("brokers").into_iter().flat_map(brokers);
-        all.map(str::to_owned).collect()
-    };
-    let elsewhere = |section: &Section| {
-        let (own, others) = (cluster(section), cluster(first));
-        // Lists that share a broker are of one cluster.
-        !own.is_empty() && !others.is_empty() && own.is_disjoint(&others)
-    };
-    if outputs().filter(promised).any(elsewhere) {
-        refuse(
-            "exactly-once sinks at several Kafka clusters are not built yet",
-            "Name the same \"brokers\" in all of them, or set delivery = \"at-least-once\".",
-        );
+        let message = "exactly-once needs events from Kafka".to_owned();
+        let fault = faults.add(promised.place(&["delivery"]), message);
+        fault.hint("A file of events is read once; set delivery = \"at-least-once\".");
     }
 }
 

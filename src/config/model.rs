@@ -268,6 +268,8 @@ pub struct Checkpoint {
     pub interval: Duration,
     /// How long bindings are kept that no restart needs.
     pub bindings_retention: Duration,
+    /// The cluster of the topic of bindings, if it is not that of the events.
+    pub bindings_brokers: Option<String>,
     /// Whether offsets are committed, for monitors of lag.
     pub commit_group_offsets: bool,
 }

@@ -124,6 +124,10 @@ fn checkpoint(section: &Section) -> Option<Checkpoint> {
         location: section.text("location")?.to_owned(),
         interval: section.duration("interval")?,
         bindings_retention: section.duration("bindings_retention")?,
+        bindings_brokers: {
+            let brokers = section.text("bindings_brokers")?;
+            (!brokers.is_empty()).then(|| brokers.to_owned())
+        },
         commit_group_offsets: section.flag("commit_group_offsets")?,
     })
 }

@@ -77,6 +77,8 @@ pub(super) enum Kind {
     Text,
     /// Text; empty is as good as nothing.
     OptionalText,
+    /// As `Brokers`, or nothing.
+    OptionalBrokers,
     /// A name for the job.
     Job,
     /// A name that Kafka takes for a topic.
@@ -115,7 +117,12 @@ impl Kind {
     /// Whether the value is text, so that an override needs no quotes.
     pub(super) fn is_text(self) -> bool {
         match self {
-            Self::Text | Self::OptionalText | Self::Job | Self::Topic | Self::Brokers => true,
+            Self::Text
+            | Self::OptionalText
+            | Self::Job
+            | Self::Topic
+            | Self::Brokers
+            | Self::OptionalBrokers => true,
             Self::LogFilter | Self::OneOf(_) | Self::Start => true,
             Self::Duration(..) | Self::Size(..) => true,
             Self::Flag | Self::Whole(..) | Self::Time | Self::Key | Self::Columns => false,
@@ -130,7 +137,7 @@ impl Kind {
             Self::Job => "a name".to_owned(),
             Self::Topic => "the name of a topic".to_owned(),
             Self::OneOf(words) => quoted_list(words.iter().copied(), "or"),
-            Self::Brokers => "addresses of brokers".to_owned(),
+            Self::Brokers | Self::OptionalBrokers => "addresses of brokers".to_owned(),
             Self::LogFilter => "a log filter".to_owned(),
             Self::Flag => "true or false".to_owned(),
             Self::Whole(least, most) => format!("a whole number from {least} to {most}"),
@@ -150,7 +157,9 @@ impl Kind {
     pub(super) fn example(self) -> Option<&'static str> {
         Some(match self {
             Self::Text | Self::OptionalText | Self::Job | Self::Topic => "Write text in quotes.",
-            Self::Brokers => "Write host:port, with commas between several, as \"10.0.0.1:9092\".",
+            Self::Brokers | Self::OptionalBrokers => {
+                "Write host:port, with commas between several, as \"10.0.0.1:9092\"."
+            }
             Self::LogFilter => {
                 "Write a level, as \"info\", or levels by module, as \"info,deltajoin=debug\"."
             }

@@ -8,8 +8,8 @@
 //! * Every setting has its default in `default.toml`, or says here that it has none.
 
 use crate::config::settings::Kind::{
-    Addresses, Brokers, Columns, Duration, Flag, Job, Key, LogFilter, OneOf, OptionalText, Pairs,
-    Properties, Size, Start, Text, Time, Topic, Whole,
+    Addresses, Brokers, Columns, Duration, Flag, Job, Key, LogFilter, OneOf, OptionalBrokers,
+    OptionalText, Pairs, Properties, Size, Start, Text, Time, Topic, Whole,
 };
 use crate::config::settings::Literal::{Flag as No, Text as Word};
 use crate::config::settings::{Setting, Table};
@@ -312,8 +312,8 @@ static SINKS: &[Setting] = &[
         "delivery",
         OneOf(&["exactly-once", "at-least-once"]),
         "Whether a reader can see a row twice after a failure. With `exactly-once`, one that reads \
-         `read_committed` does not, and rows come at every `commit_interval`; all such sinks are \
-         at one cluster. With `at-least-once` rows come at once, about a second of them may come \
+         `read_committed` does not, and rows come at every `commit_interval`, those of all \
+         such sinks at one cluster together. With `at-least-once` rows come at once, about a second of them may come \
          again after a crash, and their headers `epoch`, `shard` and `seq` tell which.",
     )
     .derived("`\"exactly-once\"` if events are read from Kafka, else `\"at-least-once\"`")
@@ -419,10 +419,10 @@ static CHECKPOINT: &[Setting] = &[
     ),
     Setting::new(
         "bindings_brokers",
-        OptionalText,
-        "The cluster of the topic of bindings; empty for the events' own.",
-    )
-    .not_built("It is always that of the events."),
+        OptionalBrokers,
+        "The cluster of the topic of bindings; empty for the events' own. The librdkafka settings \
+         are those of a table with the same brokers, else those of the events.",
+    ),
     Setting::new(
         "commit_group_offsets",
         Flag,

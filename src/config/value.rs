@@ -190,7 +190,8 @@ impl Reader<'_> {
             }
             Kind::Job if !is_name(text, 100) => self.refuse_name(text, 100),
             Kind::Topic if !is_name(text, 249) => self.refuse_name(text, 249),
-            Kind::Brokers => self.brokers(text),
+            Kind::OptionalBrokers if text.is_empty() => Some(Meaning::Text(String::new())),
+            Kind::Brokers | Kind::OptionalBrokers => self.brokers(text),
             Kind::LogFilter => self.log_filter(text),
             Kind::Text | Kind::Job | Kind::Topic => Some(Meaning::Text(text.to_owned())),
             Kind::OneOf(words) if words.contains(&text) => Some(Meaning::Text(text.to_owned())),

@@ -24,6 +24,7 @@ use crate::checkpoint::{
     put_manifest, run_name, write_reference, write_run,
 };
 use crate::failure::Failure;
+use crate::fault_point;
 use crate::process::ledger::{Bound, Ledger};
 
 /// How soon what has failed is tried again.
@@ -298,6 +299,7 @@ impl Making {
             None => Ok(None),
         });
         let Some(run) = written else { return };
+        fault_point::reach("checkpoint.part");
         let description = serde_json::to_vec(&run).expect("plain values are always JSON");
         self.shared
             .tell(|state| state.durable[local].push_back((epoch, description)));
@@ -341,6 +343,7 @@ impl Making {
                 runs: publishing.runs.clone(),
                 reference,
             };
+            fault_point::reach("manifest.put");
             put_manifest(store, &mut manifest)?;
             Ok(manifest)
         };
@@ -353,6 +356,7 @@ impl Making {
             keys = manifest.keys(),
             "published a checkpoint"
         );
+        fault_point::reach("manifest.published");
         self.shared.tell(|state| state.settled = epoch);
         self.after(manifest);
     }

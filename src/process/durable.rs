@@ -38,8 +38,8 @@ pub(super) struct Durable {
     pub(super) replay: Mutex<Replay>,
     pub(super) log: Mutex<Option<Noting>>,
     pub(super) reference: Arc<BatchSchema>,
-    /// Of sinks that are exactly-once, if there are any.
-    pub(super) transactions: Option<Transactions>,
+    /// Of sinks that are exactly-once, with the lists of brokers that name their cluster.
+    pub(super) transactions: Vec<(Vec<String>, Transactions)>,
     /// On process 0, of sinks that write at least once.
     pub(super) recorders: Vec<Recorder>,
     pub(super) progress: Progress,
@@ -87,8 +87,12 @@ impl Durable {
         worker: usize,
     ) -> Result<Box<dyn Sink + Send>, Failure> {
         let shards: Range<usize> = self.ownership.shards_of(worker);
-        let sink = match (delivery, &self.transactions) {
-            (Delivery::ExactlyOnce { .. }, Some(transactions)) => {
+        let sink = match delivery {
+            Delivery::ExactlyOnce { .. } => {
+                let mut clusters = self.transactions.iter();
+                let own = clusters
+                    .find(|(lists, _)| lists.iter().any(|list| list == destination.brokers()));
+                let (_, transactions) = own.expect("such a sink has transactions at its cluster");
                 destination.open_in(transactions, name, shards.clone())
             }
             // Dead letters are told apart by their keys: where their record stands.

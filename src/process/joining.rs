@@ -4,10 +4,12 @@
 //! It is apart from `inputs` and `outputs` because the order matters, across both of them:
 //!
 //! 1. Process 0 appends its marker: whatever an older generation binds from here on counts for
-//!    nobody. If nothing is bound yet, it binds the offsets where reading starts. (`Claimed`)
-//! 2. All processes take their transactional ids, and process 0 takes those that only older
-//!    generations use: from here on, an older one can commit nothing. To sinks that write at least
-//!    once it can still write, but only rows that are bound. (`Joining::fence`)
+//!    nobody. If nothing is bound yet, it binds the offsets where reading starts. Then it takes the
+//!    transactional ids that only older generations use; before anyone takes one that this one
+//!    uses, as a cluster may go by another name now. (`Joining::begin`)
+//! 2. All processes take their transactional ids: from here on, an older one can commit nothing. To
+//!    sinks that write at least once it can still write, but only rows that are bound.
+//!    (`Joining::fence`)
 //! 3. When all have, process 0 reads the log once more: is there no newer marker? Then all read
 //!    how far each sink has come, and set where they read from. (`Joining::load`)
 //!
@@ -26,22 +28,23 @@ use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Clock, Stop};
 use deltajoin_workers::state::KeySet;
 
-use crate::bindings::{self, Appender, Marker};
+use crate::bindings::{self, Appender, Marker, TransactionalId};
 use crate::checkpoint::{Groups, Manifest, Options, Start, Store, read_start, write_start};
 use crate::codec::reference_schema;
 use crate::config::{EventSource, KafkaTopic};
 use crate::connectors::kafka::{
-    BindingTopic, Error, Fail, GroupOffsets, Progress, Recorder, TransactionOptions, Transactions,
-    read_progress, trim_bindings,
+    BindingProducer, BindingTopic, GroupOffsets, Progress, Recorder, TransactionOptions,
+    Transactions, read_progress, trim_bindings,
 };
 use crate::failure::Failure;
+use crate::fault_point;
 use crate::process::checkpoints::{self, Keeper, Published, Publishing};
 use crate::process::durable::Durable;
 use crate::process::inputs::{Inputs, kafka_fatal};
 use crate::process::ledger::Ledger;
 use crate::process::promises::Settings;
 use crate::process::recording::{self, NewestBound, Noting};
-use crate::process::{Process, recovery};
+use crate::process::{Process, recovery, verdict};
 use crate::telemetry::{Monitor, WallClock};
 
 /// The epoch of the binding that says where reading starts: before any epoch of the clock.
@@ -114,13 +117,21 @@ pub(super) struct Joining<'a> {
     /// On process 0.
     claim: Option<Claim>,
     generation: u64,
-    transactions: Option<Transactions>,
+    transactions: Vec<(Vec<String>, Transactions)>,
 }
 
 impl<'a> Joining<'a> {
+    /// What takes a while to be ready for `begin`, on process 0.
+    pub(super) fn prepare(process: &Process) -> Result<Option<BindingProducer>, Failure> {
+        let settings = Settings::of(&process.config).filter(|_| process.index == 0);
+        let producer = settings.map(|settings| BindingProducer::new(&settings.bindings));
+        Ok(producer.transpose()?)
+    }
+
     /// Claims the log, on process 0. None if nothing of the job outlives a restart.
     pub(super) fn begin(
         process: &'a Process,
+        prepared: Option<BindingProducer>,
         inputs: &Inputs,
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
@@ -129,7 +140,7 @@ impl<'a> Joining<'a> {
             return Ok(None);
         };
         if process.engine == Engine::Textbook {
-            if settings.exactly_once.is_none() {
+            if settings.exactly_once.is_empty() {
                 return Ok(None);
             }
             return Err(Failure::usage("the textbook engine is not exactly-once")
@@ -144,10 +155,10 @@ impl<'a> Joining<'a> {
             Arc::clone(&store_stop),
         )?;
         let mut claim = None;
-        if process.index == 0 {
+        if let Some(producer) = prepared {
             let place = recovery::place(&store)?;
             let goes_on = place.is_some();
-            let log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
+            let log = producer.open(settings.replicas(), stop)?;
             let marker = settings.marker(clock, inputs.topic_id());
             let schema = Arc::clone(&reference);
             let claimed = bindings::claim(log, marker, schema, place, stop);
@@ -160,6 +171,7 @@ impl<'a> Joining<'a> {
                 };
                 claimed.append(&first, stop)?;
             }
+            fence_earlier(&settings, claimed.earlier(), stop)?;
             claim = Some(claimed);
         }
         Ok(Some(Self {
@@ -171,7 +183,7 @@ impl<'a> Joining<'a> {
             store_stop,
             generation: claim.as_ref().map_or(0, Claim::generation),
             claim,
-            transactions: None,
+            transactions: Vec::new(),
         }))
     }
 
@@ -192,20 +204,19 @@ impl<'a> Joining<'a> {
                 Recorder::prepare(topic, settings.replicas(), &process.stop)?;
             }
         }
-        if let Some(exactly_once) = &settings.exactly_once {
+        for (number, cluster) in settings.exactly_once.iter().enumerate() {
             let options = TransactionOptions {
-                progress: exactly_once.progress.clone(),
+                progress: cluster.progress.clone(),
                 replicas: settings.replicas(),
-                transactional_id: settings.transactional_id(process.index),
+                transactional_id: settings.transactional_id(process.index, number),
                 generation,
-                commit_interval: exactly_once.commit_interval,
+                commit_interval: cluster.commit_interval,
                 bytes_max: process.config.limits.max_in_flight_bytes / 4,
-                fail: fail(process, settings, generation),
+                fail: verdict::on_kafka(process, settings, generation),
             };
-            self.transactions = Some(Transactions::connect(options, &process.stop)?);
-        }
-        if let Some(claim) = &self.claim {
-            fence_earlier(settings, claim.earlier(), &process.stop)?;
+            let brokers = cluster.brokers.iter().map(|list| (*list).to_owned());
+            let transactions = Transactions::connect(options, &process.stop)?;
+            self.transactions.push((brokers.collect(), transactions));
         }
         Ok(())
     }
@@ -227,11 +238,13 @@ impl<'a> Joining<'a> {
         for topic in self.settings.progress.values() {
             progress.merge(read_progress(topic, stop)?);
         }
+        fault_point::reach("progress.read");
         inputs.resume(&found.ranges, stop)?;
         let newest_bound = found.newest();
         let newest = newest_bound.max(progress.newest()).max(written);
         let (from, replayed) = (found.first.epoch, found.bindings.len());
         tracing::debug!(from, replayed, newest, "took the job over");
+        self.clock.tell_behind(newest);
 
         let ledger = found.ledger();
         let ownership = Ownership::new(config.limits.shards, config.cluster.workers());
@@ -442,51 +455,20 @@ fn fence_earlier<'a>(
     earlier: impl Iterator<Item = &'a Marker>,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let processes = match settings.exactly_once {
-        Some(_) => 0..settings.config.cluster.processes,
-        None => 0..0,
-    };
-    let used: Vec<_> = processes
-        .map(|process| settings.transactional_id(process))
-        .collect();
+    let used = settings.producers();
     let producers = earlier.flat_map(|marker| &marker.producers);
     let mut unused: Vec<_> = producers
-        .filter(|producer| !used.contains(&producer.id))
-        .map(|producer| (producer.brokers.clone(), producer.id.clone()))
+        .filter(|producer| !used.contains(producer))
         .collect();
-    unused.sort();
+    unused.sort_by_key(|producer| (&producer.brokers, &producer.id));
     unused.dedup();
-    for (brokers, id) in unused {
-        let topic = settings.progress.get(&*brokers).cloned();
+    for TransactionalId { brokers, id } in unused {
+        let topic = settings.progress.get(&**brokers).cloned();
         let topic = topic.unwrap_or_else(|| KafkaTopic {
-            brokers,
+            brokers: brokers.clone(),
             ..settings.bindings.clone()
         });
-        Transactions::fence(&topic, &[id], stop)?;
+        Transactions::fence(&topic, std::slice::from_ref(id), stop)?;
     }
     Ok(())
-}
-
-/// Ends the process for an error of Kafka. What has fenced it, the log of bindings tells.
-fn fail(process: &Process, settings: &Settings<'_>, generation: u64) -> Fail {
-    let (fatal, replicas) = (process.fatal, settings.replicas());
-    let topic = settings.bindings.clone();
-    Arc::new(move |error| match error {
-        Error::Stopped => {}
-        Error::Fenced { .. } => {
-            let stop = Stop::default();
-            let newer = BindingTopic::open(&topic, replicas, &stop)
-                .map_err(bindings::Error::from)
-                .and_then(|mut log| bindings::superseded(&mut log, generation, &stop));
-            match newer {
-                Err(superseded @ bindings::Error::Superseded { .. }) => fatal(&superseded.into()),
-                Err(unread) => {
-                    tracing::error!(error = %unread, "could not read the binding log");
-                    fatal(&error.into())
-                }
-                Ok(()) => fatal(&error.into()),
-            }
-        }
-        error => fatal(&error.into()),
-    })
 }

@@ -9,6 +9,7 @@
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `changes` | the reference as it differs from what is bound |
 //! | `joining` | takes the job over from earlier generations, in the order that this needs |
+//! | `verdict` | whether a newer generation is why this one ends |
 //! | `durable` | what a process has then, for its workers; `never_durable` without Kafka |
 //! | `promises` | what the configuration says of it |
 //! | `checkpoints`, `ledger` | makes checkpoints, so that less must be replayed |
@@ -50,6 +51,8 @@ mod recovery;
 mod skipping;
 #[cfg(feature = "kafka")]
 mod state;
+#[cfg(feature = "kafka")]
+mod verdict;
 
 pub use check::check;
 #[cfg(feature = "kafka")]
@@ -77,7 +80,7 @@ use crate::error::ExitCode;
 use crate::failure::Failure;
 use crate::process::durable::Durable;
 #[cfg(not(feature = "kafka"))]
-use crate::process::durable::Joining;
+use crate::process::durable::{self as verdict, Joining};
 use crate::process::inputs::Inputs;
 #[cfg(feature = "kafka")]
 use crate::process::joining::Joining;
@@ -150,9 +153,10 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     // First of all, as it gives schemas the numbers that they have on the wire.
     let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
+    let prepared = Joining::prepare(&process)?;
     let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
     let outputs = Outputs::connect(&process, rejected)?;
-    let joining = Joining::begin(&process, &inputs, &clock)?;
+    let joining = Joining::begin(&process, prepared, &inputs, &clock)?;
     let entering = (&mut inputs, outputs.written(), &monitor);
     let (mesh, durable) = join(&process, &membership, joining, entering)?;
     monitor.generation(mesh.generation);
@@ -217,11 +221,15 @@ fn join(
 ) -> Result<(Mesh, Option<Durable>), Failure> {
     let generation = joining.as_ref().and_then(Joining::generation);
     let mut durable = None;
+    let mut known = generation;
     let mut tasks = |task| {
         let done = match task {
-            Task::Fence { generation } => joining
-                .as_mut()
-                .map_or(Ok(()), |joining| joining.fence(generation)),
+            Task::Fence { generation } => {
+                known = Some(generation);
+                joining
+                    .as_mut()
+                    .map_or(Ok(()), |joining| joining.fence(generation))
+            }
             Task::Load => match joining.take() {
                 Some(joining) => {
                     let loaded = joining.load(inputs, written, monitor);
@@ -232,7 +240,10 @@ fn join(
         };
         match done {
             // Others must not wait for this process.
-            Err(failure) if failure.code != ExitCode::Done => (process.fatal)(&failure),
+            Err(failure) if failure.code != ExitCode::Done => {
+                let generation = known.expect("it is handed out before the first task");
+                (process.fatal)(&verdict::on_start(process, generation, failure))
+            }
             _ => {}
         }
     };

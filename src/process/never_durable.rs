@@ -21,6 +21,11 @@ pub(super) fn goes_on(_: &Process) -> bool {
     false
 }
 
+/// Why a start has failed: there are no newer generations.
+pub(super) fn on_start(_: &Process, _: u64, failure: Failure) -> Failure {
+    failure
+}
+
 /// There is none.
 pub(super) enum Durable {}
 
@@ -28,8 +33,13 @@ pub(super) enum Durable {}
 pub(super) enum Joining {}
 
 impl Joining {
+    pub(super) fn prepare(_: &Process) -> Result<Option<Self>, Failure> {
+        Ok(None)
+    }
+
     pub(super) fn begin(
         _: &Process,
+        _: Option<Self>,
         _: &Inputs,
         _: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {

@@ -26,11 +26,14 @@ pub(super) struct Settings<'a> {
     pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
     /// By cluster, the sinks that write at least once.
     pub(super) at_least_once: BTreeMap<&'a str, Vec<&'a str>>,
-    pub(super) exactly_once: Option<ExactlyOnce>,
+    /// One of each cluster that has such sinks.
+    pub(super) exactly_once: Vec<ExactlyOnce<'a>>,
 }
 
-/// What the exactly-once sinks of a job have in common.
-pub(super) struct ExactlyOnce {
+/// What the exactly-once sinks at one cluster have in common: their transactions.
+pub(super) struct ExactlyOnce<'a> {
+    /// The lists of brokers by which they name it. Lists that share a broker are of one cluster.
+    pub(super) brokers: Vec<&'a str>,
     pub(super) progress: KafkaTopic,
     pub(super) commit_interval: Duration,
 }
@@ -47,10 +50,10 @@ impl<'a> Settings<'a> {
         };
         let mut settings = Self {
             config,
-            bindings: own(events, "bindings"),
+            bindings: own(&bindings_cluster(config, events), "bindings"),
             progress: BTreeMap::new(),
             at_least_once: BTreeMap::new(),
-            exactly_once: None,
+            exactly_once: Vec::new(),
         };
         let sinks = config.sinks.iter();
         let sinks = sinks.map(|sink| (&*sink.name, &sink.target));
@@ -69,11 +72,8 @@ impl<'a> Settings<'a> {
                     sinks.or_default().push(name);
                 }
                 Delivery::ExactlyOnce { commit_interval } => {
-                    let known = settings.exactly_once.get_or_insert_with(|| ExactlyOnce {
-                        progress: progress.clone(),
-                        commit_interval: *commit_interval,
-                    });
-                    known.commit_interval = known.commit_interval.min(*commit_interval);
+                    let progress = progress.clone();
+                    settings.commit(&topic.brokers, progress, *commit_interval);
                 }
             }
         }
@@ -96,31 +96,61 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// Adds a sink to the transactions at its cluster.
+    fn commit(&mut self, brokers: &'a str, progress: KafkaTopic, commit_interval: Duration) {
+        let is_known = |known: &&mut ExactlyOnce| {
+            let mut lists = known.brokers.iter();
+            lists.any(|list| share_a_broker(list, brokers))
+        };
+        match self.exactly_once.iter_mut().find(is_known) {
+            Some(known) => {
+                known.brokers.push(brokers);
+                known.commit_interval = known.commit_interval.min(commit_interval);
+            }
+            None => self.exactly_once.push(ExactlyOnce {
+                brokers: vec![brokers],
+                progress,
+                commit_interval,
+            }),
+        }
+    }
+
     pub(super) fn replicas(&self) -> u16 {
         self.config.limits.topic_replication
     }
 
-    /// The transactional id of one of the job's processes.
-    pub(super) fn transactional_id(&self, process: usize) -> String {
-        format!("{}-{process}", self.config.job)
+    /// The transactional id of one of the job's processes, for its transactions of this number.
+    /// Each has another one: two lists of brokers may name one cluster.
+    pub(super) fn transactional_id(&self, process: usize, number: usize) -> String {
+        match number {
+            0 => format!("{}-{process}", self.config.job),
+            number => format!("{}-{process}-{number}", self.config.job),
+        }
+    }
+
+    /// Every transactional id that the job uses.
+    pub(super) fn producers(&self) -> Vec<TransactionalId> {
+        let clusters = self.exactly_once.iter().enumerate();
+        let of_cluster = |(number, cluster): (usize, &ExactlyOnce)| {
+            let brokers = cluster.progress.brokers.clone();
+            let processes = 0..self.config.cluster.processes;
+            processes.map(move |process| TransactionalId {
+                brokers: brokers.clone(),
+                id: self.transactional_id(process, number),
+            })
+        };
+        clusters.flat_map(of_cluster).collect()
     }
 
     /// The marker of a new generation.
     pub(super) fn marker(&self, clock: &WallClock, topic_id: Option<&str>) -> Marker {
         let topic_id = topic_id.map(|id| (TOPIC_ID.to_owned(), id.to_owned()));
-        let processes = 0..self.config.cluster.processes;
-        let producers = self.exactly_once.iter().flat_map(|exactly_once| {
-            processes.clone().map(|process| TransactionalId {
-                brokers: exactly_once.progress.brokers.clone(),
-                id: self.transactional_id(process),
-            })
-        });
         Marker {
             id: MarkerId::random(),
             started_ms: clock.now_ms(),
             holder: holder(),
             settings: lasting(self.config).into_iter().chain(topic_id).collect(),
-            producers: producers.collect(),
+            producers: self.producers(),
         }
     }
 }
@@ -128,6 +158,33 @@ impl<'a> Settings<'a> {
 /// Names the id of the events' topic among the settings that must not change: a topic that was made
 /// anew has other records at the offsets that are bound.
 const TOPIC_ID: &str = "events.topic_id";
+
+/// A topic at the cluster of the bindings.
+fn bindings_cluster(config: &Config, events: &KafkaTopic) -> KafkaTopic {
+    let Some(brokers) = &config.checkpoint.bindings_brokers else {
+        return events.clone();
+    };
+    let targets = config.sinks.iter().map(|sink| &sink.target);
+    let outputs = targets.chain([&config.dead_letters]);
+    let topics = outputs.filter_map(|target| match target {
+        Target::Kafka { topic, .. } => Some(topic),
+        Target::JsonLines { .. } => None,
+    });
+    let known = topics.into_iter().find(|topic| topic.brokers == *brokers);
+    KafkaTopic {
+        brokers: brokers.clone(),
+        ..known.unwrap_or(events).clone()
+    }
+}
+
+fn share_a_broker(list: &str, other: &str) -> bool {
+    let brokers = |list: &str| -> Vec<String> {
+        let brokers = list.split(',').map(str::trim);
+        brokers.map(str::to_owned).collect()
+    };
+    let others = brokers(other);
+    brokers(list).iter().any(|broker| others.contains(broker))
+}
 
 /// This process, for people.
 fn holder() -> String {

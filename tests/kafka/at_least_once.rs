@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use deltajoin::generate::reference_csv;
+use deltajoin::generate::{Expected, reference_csv};
 use deltajoin_testkit::{Broker, Job, TopicRecord, wait_until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
@@ -38,8 +38,8 @@ fn number(record: &TopicRecord, name: &str) -> u64 {
 /// Reads as a user would who wants each row once: what is no greater than the greatest (epoch, seq)
 /// of its partition and shard was there before. Then each expected row must have come, once.
 /// Returns how many rows were dropped.
-fn assert_once_by_headers(broker: &Broker, topic: &str, stream: &Stream) -> u64 {
-    let mut audit = stream.expected.audit();
+pub(crate) fn assert_once_by_headers(broker: &Broker, topic: &str, expected: &Expected) -> u64 {
+    let mut audit = expected.audit();
     let mut greatest = BTreeMap::new();
     let mut dropped = 0;
     broker.read(topic, |record| {
@@ -77,7 +77,7 @@ fn a_reader_that_goes_by_headers_holds_each_row_of_a_killed_job_once() {
     let outcome = start(&setup, 2, &["--until-end"]).wait(LIMIT);
     outcome.assert_code(0);
     assert_no_errors(&outcome.stderr);
-    let dropped = assert_once_by_headers(broker, &setup.joined(), stream);
+    let dropped = assert_once_by_headers(broker, &setup.joined(), &stream.expected);
     assert!(dropped > 0, "no kill has cut anything");
     let found = differences(broker, &setup.joined(), &stream.expected);
     assert_eq!((found.missing, found.wrong), (0, 0), "{found:#?}");
@@ -87,7 +87,7 @@ fn a_reader_that_goes_by_headers_holds_each_row_of_a_killed_job_once() {
         let setting = format!("dead_letters.delivery={delivery}");
         let again = ["--until-end", "--set", &setting];
         start(&setup, 4, &again).wait(LIMIT).assert_code(0);
-        let repeated = assert_once_by_headers(broker, &setup.joined(), stream);
+        let repeated = assert_once_by_headers(broker, &setup.joined(), &stream.expected);
         assert_eq!(repeated, dropped);
     }
 }
@@ -104,7 +104,7 @@ fn a_reader_that_goes_by_headers_holds_each_row_once_through_clusters_of_any_siz
         at_least_once(setup, stream).state(state.path())
     };
     lose_processes_and_rescale(setup, &tail);
-    assert_once_by_headers(broker, "often-cluster-joined", stream);
+    assert_once_by_headers(broker, "often-cluster-joined", &stream.expected);
 }
 
 #[test]

@@ -3,16 +3,16 @@
 //!
 //! `make chaos FAULTS=1000` makes so many; `DELTAJOIN_SEED` repeats a run's choices.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use deltajoin::generate::{Expected, Generator, Options, reference_csv, to_kafka};
-use deltajoin_testkit::{Broker, Job, Login, Outcome, Signal};
+use deltajoin::generate::{Options, reference_csv};
+use deltajoin_testkit::{Broker, Job, Outcome, Signal};
 
 use tempfile::TempDir;
 
 use crate::setup::{LIMIT, Setup, quoted};
 use crate::stops::{pid_of, signal};
-use crate::support::{pace, topic};
+use crate::support::{now_ms, publish_until_stopped};
 use crate::topics::{Tail, dead_letters, differences};
 
 /// Faults in an ordinary run of the tests.
@@ -42,11 +42,6 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0 % end
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since.unwrap().as_millis()).unwrap()
 }
 
 /// The clusters of one job: the same but for the number of processes.
@@ -151,7 +146,6 @@ fn random_faults_lose_no_row_and_double_none() {
     let mut random = Random(seed.max(1));
     let broker = Broker::start();
     let options = Options {
-        count: u64::MAX,
         rate: RATE,
         retry_distance: 5_000,
         bad_share: 0.001,
@@ -163,12 +157,7 @@ fn random_faults_lose_no_row_and_double_none() {
     let mut clusters = Clusters::start(&broker, "chaos", &reference_csv(&options));
     let tail = Tail::new(&broker, "chaos-joined");
     let mut recoveries: Vec<Duration> = Vec::new();
-    let pace = pace();
-    let published = std::thread::scope(|scope| {
-        let publishing = scope.spawn(|| {
-            let generator = Generator::new(options.clone()).unwrap();
-            to_kafka(generator, &topic(&broker, "chaos", Login::Admin), &pace).unwrap()
-        });
+    let expected = publish_until_stopped(&broker, "chaos", &options, || {
         while tail.next(LIMIT).timestamp_ms == 0 {}
         for fault in 1..=faults {
             std::thread::sleep(Duration::from_millis(random.below(700)));
@@ -178,14 +167,7 @@ fn random_faults_lose_no_row_and_double_none() {
             println!("{fault}: {what}, {:.1?}", at.elapsed());
             recoveries.push(at.elapsed());
         }
-        pace.stop.ask();
-        publishing.join().unwrap()
     });
-    let expected = Expected::of(&Options {
-        count: published.records,
-        ..options
-    });
-    let expected = expected.unwrap();
     // The last fault may have hit it a moment ago: however it ends.
     clusters.stop();
     let setup = &clusters.setups[0];

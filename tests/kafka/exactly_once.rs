@@ -241,3 +241,38 @@ fn a_row_that_no_message_can_hold_becomes_a_dead_letter_once_through_kills() {
     let large: Vec<_> = (0..ROUNDS).map(|round| (0, 2 * round + 1)).collect();
     assert_eq!(letters.into_keys().collect::<Vec<_>>(), large);
 }
+
+#[test]
+fn sinks_at_two_clusters_and_bindings_at_the_second_hold_each_row_once_through_kills() {
+    let (broker, other, stream) = (Broker::shared(), Broker::start(), million());
+    let sink = format!(
+        "type = \"kafka\"\nbrokers = {}\ntopic = \"elsewhere\"",
+        quoted(&other.bootstrap())
+    );
+    other.create_topic("elsewhere", 4, &[]);
+    let setup = exactly_once(broker, "two")
+        .set("events", "topic", quoted(stream.topic))
+        .set("limits", "max_in_flight_bytes", quoted("2MB"))
+        .set("checkpoint", "bindings_brokers", quoted(&other.bootstrap()))
+        .reference(&reference_csv(&stream.options))
+        .sink(&sink);
+    let tail = Tail::new(&other, "elsewhere");
+    for (threads, rows) in [(1, 1), (3, 40_000), (2, 80_000)] {
+        let mut job = start(&setup, threads, &[]);
+        for _ in 0..rows {
+            tail.next(LIMIT);
+        }
+        job.kill();
+        job.wait(LIMIT);
+    }
+    start(&setup, 2, &["--until-end"])
+        .wait(LIMIT)
+        .assert_code(0);
+    for (broker, topic) in [(broker, &*setup.joined()), (&other, "elsewhere")] {
+        let found = differences(broker, topic, &stream.expected);
+        assert!(found.is_clean(), "{topic}: {found:#?}");
+    }
+    let mut bindings = 0;
+    other.read("two.bindings", |_| bindings += 1);
+    assert!(bindings > 0, "they are where they are asked for");
+}

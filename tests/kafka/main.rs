@@ -9,13 +9,16 @@
 //! | `stream` | a million events, on one process and on several |
 //! | `reference` | the reference table as a compacted topic |
 //! | `poison` | records and rows that must not stop a job |
+//! | `scenarios` | single ways to lose or double rows |
 //! | `shapes` | topics of every shape |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
+//! | `late` | generations that are paused or killed at each fault point, and what they do late |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
 //! | `topics_change` | partitions that are added, records and topics that are gone |
+//! | `disks` | disks that are full or read-only |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
 //! | `state` | what a job keeps, shown and forgotten |
@@ -35,12 +38,17 @@ mod audit;
 mod bindings;
 mod broker;
 mod chaos;
+mod disks;
 mod exactly_once;
 mod files;
+#[cfg(feature = "fault-points")]
+mod late;
 mod outage;
 mod poison;
 mod reference;
 mod refusals;
+#[cfg(feature = "fault-points")]
+mod scenarios;
 mod setup;
 mod shapes;
 mod state;

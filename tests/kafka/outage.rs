@@ -4,14 +4,24 @@ use std::time::{Duration, Instant};
 
 use deltajoin::generate::{Expected, Options, reference_csv};
 use deltajoin_testkit::{Broker, Job, Login, Signal, wait_until};
+#[cfg(feature = "fault-points")]
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted, summary};
 use crate::stream::million;
 use crate::support::publish;
 use crate::topics::{Publisher, Tail, differences, event};
+#[cfg(feature = "fault-points")]
+use crate::{
+    setup::STARTED,
+    stops::{pid_of, signal},
+    topics::values,
+};
 
 /// Within this time a job says that its broker is silent; a margin for a busy machine is in it.
 const SILENCE: Duration = Duration::from_secs(20);
+/// How long a broker is away.
+const AWAY: Duration = Duration::from_secs(60);
 /// How long a sink's broker is.
 const SLOW: Duration = Duration::from_secs(60);
 /// What the job may take beside its budget while its sink is silent: what librdkafka has fetched
@@ -78,6 +88,95 @@ fn a_broker_that_is_silent_for_a_while_costs_no_row() {
     let outcome = job.wait(LIMIT);
     outcome.assert_code(0);
     assert_no_errors(&outcome.stderr);
+}
+
+#[test]
+fn a_broker_that_is_killed_and_away_for_a_minute_is_waited_for() {
+    let broker = Broker::start();
+    let options = Options {
+        count: 21_000,
+        rate: 300,
+        ..Options::default()
+    };
+    broker.create_topic("minute", options.partitions, &[]);
+    let setup = Setup::new(&broker, "minute")
+        .set("[sinks]", "delivery", quoted("exactly-once"))
+        .processes(2)
+        .reference(&reference_csv(&options));
+    let mut job = setup.start_live();
+    let tail = Tail::new(&broker, &setup.joined());
+    let expected = Expected::of(&options).unwrap();
+    let found = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| publish(&broker, "minute", &options));
+        for _ in 0..1_000 {
+            tail.next(LIMIT);
+        }
+        let before = job.usage().resident_bytes;
+        let killed = Instant::now();
+        broker.kill();
+        job.wait_for_line("waiting for Kafka", SILENCE);
+        std::thread::sleep(AWAY.saturating_sub(killed.elapsed()));
+        assert!(job.is_running(), "it waits");
+        let grown = job.usage().resident_bytes.saturating_sub(before);
+        assert!(grown < 20_000_000, "resident memory grew by {grown} bytes");
+        broker.restart();
+        publishing.join().unwrap();
+        Tail::new(&broker, &setup.joined()).audit(&expected, LIMIT)
+    });
+    assert!(found.is_clean(), "{found:#?}");
+    job.signal(Signal::Terminate);
+    let outcome = job.wait(LIMIT);
+    outcome.assert_code(0);
+    assert_no_errors(&outcome.stderr);
+    let said = outcome.stderr.join("\n");
+    assert!(!said.contains("restarting"), "{said}");
+}
+
+#[test]
+#[cfg(feature = "fault-points")]
+fn a_transaction_that_has_timed_out_costs_one_restart() {
+    let broker = Broker::configured(&[
+        ("transaction.max.timeout.ms", "20000"),
+        (
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+            "500",
+        ),
+    ]);
+    broker.create_topic("timed-out", 1, &[]);
+    let setup = Setup::new(&broker, "timed-out").set("[sinks]", "delivery", quoted("exactly-once"));
+    let publisher = Publisher::new(&broker, "timed-out");
+    let mut job = setup.command("cluster", &[]);
+    let process = job.wait_for_line("started a process process=0", LIMIT);
+    job.wait_for_line(STARTED, LIMIT);
+    std::fs::write(
+        setup.folder().join("fault-point"),
+        "pause transaction.commit",
+    )
+    .unwrap();
+    publisher.send(0, None, Some(&event(1, 1)));
+    publisher.flush();
+    let reached = setup.folder().join("fault-point.reached");
+    wait_until("a transaction that stays open", LIMIT, || reached.exists());
+    let consumer: BaseConsumer = broker.client().create().unwrap();
+    let ends = (0..4).map(|partition| {
+        let ends = consumer.fetch_watermarks(&setup.joined(), partition, LIMIT);
+        ends.unwrap().1
+    });
+    // The row, and the mark with which the broker gives it up.
+    wait_until("the end of the transaction", LIMIT, || {
+        ends.clone().sum::<i64>() == 2
+    });
+    signal(&pid_of(&process), "CONT");
+    let line = job.wait_for_line("restarting all processes", LIMIT);
+    assert!(line.contains("restart=1 "), "{line}");
+    let tail = Tail::new(&broker, &setup.joined());
+    assert_eq!(tail.next_value(LIMIT)["detection_oid"], 1);
+    publisher.send(0, None, Some(&event(2, 1)));
+    publisher.flush();
+    assert_eq!(tail.next_value(LIMIT)["detection_oid"], 2);
+    job.signal(Signal::Terminate);
+    job.wait(LIMIT).assert_code(0);
+    assert_eq!(values(&broker, &setup.joined()).len(), 2);
 }
 
 #[test]

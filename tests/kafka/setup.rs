@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use deltajoin_testkit::{Broker, Job, Login, Outcome, free_ports};
@@ -222,6 +223,16 @@ impl Setup {
         let all = [&[command], arguments].concat();
         let binary = env!("CARGO_BIN_EXE_deltajoin");
         Job::spawn(binary, self.folder(), &self.toml(), &all)
+    }
+
+    /// Starts a command with this configuration within another one.
+    pub(crate) fn within(&self, mut outer: Command, command: &str) -> Job {
+        std::fs::write(self.folder().join("job.toml"), self.toml()).expect("the folder is ours");
+        outer
+            .arg(env!("CARGO_BIN_EXE_deltajoin"))
+            .args([command, "--config", "job.toml"])
+            .current_dir(self.folder());
+        Job::spawn_command(&mut outer)
     }
 
     /// Starts the job.

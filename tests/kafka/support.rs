@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deltajoin::config::KafkaTopic;
-use deltajoin::generate::{Generator, Options, Pace, Written, to_kafka};
+use deltajoin::generate::{Expected, Generator, Options, Pace, Written, to_kafka};
 use deltajoin_testkit::{Broker, Login};
 use deltajoin_workers::ports::{Clock, Stop};
 
@@ -45,4 +45,47 @@ pub(crate) fn publish(broker: &Broker, name: &str, options: &Options) -> Written
     let generator = Generator::new(options.clone()).expect("the options are right");
     let topic = topic(broker, name, Login::Admin);
     to_kafka(generator, &topic, &pace()).expect("the broker takes all records")
+}
+
+/// Publishes for as long as `meanwhile` runs, and tells what must come of it.
+pub(crate) fn publish_until_stopped(
+    broker: &Broker,
+    name: &str,
+    options: &Options,
+    meanwhile: impl FnOnce(),
+) -> Expected {
+    let options = Options {
+        count: u64::MAX,
+        ..options.clone()
+    };
+    let pace = pace();
+    let published = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            let generator = Generator::new(options.clone()).expect("the options are right");
+            let topic = topic(broker, name, Login::Admin);
+            to_kafka(generator, &topic, &pace).expect("the broker takes all records")
+        });
+        let _end = StopWhenDropped(&pace);
+        meanwhile();
+        pace.stop.ask();
+        publishing.join().expect("it has published")
+    });
+    let count = published.records;
+    Expected::of(&Options { count, ..options }).expect("the options are right")
+}
+
+/// A test that fails must not publish for ever.
+struct StopWhenDropped<'a>(&'a Pace);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.stop.ask();
+    }
+}
+
+/// The time as records have it.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let since = since.expect("the clock is right").as_millis();
+    i64::try_from(since).expect("the clock is right")
 }

@@ -31,13 +31,20 @@ const TOPIC: OwnTopic = OwnTopic {
         ("cleanup.policy", "delete"),
         ("retention.ms", "-1"),
         ("retention.bytes", "-1"),
-        // A reference row of the greatest size fits in, with what JSON adds to it.
         ("max.message.bytes", "16777216"),
     ],
     checked: &["cleanup.policy", "retention.ms", "retention.bytes"],
 };
 /// Small enough for a broker's default limit.
-const RECORD_BYTES_MAX: usize = 900_000;
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+
+/// What appends to a binding log. Librdkafka takes half a second until an idempotent producer may
+/// send: it is made before everything else that a start does.
+pub struct BindingProducer {
+    topic: KafkaTopic,
+    native: Topic,
+    producer: Producer,
+}
 
 /// A binding log in a topic.
 pub struct BindingTopic {
@@ -46,29 +53,52 @@ pub struct BindingTopic {
     native: Topic,
     producer: Producer,
     patience: Patience,
-    message_bytes_max: usize,
 }
 
-impl BindingTopic {
-    /// Makes the topic if it is not there, with so many replicas or, for 0, the broker's default,
-    /// and checks it if it is; waits for a broker that is away.
+impl BindingProducer {
+    /// Makes a client, which connects by itself.
     ///
     /// # Errors
-    /// If the topic cannot hold a binding log, if Kafka refuses, or if `stop` is set.
-    pub fn open(topic: &KafkaTopic, replicas: u16, stop: &Stop) -> Result<Self, Error> {
-        let connection = TOPIC.open(&reading(topic), replicas, stop)?;
-        let message_bytes_max = connection.message_bytes_max();
-        let config = settings::producer(topic, message_bytes_max)?;
+    /// If a setting is refused.
+    pub fn new(topic: &KafkaTopic) -> Result<Self, Error> {
+        let config = settings::producer(topic, MESSAGE_BYTES_MAX)?;
         let failed = |error| Error::from_client(error, topic);
         let producer = Producer::new(&config).map_err(failed)?;
         Ok(Self {
             native: producer.topic(&topic.topic).map_err(failed)?,
             producer,
-            patience: Patience::later(topic),
             topic: topic.clone(),
-            connection,
-            message_bytes_max,
         })
+    }
+    /// Makes the topic if it is not there, with so many replicas or, for 0, the broker's default,
+    /// and checks it if it is; waits for a broker that is away.
+    ///
+    /// # Errors
+    /// If the topic cannot hold a binding log, if Kafka refuses, or if `stop` is set.
+    pub fn open(self, replicas: u16, stop: &Stop) -> Result<BindingTopic, Error> {
+        let connection = TOPIC.open(&reading(&self.topic), replicas, stop)?;
+        let Self {
+            topic,
+            native,
+            producer,
+        } = self;
+        Ok(BindingTopic {
+            patience: Patience::later(&topic),
+            topic,
+            connection,
+            native,
+            producer,
+        })
+    }
+}
+
+impl BindingTopic {
+    /// Opens the log at once.
+    ///
+    /// # Errors
+    /// As `BindingProducer::open`.
+    pub fn open(topic: &KafkaTopic, replicas: u16, stop: &Stop) -> Result<Self, Error> {
+        BindingProducer::new(topic)?.open(replicas, stop)
     }
 }
 
@@ -79,7 +109,7 @@ impl Log for BindingTopic {
 
     fn record_bytes_max(&self) -> usize {
         // A tenth is left for what Kafka adds.
-        RECORD_BYTES_MAX.min(self.message_bytes_max * 9 / 10)
+        MESSAGE_BYTES_MAX * 9 / 10
     }
 
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), bindings::Error> {

@@ -26,6 +26,7 @@ use crate::connectors::kafka::sink::Command;
 use crate::connectors::kafka::transactions::{Opened, Registered, TransactionOptions};
 use crate::connectors::kafka::writer::{CHUNK_ROWS, IDLE, WAIT, WAITING_BYTES_MAX};
 use crate::connectors::kafka::{Error, Rejected};
+use crate::fault_point;
 
 /// How long the progress of a sink without rows may be behind that of others.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -260,6 +261,7 @@ impl Committer {
     /// Encodes a batch and gives what the lanes have room for. Once the transaction is halted,
     /// what is left is written when it is written again.
     fn push(&mut self, route: usize, batch: &Batch) -> Result<(), Error> {
+        fault_point::reach("rows.send");
         for start in (0..batch.len()).step_by(CHUNK_ROWS) {
             if self.routes.halted() {
                 return Ok(());
@@ -320,6 +322,7 @@ impl Committer {
         while !self.try_flush()? {
             self.write_again()?;
         }
+        fault_point::reach("transaction.commit");
         while let Err(fault) = self.producer.commit_transaction(COMMIT) {
             if !fault.retriable {
                 return Err(self.failed(fault));
@@ -328,6 +331,7 @@ impl Committer {
             self.serve(Duration::ZERO)?;
             self.check_stop()?;
         }
+        fault_point::reach("transaction.committed");
         self.patience.back();
         self.committed_at = Instant::now();
         self.rewrites = 0;

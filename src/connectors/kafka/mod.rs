@@ -61,7 +61,7 @@ use std::sync::Arc;
 
 use deltajoin_workers::batch::{Batch, Origin};
 
-pub use bindings::{BindingTopic, trim_bindings};
+pub use bindings::{BindingProducer, BindingTopic, trim_bindings};
 pub use client::Connection;
 pub use error::Error;
 pub use ffi::bootstrap_again;

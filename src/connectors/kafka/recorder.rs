@@ -22,6 +22,7 @@ use crate::connectors::kafka::ffi::{Handle, Producer, Topic};
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::progress::{self, ProgressRecord, encode};
 use crate::connectors::kafka::{Error, Fail, settings};
+use crate::fault_point;
 
 /// How often progress is recorded: a restart repeats the rows of so long.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -174,7 +175,13 @@ impl Recording {
                 *recorded = epoch;
             }
         }
-        self.deliver(&records)
+        if records.is_empty() {
+            return Ok(());
+        }
+        fault_point::reach("progress.append");
+        self.deliver(&records)?;
+        fault_point::reach("progress.appended");
+        Ok(())
     }
 
     /// Gives the records to the producer, and waits until all are acknowledged.

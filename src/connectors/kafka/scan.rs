@@ -159,7 +159,9 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(topic: &KafkaTopic, stop: &'a Stop) -> Result<Self, Error> {
-        let config = settings::consumer(topic)?;
+        let mut config = settings::consumer(topic)?;
+        // The end is known when a request finds nothing: it must not wait for more.
+        config.set("fetch.wait.max.ms", "5");
         let consumer = Consumer::new(&config, &topic.topic, BATCH_RECORDS_MAX);
         Ok(Self {
             consumer: consumer.map_err(|error| Error::from_client(error, topic))?,

@@ -73,6 +73,11 @@ pub struct Destination {
 }
 
 impl Destination {
+    /// The brokers by which the sink names its cluster.
+    pub fn brokers(&self) -> &str {
+        &self.options.topic.brokers
+    }
+
     /// Asks Kafka for the topic's partitions and its limit; waits for a broker that is away.
     ///
     /// # Errors

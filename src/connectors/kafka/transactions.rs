@@ -24,6 +24,7 @@ use crate::connectors::kafka::ffi::{Handle, Producer};
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::sink::{Destination, KafkaSink, Shared};
 use crate::connectors::kafka::{Error, Fail, progress, settings};
+use crate::fault_point;
 
 /// How long a transaction may stay open: a broker may be away for so long before the job must
 /// start again.
@@ -139,7 +140,9 @@ impl Transactions {
     /// If the topic of progress would forget, or Kafka refuses; or if `stop` is set.
     pub fn connect(options: TransactionOptions, stop: &Stop) -> Result<Self, Error> {
         progress::TOPIC.open(&options.progress, options.replicas, stop)?;
+        fault_point::reach("transactions.init");
         let producer = take_id(&options.progress, &options.transactional_id, stop)?;
+        fault_point::reach("transactions.initialized");
         let poll = producer.handle().share();
         let registered = Arc::new(Registered::default());
         let topic = options.progress.clone();
@@ -221,6 +224,10 @@ fn take_id(topic: &KafkaTopic, id: &str, stop: &Stop) -> Result<Producer, Error>
     loop {
         let config = settings::transactional(topic, id, timeout)?;
         let producer = Producer::new(&config).map_err(|error| Error::from_client(error, topic))?;
+        // A client that is not connected yet would look for its coordinator half a second later.
+        // If it cannot be, taking the id says so.
+        let client = producer.handle().client();
+        client.fetch_metadata(Some(&topic.topic), STEP).ok();
         loop {
             let Err(fault) = producer.init_transactions(STEP) else {
                 patience.back();

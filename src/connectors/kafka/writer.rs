@@ -26,6 +26,7 @@ use crate::connectors::kafka::messages::{Mark, Report};
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::sink::{Command, Destination, Shared};
 use crate::connectors::kafka::{Error, settings};
+use crate::fault_point;
 
 /// Rows between two looks at what has been acknowledged.
 pub(super) const CHUNK_ROWS: usize = 4096;
@@ -135,6 +136,7 @@ impl Writer {
     }
 
     fn write(&mut self, epoch: u64, batch: Batch) -> Result<(), Error> {
+        fault_point::reach("rows.send");
         let first = self.delivery.ledger.push(batch.clone());
         let destination = Arc::clone(&self.destination);
         let bytes_max = destination.message_bytes_max;

@@ -20,7 +20,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::process::{Process, Signal};
+use crate::process::{Process, Signal, Usage};
 use crate::read::{ConsoleReader, TopicRecord, Until, read_all};
 use crate::wait::{block_on, wait_until};
 use crate::{free_ports, reaper};
@@ -50,7 +50,7 @@ impl Broker {
     /// # Panics
     /// If Kafka cannot be fetched or started.
     pub fn start() -> Self {
-        Self::start_with(|_| None)
+        Self::start_with(|_| None, "")
     }
 
     /// Starts a broker that takes clients by TLS with SCRAM-SHA-512 only, and minds ACLs.
@@ -58,7 +58,7 @@ impl Broker {
     /// # Panics
     /// As `start`, and if `openssl` is missing.
     pub fn start_secure() -> Self {
-        let broker = Self::start_with(|folder| Some(Security::make(folder)));
+        let broker = Self::start_with(|folder| Some(Security::make(folder)), "");
         let admin = broker
             .java_properties(Login::Admin)
             .expect("the broker is secure");
@@ -75,7 +75,18 @@ impl Broker {
         SHARED.get_or_init(Self::start)
     }
 
-    fn start_with(security: impl FnOnce(&Path) -> Option<Security>) -> Self {
+    /// Starts a broker with these settings besides.
+    ///
+    /// # Panics
+    /// As `start`.
+    pub fn configured(settings: &[(&str, &str)]) -> Self {
+        let lines = settings
+            .iter()
+            .map(|(name, value)| format!("{name}={value}\n"));
+        Self::start_with(|_| None, &lines.collect::<String>())
+    }
+
+    fn start_with(security: impl FnOnce(&Path) -> Option<Security>, settings: &str) -> Self {
         let jars = install::jars();
         let folder = tempfile::Builder::new()
             .prefix("deltajoin-kafka-")
@@ -86,7 +97,8 @@ impl Broker {
         reaper::remove_at_end(&folder);
         let security = security(&folder);
         let ports = free_ports(2);
-        let properties = server_properties(&folder, ports[0], ports[1], security.as_ref());
+        let properties =
+            server_properties(&folder, ports[0], ports[1], security.as_ref()) + settings;
         fs::write(folder.join("server.properties"), properties).expect("the folder is ours");
         let broker = Self {
             jars,
@@ -235,6 +247,15 @@ impl Broker {
     /// If it is killed.
     pub fn pid(&self) -> u32 {
         self.process().as_ref().expect("the broker runs").pid()
+    }
+
+    /// What its process uses and has used.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn usage(&self) -> Usage {
+        let process = self.process();
+        process.as_ref().expect("the broker runs").usage()
     }
 
     /// Reads a topic from its beginning with Kafka's own console consumer, which sees committed

@@ -10,7 +10,7 @@ pub(super) struct Arrow {
 }
 
 /// The arrows between the parts, from the command line inwards. `*` stands for every module.
-pub(super) const ARROWS: [Arrow; 15] = [
+pub(super) const ARROWS: [Arrow; 16] = [
     arrow("main", &["cli"], &[]),
     arrow("lib", &[], &[]),
     arrow(
@@ -47,23 +47,24 @@ pub(super) const ARROWS: [Arrow; 15] = [
             "connectors",
             "error",
             "failure",
+            "fault_point",
             "telemetry",
         ],
         &["*"],
     ),
     arrow(
         "connectors",
-        &["bindings", "codec", "config"],
+        &["bindings", "codec", "config", "fault_point"],
         &["batch", "bindings", "key", "ports", "queue", "schema"],
     ),
     arrow(
         "bindings",
-        &["codec", "error"],
+        &["codec", "error", "fault_point"],
         &["batch", "bindings", "ports", "queue", "schema"],
     ),
     arrow(
         "checkpoint",
-        &["bindings", "codec", "config", "error"],
+        &["bindings", "codec", "config", "error", "fault_point"],
         &["batch", "checkpoint", "key", "ports", "schema"],
     ),
     arrow("cluster", &["error"], &["ports"]),
@@ -76,6 +77,7 @@ pub(super) const ARROWS: [Arrow; 15] = [
         &[],
     ),
     arrow("error", &[], &[]),
+    arrow("fault_point", &[], &[]),
     // Of the connectors only what keeps a client of Kafka alive.
     arrow("generate", &["codec", "config", "connectors"], &["ports"]),
 ];
