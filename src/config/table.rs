@@ -311,10 +311,11 @@ static SINKS: &[Setting] = &[
     Setting::new(
         "delivery",
         OneOf(&["exactly-once", "at-least-once"]),
-        "Whether a reader can see a row twice after a failure. With `exactly-once`, one that reads \
-         `read_committed` does not, and rows come at every `commit_interval`, those of all \
-         such sinks at one cluster together. With `at-least-once` rows come at once, about a second of them may come \
-         again after a crash, and their headers `epoch`, `shard` and `seq` tell which.",
+        "Whether a reader can see a row twice after a failure. With `exactly-once`, one that \
+         reads `read_committed` does not, and rows come at every `commit_interval`, those of all \
+         such sinks at one cluster together. With `at-least-once` rows come at once, about a \
+         second of them may come again after a crash, and their headers `epoch`, `shard` and \
+         `seq` tell which.",
     )
     .derived("`\"exactly-once\"` if events are read from Kafka, else `\"at-least-once\"`")
     .only_for("kafka"),
