@@ -133,6 +133,8 @@ pub struct Status {
     pub epoch: u64,
     /// Records that the source has and the job has not read.
     pub lag_records: u64,
+    /// Offsets that the source had deleted before they were read.
+    pub missing_offsets: u64,
     /// Records read, decoded or not.
     pub records: u64,
     /// Records that could be decoded.
@@ -276,6 +278,7 @@ impl Monitor {
         inner.status = Status {
             epoch,
             lag_records: counts.lag_records,
+            missing_offsets: counts.missing_offsets,
             records: counts.records,
             events: counts.events,
             distinct: counts.distinct,

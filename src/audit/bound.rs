@@ -56,7 +56,7 @@ type Checkpoints = Result<(Store, Vec<Manifest>), checkpoint::Error>;
 impl Log {
     /// Looks for the log; none if there is none.
     pub(super) fn open(config: &Config) -> Result<Option<Self>, Failure> {
-        let EventSource::Kafka { topic, start } = &config.events.source else {
+        let EventSource::Kafka { topic, start, .. } = &config.events.source else {
             return Ok(None);
         };
         let Some(bindings) = config.bindings_topic() else {
@@ -105,6 +105,7 @@ impl Log {
                 epoch: base.epoch,
                 ends: offsets.map(|(partition, end)| (*partition, *end)).collect(),
                 reference,
+                skipped: Vec::new(),
             });
         }
         let next = place.as_ref().map_or(0, |place| place.next);
@@ -205,6 +206,7 @@ impl Bound {
             epoch,
             ends,
             reference,
+            ..
         } = binding;
         if epoch <= self.newest {
             // The checkpoint that was begun with has it.

@@ -52,7 +52,7 @@ impl Source {
                     .hint("Name the time of its start: --set events.start=2026-01-31T12:00:00Z"),
             ),
             #[cfg(feature = "kafka")]
-            EventSource::Kafka { topic, start } => {
+            EventSource::Kafka { topic, start, .. } => {
                 let scan = kafka::Scan::connect(topic, *start, &Stop::default())?;
                 Ok(Self::Kafka(scan))
             }

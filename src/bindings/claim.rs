@@ -104,23 +104,6 @@ pub fn superseded(log: &mut dyn Log, generation: u64, stop: &Stop) -> Result<(),
     }
 }
 
-/// The first binding of a job, if it has one.
-///
-/// # Errors
-/// If the log cannot be read, or if `stop` is set.
-pub fn first_binding(
-    log: &mut impl Log,
-    reference: Arc<BatchSchema>,
-    stop: &Stop,
-) -> Result<Option<Binding>, Error> {
-    let mut reader = Reader::new(reference, None);
-    log.read(0, stop, &mut |offset, bytes| {
-        reader.take(offset, bytes)?;
-        Ok(reader.history().bindings.is_empty())
-    })?;
-    Ok(reader.finish().bindings.into_iter().next())
-}
-
 /// Claims the log for a generation that has no older ones to fence.
 ///
 /// # Errors

@@ -127,6 +127,7 @@ impl Reader {
                 generation,
                 epoch,
                 ends,
+                skipped,
             } => {
                 if self.counts(generation)? {
                     self.expect_epoch(epoch)?;
@@ -139,6 +140,7 @@ impl Reader {
                         epoch,
                         ends,
                         reference: reference.map_or_else(Vec::new, |(_, batches)| batches),
+                        skipped,
                     });
                 }
             }

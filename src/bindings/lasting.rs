@@ -21,21 +21,21 @@ pub struct Lasting {
 
 impl Lasting {
     /// Refuses to go on with other settings than those of the bindings in `history`, the log `log`.
-    /// What is bound behind the epoch `made` is made again.
+    /// What is bound behind the epoch `made` is made again. A setting that those bindings know
+    /// nothing of holds from now on.
     ///
     /// # Errors
     /// If one has changed that must not.
     pub fn check(&self, history: &History, made: u64, log: &str) -> Result<(), Error> {
-        let none = String::new();
         for ((_, marker), bound) in history.markers.iter().zip(&history.bound) {
-            for name in marker.settings.keys().chain(self.settings.keys()) {
-                let (before, now) = (marker.settings.get(name), self.settings.get(name));
+            // One of which a marker says nothing was not known to whoever wrote it.
+            for (name, before) in &marker.settings {
+                let now = self.settings.get(name);
                 let of_rows = self.of_rows.contains(&&**name);
-                if before == now || of_rows && *bound <= made {
+                if now == Some(before) || of_rows && *bound <= made {
                     continue;
                 }
-                let before = before.unwrap_or(&none).clone();
-                let now = now.unwrap_or(&none).clone();
+                let (before, now) = (before.clone(), now.cloned().unwrap_or_default());
                 let (log, name) = (log.to_owned(), name.clone());
                 return Err(Error::SettingChanged {
                     log,

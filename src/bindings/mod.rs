@@ -39,7 +39,7 @@ use std::ops::Range;
 use deltajoin_workers::ports::Stop;
 
 pub use appender::{Appended, Appender, Fatal};
-pub use claim::{Claim, Opened, claim, first_binding, open, superseded};
+pub use claim::{Claim, Opened, claim, open, superseded};
 pub use error::{Error, Fault};
 pub use history::{History, Place, Reader};
 pub use lasting::Lasting;

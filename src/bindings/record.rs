@@ -4,12 +4,14 @@
 //! |---|---|
 //! | marker | `{"version":1,"marker":ID,"started_ms":T,"holder":H,"settings":S,"producers":P}` |
 //! | reference changes | `{"generation":ID,"epoch":E,"reference":[CHANGE,..]}` |
-//! | binding | `{"generation":ID,"epoch":E,"ends":{"0":17,"3":42}}` |
+//! | binding | `{"generation":ID,"epoch":E,"ends":{"0":17,"3":42},"skipped":[[3,5,40]]}` |
 //!
 //! The marker says when and whose the generation is, which settings must last, and which
 //! transactional ids it uses. A change is `[partition,offset,diff,{row}]`: origin, diff, and the
 //! row as results have it. Changes of the reference table stand before the binding of their epoch,
-//! in as many records as their size takes. The version is the marker's; records of its generation
+//! in as many records as their size takes. What was skipped, because it was deleted before it was
+//! read, is partition, first offset and the offset after the last; without any the field is left
+//! out. The version is the marker's; records of its generation
 //! are of the same.
 //!
 //! # Invariants
@@ -25,7 +27,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use deltajoin_workers::batch::{Batch, Origin};
-use deltajoin_workers::bindings::Binding;
+use deltajoin_workers::bindings::{Binding, Skipped};
 use deltajoin_workers::schema::Schema;
 
 use crate::bindings::{Error, Fault};
@@ -152,6 +154,8 @@ pub enum Record<'a> {
         epoch: u64,
         /// As in `Binding`.
         ends: Vec<(i32, i64)>,
+        /// As in `Binding`.
+        skipped: Vec<Skipped>,
     },
 }
 
@@ -196,6 +200,7 @@ struct Fields<'a> {
     #[serde(borrow)]
     reference: Option<Vec<Row<'a>>>,
     ends: Option<Ends>,
+    skipped: Option<Vec<(i32, i64, i64)>>,
 }
 
 impl<'a> Record<'a> {
@@ -228,6 +233,7 @@ impl<'a> Record<'a> {
                 epoch: None,
                 reference: None,
                 ends: None,
+                skipped: None,
             } => Ok(Self::Marker(Marker {
                 id,
                 started_ms,
@@ -246,22 +252,39 @@ impl<'a> Record<'a> {
                 epoch: Some(epoch),
                 reference,
                 ends,
-            } => match (reference, ends) {
-                (Some(rows), None) => Ok(Self::Reference {
+                skipped,
+            } => match (reference, ends, skipped) {
+                (Some(rows), None, None) => Ok(Self::Reference {
                     generation,
                     epoch,
                     rows: Rows(rows),
                 }),
-                (None, Some(Ends(ends))) => Ok(Self::Binding {
+                (None, Some(Ends(ends)), skipped) => Ok(Self::Binding {
                     generation,
                     epoch,
                     ends,
+                    skipped: skipped_of(skipped.unwrap_or_default())?,
                 }),
                 _ => Err(unreadable("one of \"reference\" and \"ends\" is needed")),
             },
             _ => Err(unreadable("it has not the fields of any kind of record")),
         }
     }
+}
+
+fn skipped_of(written: Vec<(i32, i64, i64)>) -> Result<Vec<Skipped>, Fault> {
+    let skipped = written.into_iter().map(|(partition, from, to)| {
+        let skipped = Skipped {
+            partition,
+            from,
+            to,
+        };
+        let right = partition >= 0 && 0 <= from && from < to;
+        right
+            .then_some(skipped)
+            .ok_or_else(|| unreadable(&format!("partition {partition} skips from {from} to {to}")))
+    });
+    skipped.collect()
 }
 
 fn unreadable(reason: &str) -> Fault {
@@ -406,7 +429,20 @@ impl BindingEncoder {
             let comma = if index == 0 { "" } else { "," };
             write!(record, "{comma}\"{partition}\":{offset}").expect("memory takes all");
         }
-        record.extend_from_slice(b"}}");
+        record.push(b'}');
+        for (index, skipped) in binding.skipped.iter().enumerate() {
+            let before = if index == 0 { ",\"skipped\":[" } else { "," };
+            let Skipped {
+                partition,
+                from,
+                to,
+            } = skipped;
+            write!(record, "{before}[{partition},{from},{to}]").expect("memory takes all");
+        }
+        if !binding.skipped.is_empty() {
+            record.push(b']');
+        }
+        record.push(b'}');
         take(record)
     }
 

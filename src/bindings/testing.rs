@@ -168,7 +168,7 @@ pub(super) fn binding(epoch: u64) -> Binding {
     Binding {
         epoch,
         ends: vec![(0, i64::try_from(epoch).unwrap() * 10)],
-        reference: Vec::new(),
+        ..Binding::default()
     }
 }
 

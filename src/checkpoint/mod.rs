@@ -61,5 +61,5 @@ pub use probe::probe;
 pub use reference::{ReferenceEntry, read_reference, write_reference};
 pub use run::{Groups, Pieces, Run, RunEntry, encode, write_run};
 use sealed::hex;
-pub use shared::{read_start, write_start};
+pub use shared::{Start, read_start, write_start};
 pub use store::{Object, Options, Put, Store, Writer};

@@ -1,5 +1,5 @@
-//! What process 0 tells the others of a start: which checkpoint the generation loads. If a fault is
-//! found in it, all load another, which it tells then.
+//! What process 0 tells the others of a start: which checkpoint the generation loads, and where
+//! each partition is read from. If a fault is found in it, all load another, which it tells then.
 //!
 //! They all see the same location, or they could not go on from the same state: who does not find
 //! what process 0 has written there looks elsewhere.
@@ -7,9 +7,11 @@
 //! # Invariants
 //! * A generation goes on from one checkpoint, whatever older ones publish meanwhile.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::ports::Stop;
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::layout::start_name;
 use crate::checkpoint::sealed::damaged;
@@ -18,27 +20,35 @@ use crate::checkpoint::{Error, Manifest, newest_below};
 
 /// How often it is looked for what process 0 writes.
 const PAUSE: Duration = Duration::from_millis(20);
-/// What stands there if there is no checkpoint.
-const NONE: &[u8] = b"none";
 
-/// Tells which checkpoint a generation loads at an attempt: for process 0.
+/// Where a generation goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// The number of the checkpoint, if there is one.
+    pub checkpoint: Option<u64>,
+    /// By partition where it is read from, and how far it is bound.
+    pub ranges: BTreeMap<i32, (i64, i64)>,
+}
+
+/// Tells where a generation goes on if an attempt to load finds no fault: for process 0.
 ///
 /// # Errors
 /// If it is not known to be there.
 pub fn write_start(
     store: &Store,
     generation_and_attempt: (u64, u32),
-    start: Option<u64>,
+    start: &Start,
 ) -> Result<(), Error> {
     let name = start_name(generation_and_attempt);
-    let text = start.map_or(NONE.to_vec(), |number| number.to_string().into_bytes());
+    let text = serde_json::to_vec(start).expect("writing plain values to memory does not fail");
     match store.put(&name, &text)? {
         Put::Written => Ok(()),
         Put::Taken => Err(Error::Taken { name }),
     }
 }
 
-/// The checkpoint that a generation loads at an attempt, as process 0 tells it within `limit`.
+/// Where a generation goes on, and the checkpoint there, as process 0 tells it within `limit`.
 ///
 /// # Errors
 /// If it is not told here, if it cannot be read, or if `stop` is set.
@@ -47,7 +57,7 @@ pub fn read_start(
     generation_and_attempt: (u64, u32),
     limit: Duration,
     stop: &Stop,
-) -> Result<Option<Manifest>, Error> {
+) -> Result<(Start, Option<Manifest>), Error> {
     let name = start_name(generation_and_attempt);
     let since = Instant::now();
     let text = loop {
@@ -66,20 +76,20 @@ pub fn read_start(
         }
         std::thread::sleep(PAUSE);
     };
-    if text == NONE {
-        return Ok(None);
-    }
-    let number = std::str::from_utf8(&text).ok();
-    let number: Option<u64> = number.and_then(|number| number.parse().ok());
-    let number = number.ok_or_else(|| damaged(&name, "it names no checkpoint"))?;
+    let start = serde_json::from_slice::<Start>(&text);
+    let start = start.map_err(|error| damaged(&name, &error.to_string()))?;
+    let Some(number) = start.checkpoint else {
+        return Ok((start, None));
+    };
     let found = newest_below(store, number.saturating_add(1))?.manifest;
     let found = found.filter(|manifest| manifest.number == number);
-    found.map(Some).ok_or_else(|| {
+    let manifest = found.ok_or_else(|| {
         damaged(
             &name,
             &format!("checkpoint {number}, which it names, is gone"),
         )
-    })
+    })?;
+    Ok((start, Some(manifest)))
 }
 
 #[cfg(test)]
@@ -96,15 +106,24 @@ mod tests {
         let (first, stop) = (store(&shared), Stop::default());
         let mut chosen = manifest(0, 1, &[]);
         put_manifest(&first, &mut chosen).unwrap();
-        write_start(&first, (3, 0), Some(chosen.number)).unwrap();
-        write_start(&first, (4, 0), None).unwrap();
-        write_start(&first, (3, 1), None).unwrap();
+        let start = |checkpoint| Start {
+            checkpoint,
+            ranges: BTreeMap::from([(0, (3, 5)), (7, (0, 0))]),
+        };
+        write_start(&first, (3, 0), &start(Some(chosen.number))).unwrap();
+        write_start(&first, (4, 0), &start(None)).unwrap();
+        write_start(&first, (3, 1), &start(None)).unwrap();
         // An older generation goes on meanwhile.
         put_manifest(&first, &mut manifest(1, 1, &[])).unwrap();
         let read = |folder, generation| read_start(&store(folder), (generation, 0), SOON, &stop);
-        assert_eq!(read(&shared, 3).unwrap(), Some(chosen));
-        assert_eq!(read_start(&first, (3, 1), SOON, &stop).unwrap(), None);
-        assert_eq!(read(&shared, 4).unwrap(), None);
+        let number = chosen.number;
+        assert_eq!(
+            read(&shared, 3).unwrap(),
+            (start(Some(number)), Some(chosen))
+        );
+        let again = read_start(&first, (3, 1), SOON, &stop).unwrap();
+        assert_eq!(again, (start(None), None));
+        assert_eq!(read(&shared, 4).unwrap(), (start(None), None));
         for refused in [read(&elsewhere, 3), read(&shared, 5)] {
             let refused = refused.unwrap_err();
             assert!(matches!(refused, Error::NotShared { .. }), "{refused}");

@@ -60,7 +60,7 @@ fn text(summary: &Summary) -> String {
     let Summary { counts, seconds } = summary;
     format!(
         "records       {}\nevents        {}\ndistinct      {}\nduplicates    {}\nunmatched     {}\n\
-         dead letters  {}\nrows out      {}\nseconds       {seconds:.3}",
+         dead letters  {}\nrows out      {}\nmissing       {}\nseconds       {seconds:.3}",
         counts.records,
         counts.events,
         counts.distinct,
@@ -68,5 +68,6 @@ fn text(summary: &Summary) -> String {
         counts.unmatched,
         counts.dead_letters,
         counts.rows_out,
+        counts.missing_offsets,
     )
 }

@@ -117,6 +117,8 @@ pub enum EventSource {
         topic: KafkaTopic,
         /// Where reading starts.
         start: Start,
+        /// What is done without records that were deleted before they were read.
+        on_missing: OnMissing,
     },
     /// A file of JSON lines.
     File {
@@ -134,6 +136,15 @@ pub enum Start {
     Latest,
     /// The first record published at this time or later, in milliseconds since 1970.
     Timestamp(i64),
+}
+
+/// What is done without records that were deleted before they were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMissing {
+    /// The job ends.
+    Fail,
+    /// It goes on with the first record that the topic still has.
+    Earliest,
 }
 
 /// The column that holds the event time.

@@ -9,8 +9,8 @@
 use crate::config::columns;
 use crate::config::fault::Faults;
 use crate::config::model::{
-    Checkpoint, Cluster, Config, Delivery, Distinct, EventSource, Events, Limits, Partitioner,
-    Reference, ReferenceSource, Sink, Target, Telemetry,
+    Checkpoint, Cluster, Config, Delivery, Distinct, EventSource, Events, Limits, OnMissing,
+    Partitioner, Reference, ReferenceSource, Sink, Target, Telemetry,
 };
 use crate::config::section::Sections;
 use crate::config::walk::Section;
@@ -45,6 +45,10 @@ fn events(sections: &Sections, faults: &mut Faults) -> Option<Events> {
         "kafka" => EventSource::Kafka {
             topic: section.kafka_topic()?,
             start: section.start("start")?,
+            on_missing: match section.text("on_missing_offsets")? {
+                "earliest" => OnMissing::Earliest,
+                _ => OnMissing::Fail,
+            },
         },
         _ => EventSource::File {
             path: section.path("path")?,

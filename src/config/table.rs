@@ -150,11 +150,11 @@ static EVENTS: &[Setting] = &[
     Setting::new(
         "on_missing_offsets",
         OneOf(&["fail", "earliest"]),
-        "What to do when the broker has deleted records that were not read yet: `fail`, or go on \
-         at the `earliest` and count the gap.",
+        "What to do when the broker has deleted records that were not read yet: `fail`, which ends \
+         the job, or go on at the `earliest` and count the gap. Records that results were begun \
+         with must be there in any case.",
     )
-    .only_for("kafka")
-    .only(Word("fail"), "The job ends with an error."),
+    .only_for("kafka"),
     Setting::new("kafka", Properties, PASS_THROUGH).only_for("kafka"),
 ];
 

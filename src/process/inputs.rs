@@ -5,6 +5,8 @@
 //!   `p` modulo the number of workers, and by nobody else.
 //! * The reference is read by process 0 alone.
 
+#[cfg(feature = "kafka")]
+use std::collections::BTreeMap;
 use std::sync::Arc;
 #[cfg(feature = "kafka")]
 use std::sync::PoisonError;
@@ -96,11 +98,16 @@ impl Inputs {
                 Events::File(file)
             }
             #[cfg(feature = "kafka")]
-            EventSource::Kafka { topic, start } => {
+            EventSource::Kafka {
+                topic,
+                start,
+                on_missing,
+            } => {
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
                 let options = kafka::SourceOptions {
                     topic: topic.clone(),
                     start: *start,
+                    on_missing: *on_missing,
                     until_end: process.until_end,
                     schema: Arc::clone(&schema),
                     record_bytes_max,
@@ -139,17 +146,25 @@ impl Inputs {
         }
     }
 
+    /// What tells the events' topic from another of the same name, if it is known.
+    #[cfg(feature = "kafka")]
+    pub(super) fn topic_id(&self) -> Option<&str> {
+        match &self.events {
+            Events::File(_) => None,
+            Events::Kafka(source) => source.id(),
+        }
+    }
+
     /// Has reading start where it is bound to, and waits for what is bound behind that.
     #[cfg(feature = "kafka")]
     pub(super) fn resume(
         &mut self,
-        starts: &Ends,
-        bound: &Ends,
+        ranges: &BTreeMap<i32, (i64, i64)>,
         stop: &Stop,
     ) -> Result<(), Failure> {
         match &mut self.events {
             Events::File(_) => Ok(()),
-            Events::Kafka(source) => Ok(source.resume(starts, bound, stop)?),
+            Events::Kafka(source) => Ok(source.resume(ranges, stop)?),
         }
     }
 
@@ -196,20 +211,14 @@ impl Inputs {
             Events::Kafka(source) => {
                 let lag = Arc::clone(source.lag());
                 monitor.measure_lag(Arc::new(move || lag.records()));
-                let partitions = |worker: usize| {
-                    let own = |p: &i32| reader(*p, self.workers) == worker;
-                    source.partitions().filter(own).collect()
+                let (workers, threads) = (self.workers, self.threads);
+                let first = self.first_worker;
+                let owner = move |partition| {
+                    let local = reader(partition, workers).checked_sub(first);
+                    local.filter(|local| *local < threads)
                 };
-                let assignments = senders
-                    .events
-                    .into_iter()
-                    .enumerate()
-                    .map(|(local, sender)| {
-                        let partitions = partitions(self.first_worker + local);
-                        kafka::Assignment { partitions, sender }
-                    });
-                debug_assert_eq!(assignments.len(), self.threads);
-                let readers = source.spawn(assignments.collect(), &kafka_fatal(self.fatal))?;
+                let fail = kafka_fatal(self.fatal);
+                let readers = source.spawn(senders.events, Arc::new(owner), &fail)?;
                 Ok(Readers {
                     stop,
                     kafka: Some(readers),

@@ -44,7 +44,7 @@ use crate::process::inputs::{Inputs, kafka_fatal};
 use crate::process::ledger::Ledger;
 use crate::process::promises::Settings;
 use crate::process::recording::{self, NewestBound, Noting};
-use crate::process::recovery::{Loaded, Loading};
+use crate::process::recovery::{Loaded, Loading, Ranges};
 use crate::process::{Process, recovery, verdict};
 use crate::telemetry::{Monitor, WallClock};
 
@@ -66,6 +66,8 @@ struct Found {
     first: Binding,
     /// What is replayed.
     bindings: VecDeque<Binding>,
+    /// By partition where it is read from, and how far it is bound.
+    ranges: Ranges,
 }
 
 impl Found {
@@ -85,6 +87,11 @@ impl Found {
     /// What worker 0 replays: before all else the reference table of the checkpoint.
     fn replayed(self) -> VecDeque<Binding> {
         let mut bindings = self.bindings;
+        for binding in &mut bindings {
+            // Where nothing was left there are no records to wait for.
+            let has_records = |(partition, end): &(i32, i64)| self.ranges[partition].0 < *end;
+            binding.ends.retain(has_records);
+        }
         if !self.first.reference.is_empty() {
             bindings.push_front(Binding {
                 ends: Vec::new(),
@@ -128,9 +135,10 @@ impl<'a> Joining<'a> {
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
         let Process { config, stop, .. } = process;
-        let Some(settings) = Settings::of(config) else {
+        let Some(mut settings) = Settings::of(config) else {
             return Ok(None);
         };
+        settings.topic_id = inputs.topic_id().map(str::to_owned);
         if process.engine == Engine::Textbook {
             if settings.exactly_once.is_empty() {
                 return Ok(None);
@@ -157,12 +165,13 @@ impl<'a> Joining<'a> {
             let schema = Arc::clone(&reference);
             let made = recovery::made(&store)?.max(FIRST_EPOCH);
             let lasting = settings.lasting();
-            let mut claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop)?;
+            let claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop);
+            let mut claimed = claimed.map_err(|error| settings.refused(error))?;
             if !goes_on && claimed.is_new() {
                 let first = Binding {
                     epoch: FIRST_EPOCH,
                     ends: inputs.starts(),
-                    reference: Vec::new(),
+                    ..Binding::default()
                 };
                 claimed.append(&first, stop)?;
             }
@@ -236,13 +245,16 @@ impl<'a> Joining<'a> {
         if let Some(claim) = self.claim.take() {
             self.opened = Some(claim.settle(stop)?);
         }
-        let good = self.loading.attempt(self.generation, stop)?;
+        let history = self.opened.as_ref().map(|opened| &opened.history);
+        let good = self.loading.attempt(self.generation, history, stop)?;
         if let (Some(opened), Some(loaded)) = (&self.opened, &self.loading.loaded) {
             // Further back, there is more to be made again.
             let made = loaded.checkpoint.as_ref();
             let made = made.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
             let log = format!("topic {:?}", self.settings.bindings.topic);
-            self.settings.lasting().check(&opened.history, made, &log)?;
+            let lasting = self.settings.lasting();
+            let checked = lasting.check(&opened.history, made, &log);
+            checked.map_err(|error| self.settings.refused(error))?;
         }
         Ok(good)
     }
@@ -268,8 +280,7 @@ impl<'a> Joining<'a> {
             progress.merge(read_progress(topic, stop)?);
         }
         fault_point::reach("progress.read");
-        let (starts, bound) = recovery::ranges(&found.first.ends, &found.bindings);
-        inputs.resume(&starts, &bound, stop)?;
+        inputs.resume(&found.ranges, stop)?;
         let newest_bound = found.newest();
         let newest = newest_bound.max(progress.newest()).max(written);
         let (from, replayed) = (found.first.epoch, found.bindings.len());
@@ -388,8 +399,7 @@ impl<'a> Joining<'a> {
         (history, (log, marker))
     }
 
-    /// What is made again: on process 0 all bindings behind the checkpoint. The others need none
-    /// but the first.
+    /// What is made again: on process 0 all bindings behind the checkpoint. The others need none.
     fn find(&self, loaded: &mut Loaded, history: Option<History>) -> Result<Found, Failure> {
         let is_first = history.is_some();
         let bindings = history.map_or_else(Vec::new, |history| history.bindings);
@@ -400,7 +410,7 @@ impl<'a> Joining<'a> {
                 bound
             }
             None if is_first => bindings.pop_front().ok_or_else(nothing_bound)?,
-            None => self.first_binding()?,
+            None => Binding::default(),
         };
         let reference = if is_first {
             first.reference
@@ -410,20 +420,12 @@ impl<'a> Joining<'a> {
         Ok(Found {
             first: Binding { reference, ..first },
             bindings,
+            ranges: std::mem::take(&mut loaded.ranges),
         })
-    }
-
-    /// What process 0 has found, or has bound itself.
-    fn first_binding(&self) -> Result<Binding, Failure> {
-        let (settings, stop) = (&self.settings, &self.process.stop);
-        let mut log = BindingTopic::open(&settings.bindings, settings.replicas(), stop)?;
-        let reference = Arc::clone(&self.reference);
-        let first = bindings::first_binding(&mut log, reference, stop)?;
-        first.ok_or_else(nothing_bound)
     }
 }
 
-/// Process 0 binds where reading starts before any other process knows the generation.
+/// A start binds where reading starts before anything else.
 fn nothing_bound() -> Failure {
     Failure::failed("the binding log does not say where reading starts")
 }

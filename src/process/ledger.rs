@@ -115,6 +115,7 @@ mod tests {
             epoch,
             ends: ends.to_vec(),
             reference,
+            skipped: Vec::new(),
         };
         let both = vec![change(1, Some("a")), change(2, Some("b"))];
         ledger.push(binding(1, &[(0, 5), (1, 7)], both));

@@ -12,13 +12,17 @@ use std::time::Duration;
 use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
-use crate::bindings::{Lasting, Marker, MarkerId, TransactionalId};
+use crate::bindings::{self, Lasting, Marker, MarkerId, TransactionalId};
 use crate::config::{Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched};
+use crate::connectors::kafka::Error;
+use crate::failure::Failure;
 use crate::telemetry::WallClock;
 
 /// What the configuration says of it.
 pub(super) struct Settings<'a> {
     pub(super) config: &'a Config,
+    /// What tells the events' topic from another of the same name, once it is known.
+    pub(super) topic_id: Option<String>,
     pub(super) bindings: KafkaTopic,
     /// The topic of progress at each cluster with a Kafka sink.
     pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
@@ -41,6 +45,7 @@ impl<'a> Settings<'a> {
     pub(super) fn of(config: &'a Config) -> Option<Self> {
         let mut settings = Self {
             config,
+            topic_id: None,
             bindings: config.bindings_topic()?,
             progress: BTreeMap::new(),
             at_least_once: BTreeMap::new(),
@@ -69,6 +74,22 @@ impl<'a> Settings<'a> {
             }
         }
         Some(settings)
+    }
+
+    /// Why the job cannot go on from what is bound.
+    pub(super) fn refused(&self, error: bindings::Error) -> Failure {
+        match (error, &self.config.events.source) {
+            (
+                bindings::Error::SettingChanged {
+                    name, before, now, ..
+                },
+                EventSource::Kafka { topic, .. },
+            ) if name == TOPIC_ID => {
+                let topic = topic.topic.clone();
+                Error::TopicReplaced { topic, before, now }.into()
+            }
+            (error, _) => error.into(),
+        }
     }
 
     /// Adds a sink to the transactions at its cluster.
@@ -120,8 +141,10 @@ impl<'a> Settings<'a> {
     /// Settings that must not change as long as the job goes on from its bindings, or as long as
     /// rows are to be made again.
     pub(super) fn lasting(&self) -> Lasting {
+        let topic_id = self.topic_id.iter();
+        let topic_id = topic_id.map(|id| (TOPIC_ID.to_owned(), id.clone()));
         Lasting {
-            settings: lasting(self.config),
+            settings: lasting(self.config).into_iter().chain(topic_id).collect(),
             of_rows: &OF_ROWS,
         }
     }
@@ -137,6 +160,10 @@ impl<'a> Settings<'a> {
         }
     }
 }
+
+/// Names the id of the events' topic among the settings that must not change: a topic that was made
+/// anew has other records at the offsets that are bound.
+const TOPIC_ID: &str = "events.topic_id";
 
 fn share_a_broker(list: &str, other: &str) -> bool {
     let brokers = |list: &str| -> Vec<String> {

@@ -9,7 +9,7 @@
 //!   back to it.
 //! * All processes of a generation go on from the same one, which process 0 names.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use deltajoin_workers::key::{KEY_GROUPS, Ownership};
 use deltajoin_workers::ports::Stop;
 use deltajoin_workers::state::KeySet;
 
-use crate::bindings::Place;
+use crate::bindings::{History, Place};
 use crate::checkpoint::{
-    Error, Groups, Manifest, Run, RunEntry, Store, list, newest, newest_below, read_reference,
-    read_start, write_start,
+    Error, Groups, Manifest, Run, RunEntry, Start, Store, list, newest, newest_below,
+    read_reference, read_start, write_start,
 };
 use crate::failure::Failure;
 
@@ -47,12 +47,17 @@ pub(super) fn made(store: &Store) -> Result<u64, Failure> {
     Ok(newest.map_or(0, |manifest| manifest.epoch))
 }
 
+/// By partition where it is read from, and how far it is bound.
+pub(super) type Ranges = BTreeMap<i32, (i64, i64)>;
+
 /// What a process has loaded.
 pub(super) struct Loaded {
     /// The checkpoint; none if there is none.
     pub(super) checkpoint: Option<Manifest>,
     /// What it has bound: where each partition is read from, and the reference table.
     pub(super) bound: Option<Binding>,
+    /// By partition where it is read from, and how far it is bound.
+    pub(super) ranges: Ranges,
     /// The keys of each worker of this process.
     pub(super) keys: Vec<Option<KeySet>>,
     /// On process 0, the runs of all workers, each in one worker's key groups.
@@ -107,9 +112,14 @@ impl Loading {
         &self.groups
     }
 
-    /// Loads the newest checkpoint, or the one before the last attempt's. Returns whether this
-    /// process has found no fault in it.
-    pub(super) fn attempt(&mut self, generation: u64, stop: &Stop) -> Result<bool, Failure> {
+    /// Loads the newest checkpoint, or the one before the last attempt's; process 0 knows what is
+    /// bound behind it. Returns whether this process has found no fault in it.
+    pub(super) fn attempt(
+        &mut self,
+        generation: u64,
+        history: Option<&History>,
+        stop: &Stop,
+    ) -> Result<bool, Failure> {
         // Room for what comes now.
         let before = self.loaded.take().and_then(|loaded| loaded.checkpoint);
         if let Some(manifest) = before {
@@ -117,17 +127,23 @@ impl Loading {
         }
         let attempt = (generation, self.attempt);
         self.attempt += 1;
-        let chosen = match self.reaches {
-            Some(reaches) => {
+        let chosen = match (self.reaches, history) {
+            (Some(reaches), Some(history)) => {
                 let chosen = self.choose(reaches)?;
-                let number = chosen.as_ref().map(|manifest| manifest.number);
-                write_start(&self.store, attempt, number)?;
-                Ok(chosen)
+                let start = Start {
+                    checkpoint: chosen.as_ref().map(|manifest| manifest.number),
+                    ranges: ranges(chosen.as_ref(), &history.bindings),
+                };
+                write_start(&self.store, attempt, &start)?;
+                Ok((start, chosen))
             }
-            None => read_start(&self.store, attempt, SHARED, stop),
+            _ => read_start(&self.store, attempt, SHARED, stop),
         };
-        let manifest = chosen.as_ref().ok().cloned().flatten();
-        match chosen.and_then(|checkpoint| self.load(checkpoint)) {
+        let manifest = match &chosen {
+            Ok((_, checkpoint)) => checkpoint.clone(),
+            Err(_) => None,
+        };
+        match chosen.and_then(|(start, checkpoint)| self.load(checkpoint, start.ranges)) {
             Ok(loaded) => self.loaded = Some(loaded),
             // The manifest is of this program's version, and so is what it names.
             Err(error) if error.is_damage() || matches!(error, Error::Version { .. }) => {
@@ -162,13 +178,14 @@ impl Loading {
     }
 
     /// Loads this process's part of a checkpoint.
-    fn load(&self, checkpoint: Option<Manifest>) -> Result<Loaded, Error> {
+    fn load(&self, checkpoint: Option<Manifest>, ranges: Ranges) -> Result<Loaded, Error> {
         let own = &self.groups[self.own.clone()];
         let Some(manifest) = checkpoint else {
             let empty = own.iter().map(|_| Some(KeySet::new(self.narrow)));
             return Ok(Loaded {
                 checkpoint: None,
                 bound: None,
+                ranges,
                 keys: empty.collect(),
                 runs: Vec::new(),
             });
@@ -194,6 +211,7 @@ impl Loading {
         Ok(Loaded {
             checkpoint: Some(manifest),
             bound: Some(bound),
+            ranges,
             keys,
             runs,
         })
@@ -258,19 +276,47 @@ fn bound(store: &Store, manifest: &Manifest, schema: &Arc<BatchSchema>) -> Resul
         epoch: manifest.epoch,
         ends: offsets.map(|(partition, end)| (*partition, *end)).collect(),
         reference,
+        skipped: Vec::new(),
     })
 }
 
-/// Where each partition is read from, and how far it is bound. One that came later is read from its
-/// beginning.
-pub(super) fn ranges(first: &Ends, later: &VecDeque<Binding>) -> (Ends, Ends) {
-    let mut starts: BTreeMap<i32, i64> = first.iter().copied().collect();
-    let mut bound = starts.clone();
-    for (partition, end) in later.iter().flat_map(|binding| &binding.ends) {
-        starts.entry(*partition).or_insert(0);
-        bound.insert(*partition, *end);
+/// Where each partition is read from, and how far it is bound: of a job with these bindings that
+/// goes on from a checkpoint, or from its first binding. A partition that came later is read from
+/// its beginning, and one of which nothing was left from where reading went on.
+fn ranges(checkpoint: Option<&Manifest>, bindings: &[Binding]) -> Ranges {
+    let (first, behind): (Ends, u64) = match checkpoint {
+        Some(manifest) => {
+            let offsets = manifest.offsets.iter();
+            let ends = offsets.map(|(partition, end)| (*partition, *end));
+            (ends.collect(), manifest.epoch)
+        }
+        None => {
+            let first = bindings.first();
+            first.map_or_else(Default::default, |first| (first.ends.clone(), first.epoch))
+        }
+    };
+    let first = first.iter();
+    let mut ranges: Ranges = first
+        .map(|(partition, end)| (*partition, (*end, *end)))
+        .collect();
+    for binding in bindings.iter().filter(|binding| binding.epoch > behind) {
+        extend(&mut ranges, binding);
     }
-    (starts.into_iter().collect(), bound.into_iter().collect())
+    ranges
+}
+
+/// Takes in the next binding.
+pub(super) fn extend(ranges: &mut Ranges, binding: &Binding) {
+    for skipped in &binding.skipped {
+        let range = ranges.entry(skipped.partition).or_insert((0, 0));
+        // What is bound before it must be made again: then it is not gone on without it.
+        if *range == (skipped.from, skipped.from) {
+            *range = (skipped.to, skipped.to);
+        }
+    }
+    for (partition, end) in &binding.ends {
+        ranges.entry(*partition).or_insert((0, 0)).1 = *end;
+    }
 }
 
 #[cfg(test)]

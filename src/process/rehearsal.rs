@@ -7,7 +7,6 @@
 //! # Invariants
 //! * The log is read from where a start reads it, so what would keep that from going on is told.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,20 +16,23 @@ use crate::bindings::{self, Reader};
 use crate::checkpoint::{self, Manifest, Store, newest, probe};
 use crate::codec::reference_schema;
 use crate::config::{Config, EventSource};
-use crate::connectors::kafka::{BindingReader, Scan};
+use crate::connectors::kafka::{BindingReader, Connection, Scan};
 use crate::failure::Failure;
 use crate::process::joining::FIRST_EPOCH;
 use crate::process::promises::Settings;
-use crate::process::recovery;
+use crate::process::recovery::{self, Ranges};
 
 /// How long a store is tried: somebody waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Looks at all of it; a line for each. Nothing if the job keeps nothing.
 pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>, Failure> {
-    let Some(settings) = Settings::of(config) else {
+    let Some(mut settings) = Settings::of(config) else {
         return Ok(Vec::new());
     };
+    if let EventSource::Kafka { topic, .. } = &config.events.source {
+        settings.topic_id = Connection::open(topic)?.id(stop)?;
+    }
     let location = &config.checkpoint.location;
     let options = checkpoint::Options {
         patience: PATIENCE,
@@ -77,7 +79,7 @@ fn look_at_log(
     let mut reader = Reader::new(reference_schema(&settings.config.reference.schema), place);
     // Where each partition is read from, and how far it is bound.
     let offsets = manifest.map(|manifest| manifest.offsets.clone());
-    let mut ranges: BTreeMap<i32, (i64, i64)> = offsets
+    let mut ranges: Ranges = offsets
         .into_iter()
         .flatten()
         .map(|(partition, end)| (partition, (end, end)))
@@ -91,19 +93,24 @@ fn look_at_log(
                 continue;
             }
             newest = binding.epoch;
-            for (partition, end) in binding.ends {
+            if begun {
+                recovery::extend(&mut ranges, &binding);
+            } else {
                 // The first binding of a job says where reading starts.
-                let start = if begun { 0 } else { end };
-                ranges.entry(partition).or_insert((start, end)).1 = end;
+                let ends = binding.ends.into_iter();
+                ranges = ends
+                    .map(|(partition, end)| (partition, (end, end)))
+                    .collect();
+                begun = true;
             }
-            begun = true;
         }
         Ok(true)
     })?;
     let made = manifest.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
-    settings
+    let checked = settings
         .lasting()
-        .check(reader.history(), made, &log.name())?;
+        .check(reader.history(), made, &log.name());
+    checked.map_err(|error| settings.refused(error))?;
     if let EventSource::Kafka { topic, .. } = &settings.config.events.source {
         let ranges = ranges.into_iter();
         let ranges = ranges.map(|(partition, (start, end))| (partition, start..end));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deltajoin::checkpoint::{
-    Error, Groups, LogPosition, Manifest, Options, Put, Run, RunEntry, Store, clean, merge, newest,
-    probe, put_manifest, read_start, run_name, verify_all, write_run, write_start,
+    Error, Groups, LogPosition, Manifest, Options, Put, Run, RunEntry, Start, Store, clean, merge,
+    newest, probe, put_manifest, read_start, run_name, verify_all, write_run, write_start,
 };
 use deltajoin_testkit::BucketServer;
 use deltajoin_workers::checkpoint::KeyRun;
@@ -133,9 +133,9 @@ fn one_of_many_who_put_one_name_at_the_same_moment_wins() {
 #[test]
 fn checkpoints_are_written_read_merged_and_cleaned_up() {
     let store = store("cycle");
-    write_start(&store, (1, 0), None).unwrap();
+    write_start(&store, (1, 0), &Start::default()).unwrap();
     let start = read_start(&store, (1, 0), Duration::ZERO, &Stop::default());
-    assert_eq!(start, Ok(None));
+    assert_eq!(start, Ok((Start::default(), None)));
     let mut runs: Vec<RunEntry> = (0..4)
         .map(|seed| write(&store, 1, &keys(50_000, seed)))
         .collect();

@@ -21,6 +21,7 @@ fn assert_summary(outcome: &Outcome, counts: ExpectedCounts, rows_out: u64) {
         ("unmatched", counts.unmatched),
         ("dead letters", counts.dead_letters),
         ("rows out", rows_out),
+        ("missing", 0),
     ];
     for (name, number) in expected {
         assert_eq!(counted(outcome, name), number, "{name}");

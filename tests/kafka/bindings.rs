@@ -44,7 +44,7 @@ fn binding(epoch: u64) -> Binding {
     Binding {
         epoch,
         ends: vec![(0, 7), (3, 42)],
-        reference: Vec::new(),
+        ..Binding::default()
     }
 }
 

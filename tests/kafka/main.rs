@@ -20,6 +20,7 @@
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files` | jobs that write files |
 //! | `bindings` | the binding log as a topic |
+//! | `topics_change` | partitions that are added, records and topics that are gone |
 //! | `disks` | disks that are full or read-only |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
@@ -62,4 +63,5 @@ mod stops;
 mod stream;
 mod support;
 mod topics;
+mod topics_change;
 mod transactions;

@@ -80,6 +80,7 @@ impl Stream {
             ("unmatched", counts.unmatched),
             ("dead letters", counts.dead_letters),
             ("rows out", self.expected.rows()),
+            ("missing", 0),
         ];
         let wanted = wanted.map(|(name, count)| (name.to_owned(), count));
         assert_eq!(summary(outcome), BTreeMap::from(wanted));

@@ -11,11 +11,31 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::batch::Batch;
 use crate::queue::Waker;
 
 /// For each of some partitions the offset after the last record of it.
 pub type Ends = Vec<(i32, i64)>;
+
+/// Offsets that a partition did not have any more when they were to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The partition.
+    pub partition: i32,
+    /// The first of them.
+    pub from: i64,
+    /// The offset after the last of them.
+    pub to: i64,
+}
+
+impl Skipped {
+    /// How many they are; no fewer than the records that are gone.
+    pub fn offsets(&self) -> u64 {
+        (self.to - self.from).unsigned_abs()
+    }
+}
 
 /// Moves the end of a partition on.
 pub(crate) fn advance(ends: &mut Ends, partition: i32, end: i64) {
@@ -32,11 +52,14 @@ pub struct Binding {
     /// The epoch.
     pub epoch: u64,
     /// For each partition with records in the epoch, the offset after the last of them, by
-    /// partition; the first of them is where the binding before it ended.
+    /// partition; the first of them is where the binding before it ended. What was skipped counts
+    /// as records here.
     pub ends: Ends,
     /// Changes of the reference table, in order: a row with diff `+1` replaces the row of its
     /// key, one with diff `-1` removes it.
     pub reference: Vec<Batch>,
+    /// What was gone on without, in order: reading went on at its end.
+    pub skipped: Vec<Skipped>,
 }
 
 /// What was bound before this start, on worker 0.

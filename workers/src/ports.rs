@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::batch::{Batch, BatchSchema};
+use crate::bindings::Skipped;
 use crate::queue::{Receiver, Waker};
 use crate::schema::{Column, ColumnType, Schema};
 
@@ -27,6 +28,8 @@ pub struct Block {
     pub dead_letters: Batch,
     /// How many records were read, decoded or not.
     pub records: u64,
+    /// Offsets before these records that the source did not have any more.
+    pub skipped: Vec<Skipped>,
     /// When the oldest of the records was published, in milliseconds since 1970.
     pub published_ms: u64,
 }
@@ -143,6 +146,8 @@ pub struct Counts {
     pub key_bytes: u64,
     /// Rows of the reference table, on worker 0.
     pub reference_rows: u64,
+    /// Offsets that the source had deleted before they were read.
+    pub missing_offsets: u64,
     /// Records that the source has and this process has not read.
     pub lag_records: u64,
 }
@@ -159,6 +164,7 @@ impl std::ops::AddAssign for Counts {
         self.keys += other.keys;
         self.key_bytes += other.key_bytes;
         self.reference_rows += other.reference_rows;
+        self.missing_offsets += other.missing_offsets;
         self.lag_records += other.lag_records;
     }
 }

@@ -130,6 +130,7 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> (Replay, BTreeMap<
         epoch: *epoch,
         ends: Vec::new(),
         reference: vec![reference_block(&rows, false).updates],
+        skipped: Vec::new(),
     });
     if worker != 0 {
         replay = Replay::default();

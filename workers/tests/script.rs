@@ -146,6 +146,7 @@ pub(crate) fn block(
         events: events.finish(),
         dead_letters: dead_letters.finish(),
         records: records.len() as u64,
+        skipped: Vec::new(),
         published_ms: 0,
     }
 }

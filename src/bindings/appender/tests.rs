@@ -253,3 +253,25 @@ fn a_record_that_cannot_be_read_is_told_with_its_place() {
         "{text}"
     );
 }
+
+#[test]
+fn a_setting_of_which_the_log_says_nothing_holds_from_then_on() {
+    let log = MemoryLog::default();
+    let of = |id: Option<&str>| {
+        let mut marker = marker("a");
+        let id = id.map(|id| ("topic_id".to_owned(), id.to_owned()));
+        marker.settings.extend(id);
+        marker
+    };
+    for id in [None, Some("x"), Some("x")] {
+        opened(&log, &of(id)).unwrap();
+    }
+    for id in [None, Some("y")] {
+        let refused = opened(&log, &of(id)).map(|_| ()).unwrap_err();
+        let Error::SettingChanged { before, now, .. } = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!((&*before, &*now), ("x", id.unwrap_or("")));
+    }
+    assert_eq!(log.records().len(), 3, "who is refused leaves no marker");
+}

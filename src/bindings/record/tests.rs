@@ -25,6 +25,14 @@ fn text(record: &[u8]) -> String {
     record.replace(id, "ID")
 }
 
+fn skipped((partition, from, to): (i32, i64, i64)) -> Skipped {
+    Skipped {
+        partition,
+        from,
+        to,
+    }
+}
+
 #[test]
 fn records_are_written_for_people_too() {
     let mut marker = marker("process 7 on alpha");
@@ -38,6 +46,7 @@ fn records_are_written_for_people_too() {
     let mut binding = binding(5);
     binding.ends.push((3, 42));
     binding.reference.push(rows(0..2, 3));
+    binding.skipped = [(0, 20, 30), (3, 5, 40)].map(skipped).to_vec();
     let mut all = text(&marker.encode());
     for record in encoded(&marker, &binding) {
         all.push('\n');
@@ -51,8 +60,11 @@ fn records_are_written_for_people_too() {
         "settings":{"limits.shards":"64"},"producers":[{"brokers":"alpha:9092","id":"job-0"}]}
         {"generation":"ID","epoch":5,
         "reference":[[0,0,1,{"id":0,"name":"nnn"}],[0,1,1,{"id":1,"name":"nnn"}]]}
-        {"generation":"ID","epoch":5,"ends":{"0":50,"3":42}}"#]]
+        {"generation":"ID","epoch":5,"ends":{"0":50,"3":42},"skipped":[[0,20,30],[3,5,40]]}"#]]
     .assert_eq(&all);
+    let records = encoded(&marker, &binding);
+    let decoded = Record::decode(&records[1]).unwrap();
+    assert!(matches!(decoded, Record::Binding { skipped, .. } if skipped == binding.skipped));
     let encoded = marker.encode();
     let decoded = Record::decode(&encoded).unwrap();
     assert!(matches!(decoded, Record::Marker(decoded) if decoded == marker));
@@ -105,6 +117,7 @@ fn rows_of_every_type_and_removals_come_back_as_they_were() {
         epoch: 1,
         ends: Vec::new(),
         reference: vec![batch.clone(), Batch::default()],
+        skipped: Vec::new(),
     };
     let encoder = BindingEncoder::new(MarkerId::random(), &schema, 1_000_000);
     let take = |record| {
@@ -178,6 +191,11 @@ fn decoding_is_strict() {
         (",\"ends\":{\"x\":1}}", "invalid value"),
         (",\"ends\":{},\"reference\":[]}", "one of \"reference\""),
         (",\"reference\":[[0,1,{}]]}", "invalid type: map"),
+        (",\"reference\":[],\"skipped\":[]}", "one of \"reference\""),
+        (
+            ",\"ends\":{},\"skipped\":[[0,5,5]]}",
+            "partition 0 skips from 5 to 5",
+        ),
     ] {
         check(&of_its_epoch(rest), expected);
     }

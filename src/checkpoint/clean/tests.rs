@@ -9,7 +9,7 @@ use crate::checkpoint::layout::manifest_name;
 use crate::checkpoint::testing::{
     folder, manifest, names, objects, overwrite, spread, store, write,
 };
-use crate::checkpoint::{RunEntry, newest, put_manifest, run_name, verify_all, write_start};
+use crate::checkpoint::{RunEntry, Start, newest, put_manifest, run_name, verify_all, write_start};
 
 fn put(store: &Store, number: u64, generation: u64, runs: &[RunEntry]) {
     put_manifest(store, &mut manifest(number, generation, runs)).unwrap();
@@ -61,8 +61,8 @@ fn what_a_crashed_generation_has_left_goes_when_a_newer_one_has_begun() {
     let store = store(&folder);
     let runs = three_checkpoints(&store);
     let orphan = write(&store, 5, &spread(20, 9));
-    write_start(&store, (5, 0), None).unwrap();
-    write_start(&store, (6, 0), None).unwrap();
+    write_start(&store, (5, 0), &Start::default()).unwrap();
+    write_start(&store, (6, 0), &Start::default()).unwrap();
     assert_eq!(
         clean(&store, 6).unwrap(),
         0,
@@ -192,7 +192,7 @@ fn a_job_that_is_forgotten_begins_anew() {
     let folder = folder();
     let store = store(&folder);
     three_checkpoints(&store);
-    write_start(&store, (5, 0), None).unwrap();
+    write_start(&store, (5, 0), &Start::default()).unwrap();
     overwrite(&folder, ".unfinished-0123456789abcdef", b"DJKEYRUN");
     overwrite(&folder, "a strange name", b"not ours");
     assert_eq!(forget(&store).unwrap(), 1 + 3 + 5 + 1 + 1);

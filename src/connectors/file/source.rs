@@ -155,6 +155,7 @@ impl Collector {
             events: self.events.finish(),
             dead_letters: self.dead_letters.finish(),
             records: std::mem::take(&mut self.records),
+            skipped: Vec::new(),
             published_ms,
         };
         self.text_bytes = 0;

@@ -22,13 +22,14 @@ use tracing::debug;
 
 use crate::config::{KafkaTopic, Start};
 use crate::connectors::kafka::error::{Error, place, reason};
-use crate::connectors::kafka::ffi::Handle;
+use crate::connectors::kafka::ffi::{Handle, bootstrap_again};
+use crate::connectors::kafka::messages::{Description, Polled};
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::settings;
 
 /// How long one question may take: long enough for TLS across an ocean, short enough to notice a
 /// wrong password while someone is looking.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// How soon a question is asked again at first: a topic that was just made is known in a moment.
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 /// And later.
@@ -120,6 +121,37 @@ impl Connection {
                 Some(code) => Answer::Later(code.to_string()),
             }
         })
+    }
+
+    /// What tells the topic from another of the same name, if the broker can tell; waits for a
+    /// broker that is away.
+    ///
+    /// # Errors
+    /// As for `partitions`.
+    pub fn id(&mut self, stop: &Stop) -> Result<Option<String>, Error> {
+        self.ask(stop, |handle, topic| {
+            match describe(handle, &topic.topic) {
+                Ok(description) => Answer::Given(description.id),
+                // The broker is too old for the question.
+                Err(Code::UnsupportedFeature) => Answer::Given(None),
+                Err(code) => Answer::Later(code.to_string()),
+            }
+        })
+    }
+
+    /// What the topic is like now, if there is an answer to one question.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn look(&self) -> Result<Description, Code> {
+        // Nobody waits for the events of this client.
+        while !matches!(self.handle.poll(Duration::ZERO, |_| {}), Polled::Nothing) {}
+        let KafkaTopic { topic, brokers, .. } = &self.topic;
+        let description = describe(&self.handle, topic);
+        if description.is_err() {
+            bootstrap_again(self.handle.client(), brokers);
+        }
+        description
     }
 
     /// The offset of each partition where reading starts.
@@ -420,6 +452,16 @@ fn needed(partitions: i32, settings: &[(&str, &str)]) -> String {
         needed.push_str(&format!("{key}={value}"));
     }
     needed
+}
+
+/// What the topic is like now, if there is an answer to one question.
+pub(super) fn describe(handle: &Handle, topic: &str) -> Result<Description, Code> {
+    // Librdkafka would ask the controller, of which not every cluster tells.
+    let metadata = handle.client().fetch_metadata(Some(topic), ANSWER);
+    let metadata = metadata.map_err(|error| error.rdkafka_error_code().unwrap_or(Code::Unknown))?;
+    let broker = metadata.brokers().first();
+    let broker = broker.ok_or(Code::BrokerNotAvailable)?;
+    handle.describe(topic, broker.id(), ANSWER)
 }
 
 /// Existing topics whose names are alike, the likest first.

@@ -87,6 +87,40 @@ pub enum Error {
         /// What librdkafka says.
         reason: String,
     },
+    /// The next event is not in the topic any more.
+    #[error("{topic}[{partition}]@{offset} is no longer in the topic")]
+    EventsGone {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset of the event.
+        offset: i64,
+        /// What the partition has.
+        reason: String,
+    },
+    /// The next event is not in the topic any more, and results were made of it.
+    #[error("{topic}[{partition}]@{offset} is bound, and no longer in the topic")]
+    BoundDeleted {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset of the event.
+        offset: i64,
+        /// What is bound, and what the partition has.
+        reason: String,
+    },
+    /// The topic has been deleted, and another made with its name.
+    #[error("topic {topic:?} is not the one that the job reads: its id is {now}, not {before}")]
+    TopicReplaced {
+        /// The topic.
+        topic: String,
+        /// The id that it had.
+        before: String,
+        /// The id that it has.
+        now: String,
+    },
     /// Records that results were made of are not there.
     #[error("records that are bound are gone: {topic}[{partition}] ends at {end}, not {bound}")]
     BoundGone {
@@ -165,6 +199,11 @@ pub enum Error {
     Stopped,
 }
 
+/// What to do about another topic of the same name.
+const REPLACED: &str = "It was deleted and made anew. Give the job another name, or forget it with \
+                        `deltajoin state reset`: either begins anew, with the records of the new \
+                        topic.";
+
 impl Error {
     /// What else is known.
     pub fn detail(&self) -> Option<&str> {
@@ -175,6 +214,8 @@ impl Error {
             | Self::Authentication { reason, .. }
             | Self::NotAuthorized { reason, .. }
             | Self::OffsetGone { reason, .. }
+            | Self::EventsGone { reason, .. }
+            | Self::BoundDeleted { reason, .. }
             | Self::PartitionsGone { reason, .. }
             | Self::NotCreated { reason, .. }
             | Self::Unfit { reason, .. }
@@ -184,6 +225,7 @@ impl Error {
             | Self::BadReference { .. }
             | Self::BadProgress { .. }
             | Self::BoundGone { .. }
+            | Self::TopicReplaced { .. }
             | Self::Stopped => None,
         }
     }
@@ -215,11 +257,24 @@ impl Error {
                  from what it has, or give it a longer retention."
                     .to_owned()
             }
-            Self::BoundGone { .. } => {
-                "The topic was made anew, or its brokers have lost records. If they do not come \
-                 back, give the job another name, and it begins anew."
+            Self::EventsGone { .. } => {
+                "It was deleted before it was read. Set events.on_missing_offsets = \"earliest\" \
+                 to go on without what is gone, and have it counted; and give the topic a longer \
+                 retention."
                     .to_owned()
             }
+            Self::BoundDeleted { .. } => {
+                "Results were begun with what is gone, and cannot be made again. Give the job \
+                 another name, or forget it with `deltajoin state reset`: either begins anew. A \
+                 retention longer than the job may stand still prevents it."
+                    .to_owned()
+            }
+            Self::BoundGone { .. } => {
+                "Its brokers have lost records. If they do not come back, give the job another \
+                 name, or forget it with `deltajoin state reset`: either begins anew."
+                    .to_owned()
+            }
+            Self::TopicReplaced { .. } => REPLACED.to_owned(),
             Self::BadReference { .. } => {
                 "Put a correct record, or a tombstone, for the same key into the topic.".to_owned()
             }
@@ -249,10 +304,13 @@ impl Error {
             | Self::UnknownTopic { .. }
             | Self::NotAuthorized { .. }
             | Self::OffsetGone { .. }
+            | Self::EventsGone { .. }
+            | Self::BoundDeleted { .. }
             | Self::NotCreated { .. }
             | Self::Unfit { .. }
             | Self::BadReference { .. }
             | Self::BadProgress { .. }
+            | Self::TopicReplaced { .. }
             | Self::BoundGone { .. } => true,
             Self::Client { .. }
             | Self::PartitionsGone { .. }

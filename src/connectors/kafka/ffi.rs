@@ -2,7 +2,7 @@
 //!
 //! It is apart because reading one record at a time through rust-rdkafka costs four times what
 //! batches do. Configuration, security and metadata stay rust-rdkafka's. Here are the client and
-//! the consumer, in `ffi/producer.rs` is the producer.
+//! the consumer, in `ffi/producer.rs` is the producer, in `ffi/describe.rs` a question.
 //!
 //! # Invariants
 //! * A message is destroyed exactly once, before its queue; queues and topics before the client.
@@ -12,6 +12,7 @@
 //! * Events are served where `poll` is called; the one callback only keeps an error for it.
 #![allow(unsafe_code)]
 
+mod describe;
 mod producer;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

@@ -1,17 +1,18 @@
 //! How far reading is behind the end of its topic.
 //!
-//! It is apart because readers write it and the status reads it, at any time, without a lock.
+//! It is apart because readers write it and the status reads it, at any time; they wait for each
+//! other only while a new partition is added.
 //!
 //! # Invariants
 //! * Lag is counted in offsets: transactions and compaction leave holes, so it is never less
 //!   than the records that are still to come.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// The positions and ends of a topic's partitions, as far as this process reads them.
-#[derive(Debug)]
-pub struct Lag(Vec<PartitionLag>);
+#[derive(Debug, Default)]
+pub struct Lag(RwLock<Vec<PartitionLag>>);
 
 #[derive(Debug)]
 struct PartitionLag {
@@ -22,12 +23,20 @@ struct PartitionLag {
 }
 
 impl Lag {
-    pub(super) fn new(partitions: usize) -> Arc<Self> {
+    /// Of no partitions, as yet.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The topic has so many partitions now.
+    pub(super) fn grow(&self, partitions: i32) {
         let nothing = || PartitionLag {
             next: AtomicI64::new(-1),
             end: AtomicI64::new(-1),
         };
-        Arc::new(Self((0..partitions).map(|_| nothing()).collect()))
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let partitions = all.len().max(index(partitions));
+        all.resize_with(partitions, nothing);
     }
 
     /// How many records of this process's partitions are still to be read.
@@ -41,21 +50,28 @@ impl Lag {
                 (end - next).max(0).unsigned_abs()
             }
         };
-        self.0.iter().map(behind).sum()
+        self.all().iter().map(behind).sum()
     }
 
     pub(super) fn set_next(&self, partition: i32, offset: i64) {
-        self.of(partition).next.store(offset, Ordering::Relaxed);
+        self.all()[index(partition)]
+            .next
+            .store(offset, Ordering::Relaxed);
     }
 
     pub(super) fn set_end(&self, partition: i32, offset: i64) {
-        self.of(partition).end.store(offset, Ordering::Relaxed);
+        self.all()[index(partition)]
+            .end
+            .store(offset, Ordering::Relaxed);
     }
 
-    fn of(&self, partition: i32) -> &PartitionLag {
-        let index = usize::try_from(partition).expect("partitions are counted from 0");
-        &self.0[index]
+    fn all(&self) -> RwLockReadGuard<'_, Vec<PartitionLag>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn index(partition: i32) -> usize {
+    usize::try_from(partition).expect("partitions are counted from 0")
 }
 
 #[cfg(test)]
@@ -64,7 +80,8 @@ mod tests {
 
     #[test]
     fn lag_is_summed_over_the_partitions_that_are_read_here() {
-        let lag = Lag::new(3);
+        let lag = Lag::new();
+        lag.grow(3);
         assert_eq!(lag.records(), 0);
         lag.set_end(0, 100);
         lag.set_next(1, 10);

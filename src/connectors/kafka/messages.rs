@@ -103,6 +103,16 @@ impl Polled {
     }
 }
 
+/// What a topic is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Description {
+    /// How many partitions it has.
+    pub(super) partitions: usize,
+    /// What tells it from another topic of the same name, earlier or later; none if the broker is
+    /// too old to have ids.
+    pub(super) id: Option<String>,
+}
+
 /// What stands at one place of a batch.
 pub(super) enum Item<'a> {
     /// A record.

@@ -2,7 +2,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `source`, `reader` | records to blocks of events, on threads of their own |
+//! | `source`, `readers`, `reader` | records to blocks of events, on threads of their own |
+//! | `missing` | what to do when records are gone, or the topic is another |
 //! | `reference` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic, at least once |
 //! | `transactions`, `committer`, `routes` | the same exactly once |
@@ -35,11 +36,13 @@ mod lag;
 mod lanes;
 mod ledger;
 mod messages;
+mod missing;
 mod own_topic;
 mod partitioner;
 mod patience;
 mod progress;
 mod reader;
+mod readers;
 mod recorder;
 mod reference;
 mod routes;
@@ -66,12 +69,13 @@ pub use group::GroupOffsets;
 pub use lag::Lag;
 pub use own_topic::delete_topic;
 pub use progress::{Progress, ProgressRecord, read_progress};
+pub use readers::{Owner, Readers};
 pub use recorder::{Recorder, RecorderOptions, Watched};
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
 pub use scan::{Scan, Scanned};
 pub use sink::{Destination, KafkaSink, SinkOptions};
-pub use source::{Assignment, Readers, Source, SourceOptions};
+pub use source::{Source, SourceOptions};
 pub use transactions::{TransactionOptions, Transactions};
 
 /// Told of an error that ends the job; may be called from any thread, and more than once.

@@ -5,6 +5,8 @@
 //! # Invariants
 //! * Records of a partition are handed over in the order of their offsets, each once.
 //! * What has been read is handed over at once: a block waits for no other record.
+//! * What is gone on without, because it was deleted before it was read, is told to the worker
+//!   before what follows.
 //! * A partition with an end is done when a record at or beyond it comes, or the partition's own
 //!   end is at or beyond it: transactions leave holes.
 
@@ -13,8 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deltajoin_workers::batch::Origin;
+use deltajoin_workers::bindings::Skipped;
 use deltajoin_workers::ports::Block;
 use deltajoin_workers::queue::Sender;
+use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::codec::dead_letter::DeadLetters;
 use crate::codec::json::Decoder;
@@ -22,6 +26,7 @@ use crate::config::KafkaTopic;
 use crate::connectors::kafka::ffi::{Consumer, Record};
 use crate::connectors::kafka::fit::{cut_note, start_of};
 use crate::connectors::kafka::messages::Item;
+use crate::connectors::kafka::missing::Expected;
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::{Error, Lag, SourceOptions, settings};
 
@@ -42,6 +47,8 @@ pub(super) struct Range {
     pub(super) partition: i32,
     /// The offset that is read next.
     pub(super) next: i64,
+    /// What is before this offset is bound: it must be read.
+    pub(super) bound: i64,
     /// The offset at which reading ends; `i64::MAX` when it does not.
     pub(super) end: i64,
 }
@@ -51,6 +58,9 @@ pub(super) struct Reader {
     consumer: Consumer,
     block: Assembly,
     topic: KafkaTopic,
+    expected: Expected,
+    /// Partitions of which the next record was not there.
+    lost: Vec<i32>,
     patience: Patience,
     lag: Arc<Lag>,
     lag_set: Instant,
@@ -63,6 +73,7 @@ impl Reader {
         decoder: Decoder,
         sender: Sender<Block>,
         lag: &Arc<Lag>,
+        expected: Expected,
     ) -> Result<Self, Error> {
         let topic = &options.topic;
         let config = settings::consumer(topic)?;
@@ -72,6 +83,8 @@ impl Reader {
             consumer,
             block: Assembly::new(options, ranges, decoder, sender),
             topic: topic.clone(),
+            expected,
+            lost: Vec::new(),
             patience: Patience::later(topic),
             lag: Arc::clone(lag),
             lag_set: Instant::now(),
@@ -87,6 +100,9 @@ impl Reader {
         }
         while !stop.load(Ordering::Relaxed) && !self.block.sender.closed() {
             if self.consumer.fill(IDLE) > 0 && !self.take_batch()? {
+                return Ok(false);
+            }
+            if !self.find_lost()? {
                 return Ok(false);
             }
             self.patience
@@ -113,6 +129,11 @@ impl Reader {
                 Item::End { partition, offset } => self.block.reached(partition, offset),
                 Item::Fault {
                     partition,
+                    code: Code::AutoOffsetReset | Code::OffsetOutOfRange,
+                    ..
+                } => self.lost.push(partition),
+                Item::Fault {
+                    partition,
                     code,
                     reason,
                 } => {
@@ -137,6 +158,40 @@ impl Reader {
             self.lag.set_next(range.partition, range.next);
         }
         Ok(true)
+    }
+
+    /// Goes on with partitions of which the next record was not there, as far as Kafka tells where.
+    /// Returns false if the worker wants no more.
+    fn find_lost(&mut self) -> Result<bool, Error> {
+        while let Some(partition) = self.lost.last().copied() {
+            if let Some(range) = self.block.ranges[index(partition)] {
+                match self.expected.find(self.consumer.handle(), range)? {
+                    Err(code) => {
+                        self.patience.away(&code.to_string());
+                        break;
+                    }
+                    Ok(to) => {
+                        if !self.block.skip(partition, to) {
+                            return Ok(false);
+                        }
+                        self.go_on(partition, to)?;
+                    }
+                }
+            }
+            self.lost.pop();
+        }
+        Ok(true)
+    }
+
+    /// Reads a partition from another offset on.
+    fn go_on(&mut self, partition: i32, offset: i64) -> Result<(), Error> {
+        self.consumer.stop(partition);
+        self.lag.set_next(partition, offset);
+        if self.block.ranges[index(partition)].is_some() {
+            let started = self.consumer.start(partition, offset);
+            started.map_err(|code| Error::failed(&self.topic, &code.to_string()))?;
+        }
+        Ok(())
     }
 
     fn set_lag(&mut self) {
@@ -228,6 +283,33 @@ impl Assembly {
         }
     }
 
+    /// Leaves out what is before `to` and not in the topic, and says so to the worker. Returns
+    /// false if that wants no more.
+    fn skip(&mut self, partition: i32, to: i64) -> bool {
+        let skipped = Skipped {
+            partition,
+            from: self.next(partition),
+            to,
+        };
+        tracing::warn!(
+            topic = self.topic,
+            partition,
+            from = skipped.from,
+            to,
+            offsets = skipped.offsets(),
+            "records were deleted before they were read; going on behind them"
+        );
+        self.reached(partition, to);
+        // It stops here by itself.
+        self.done.retain(|done| *done != partition);
+        let block = Block {
+            skipped: vec![skipped],
+            published_ms: now_ms(),
+            ..Block::default()
+        };
+        self.sender.send(block, 0)
+    }
+
     fn decode(&mut self, record: Record<'_>) {
         let origin = Origin {
             partition: record.partition(),
@@ -280,6 +362,7 @@ impl Assembly {
             events: self.decoder.finish(),
             dead_letters: self.dead_letters.finish(),
             records: self.records,
+            skipped: Vec::new(),
             published_ms: if known { oldest_ms } else { now_ms() },
         };
         self.records = 0;

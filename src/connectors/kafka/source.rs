@@ -1,15 +1,14 @@
 //! The events' topic: resolves where reading starts and ends, and starts the readers.
 //!
-//! It is apart from `reader` because this happens once, while someone waits at the terminal, and
+//! It is apart from `readers` because this happens once, while someone waits at the terminal, and
 //! that goes on for as long as the job.
 //!
 //! # Invariants
 //! * Start and end offsets are resolved once, before anything is read.
-//! * A partition has one reader, which hands over to one worker.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::batch::BatchSchema;
@@ -17,10 +16,11 @@ use deltajoin_workers::bindings::Ends;
 use deltajoin_workers::ports::{Block, Stop};
 use deltajoin_workers::queue::Sender;
 
-use crate::codec::json::Decoder;
-use crate::config::{KafkaTopic, Start};
+use crate::config::{KafkaTopic, OnMissing, Start};
 use crate::connectors::kafka::client::Connection;
-use crate::connectors::kafka::reader::{Range, Reader};
+use crate::connectors::kafka::missing::Expected;
+use crate::connectors::kafka::reader::Range;
+use crate::connectors::kafka::readers::{Owner, Readers, Starter};
 use crate::connectors::kafka::{Error, Fail, Lag};
 
 /// How long records are waited for that were there before: brokers may still be starting.
@@ -35,6 +35,8 @@ pub struct SourceOptions {
     pub topic: KafkaTopic,
     /// Where reading starts.
     pub start: Start,
+    /// What is done without records that were deleted before they were read.
+    pub on_missing: OnMissing,
     /// Whether reading ends where the topic ended at the start.
     pub until_end: bool,
     /// The events' schema.
@@ -45,19 +47,14 @@ pub struct SourceOptions {
     pub readers_per_worker: usize,
 }
 
-/// Partitions whose records go to one worker.
-pub struct Assignment {
-    /// The partitions.
-    pub partitions: Vec<i32>,
-    /// The worker's queue.
-    pub sender: Sender<Block>,
-}
-
 /// The events' topic, ready to be read.
 #[derive(Debug)]
 pub struct Source {
     options: SourceOptions,
+    id: Option<String>,
     starts: Vec<i64>,
+    /// What is before these offsets is bound.
+    bound: Vec<i64>,
     ends: Vec<i64>,
     lag: Arc<Lag>,
 }
@@ -70,15 +67,23 @@ impl Source {
     pub fn connect(options: SourceOptions, stop: &Stop) -> Result<Self, Error> {
         let mut connection = Connection::open(&options.topic)?;
         let partitions = connection.partitions(stop)?;
+        let id = connection.id(stop)?;
         let starts = connection.starts(partitions, options.start, stop)?;
         let ends = connection.ends(partitions, stop)?;
-        let lag = Lag::new(partitions);
+        let lag = Lag::new();
         Ok(Self {
             options,
+            id,
             starts,
+            bound: Vec::new(),
             ends,
             lag,
         })
+    }
+
+    /// What tells the topic from another of the same name, if the broker can tell.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
     }
 
     /// The topic's partitions.
@@ -91,39 +96,61 @@ impl Source {
         self.partitions().zip(self.starts.iter().copied()).collect()
     }
 
-    /// Has reading start at other offsets, where it was bound to; a partition that is not among
-    /// them starts at its beginning. Waits a while for what is `bound`, the end of each partition.
+    /// Has reading start where it is bound to: `ranges` tells for each partition where it is read
+    /// from, and how far it is bound. A partition that is not among them has come since then, and
+    /// is read from offset 0. Waits a while for what is bound.
     ///
     /// # Errors
-    /// If records that are bound do not come, or Kafka refuses; or if `stop` is set.
-    pub fn resume(&mut self, starts: &Ends, bound: &Ends, stop: &Stop) -> Result<(), Error> {
+    /// If records that are bound do not come, if records are gone without which the job does not
+    /// go on, or Kafka refuses; or if `stop` is set.
+    pub fn resume(&mut self, ranges: &BTreeMap<i32, (i64, i64)>, stop: &Stop) -> Result<(), Error> {
         let mut connection = Connection::open(&self.options.topic)?;
-        let partitions = self.starts.len();
-        self.starts = connection.starts(partitions, Start::Earliest, stop)?;
         let deadline = Instant::now() + BOUND;
-        while let Some(gone) = self.gone(starts.iter().chain(bound)) {
+        while let Some(gone) = self.gone(ranges) {
             if Instant::now() > deadline {
                 return Err(gone);
             }
             tracing::warn!(missing = %gone, "waiting for records");
             std::thread::sleep(BOUND_PAUSE);
+            let partitions = connection.partitions(stop)?;
             self.ends = connection.ends(partitions, stop)?;
         }
-        for (partition, start) in starts {
+        let count = self.ends.len();
+        (self.starts, self.bound) = (vec![0; count], vec![0; count]);
+        for (partition, (start, bound)) in ranges {
             let index = usize::try_from(*partition).expect("it was looked for");
-            self.starts[index] = *start;
+            (self.starts[index], self.bound[index]) = (*start, *bound);
+        }
+        // A reader would find out, but only when peers and sinks are there.
+        let lows = connection.starts(count, Start::Earliest, stop)?;
+        for (partition, (low, high)) in self.partitions().zip(lows.into_iter().zip(&self.ends)) {
+            let range = self.range(partition);
+            if low > range.next {
+                self.expected().goes_on(range, (low, *high))?;
+            }
         }
         Ok(())
     }
 
+    fn expected(&self) -> Expected {
+        Expected {
+            topic: self.options.topic.topic.clone(),
+            id: self.id.clone(),
+            on_missing: self.options.on_missing,
+        }
+    }
+
     /// The first partition that ends before it is bound to.
-    fn gone<'a>(&self, mut bound: impl Iterator<Item = &'a (i32, i64)>) -> Option<Error> {
+    fn gone(&self, ranges: &BTreeMap<i32, (i64, i64)>) -> Option<Error> {
         let end = |partition: i32| {
             let index = usize::try_from(partition).ok()?;
             self.ends.get(index).copied()
         };
-        let short = |(partition, bound): &&(i32, i64)| end(*partition).unwrap_or(0) < *bound;
-        let (partition, bound) = *bound.find(short)?;
+        let mut bound = ranges
+            .iter()
+            .map(|(partition, (_, bound))| (*partition, *bound));
+        let (partition, bound) =
+            bound.find(|(partition, bound)| end(*partition).unwrap_or(0) < *bound)?;
         Some(Error::BoundGone {
             topic: self.options.topic.topic.clone(),
             partition,
@@ -137,113 +164,56 @@ impl Source {
         &self.lag
     }
 
-    /// Starts to read. Each worker's queue is finished once all its partitions are at their end,
-    /// with `until_end`; never otherwise.
+    /// Starts to read: `senders` are the queues of this process's workers. Each is finished once
+    /// all its partitions are at their end, with `until_end`; never otherwise, as partitions that
+    /// are added to the topic are then read as well.
     ///
     /// # Errors
     /// If a client cannot be made.
-    ///
-    /// # Panics
-    /// If a partition does not exist.
-    pub fn spawn(&self, assignments: Vec<Assignment>, fail: &Fail) -> Result<Readers, Error> {
-        let mut readers = Readers {
-            stop: Arc::default(),
-            threads: Vec::new(),
-        };
-        for assignment in assignments {
-            self.spawn_for(assignment, fail, &mut readers)?;
-        }
-        Ok(readers)
-    }
-
-    fn spawn_for(
+    pub fn spawn(
         &self,
-        assignment: Assignment,
+        senders: Vec<Sender<Block>>,
+        owner: Owner,
         fail: &Fail,
-        readers: &mut Readers,
-    ) -> Result<(), Error> {
-        let mut ranges: Vec<_> = assignment
-            .partitions
-            .into_iter()
-            .map(|partition| self.range(partition))
-            .collect();
-        ranges.retain(|range| range.next < range.end);
-        if ranges.is_empty() {
-            if self.options.until_end {
-                assignment.sender.finish();
-            }
-            return Ok(());
+    ) -> Result<Readers, Error> {
+        let stop = Arc::<AtomicBool>::default();
+        let starter = Starter {
+            options: self.options.clone(),
+            senders,
+            owner,
+            lag: Arc::clone(&self.lag),
+            stop: Arc::clone(&stop),
+            fail: Arc::clone(fail),
+            expected: self.expected(),
+        };
+        let partitions = self.partitions();
+        self.lag.grow(partitions.end);
+        let ranges: Vec<_> = partitions.clone().map(|one| self.range(one)).collect();
+        for (partition, end) in partitions.clone().zip(&self.ends) {
+            self.lag.set_end(partition, *end);
         }
-        let count = self.options.readers_per_worker.clamp(1, ranges.len());
-        let reading = Arc::new(AtomicUsize::new(count));
-        for index in 0..count {
-            let own = ranges.iter().skip(index).step_by(count).copied().collect();
-            let decoder = Decoder::new(
-                Arc::clone(&self.options.schema),
-                self.options.record_bytes_max,
-            );
-            let sender = assignment.sender.clone();
-            let mut reader = Reader::new(&self.options, own, decoder, sender, &self.lag)?;
-            let (stop, fail) = (Arc::clone(&readers.stop), Arc::clone(fail));
-            let (reading, sender) = (Arc::clone(&reading), assignment.sender.clone());
-            let name = format!("reader-{}", readers.threads.len());
-            let thread =
-                std::thread::Builder::new()
-                    .name(name)
-                    .spawn(move || match reader.run(&stop) {
-                        Ok(true) => {
-                            if reading.fetch_sub(1, Ordering::AcqRel) == 1 {
-                                sender.finish();
-                            }
-                        }
-                        Ok(false) => {}
-                        Err(error) => fail(error),
-                    });
-            let thread = thread.map_err(|error| {
-                Error::failed(&self.options.topic, &format!("no thread for it: {error}"))
-            })?;
-            readers.threads.push(thread);
-        }
-        Ok(())
+        let threads = starter.start(&ranges)?;
+        let connection = Connection::open(&self.options.topic)?;
+        let watch = starter.watch(connection, partitions.end)?;
+        Ok(Readers {
+            stop,
+            threads,
+            watch: Some(watch),
+        })
     }
 
     fn range(&self, partition: i32) -> Range {
         let index = usize::try_from(partition).expect("partitions are counted from 0");
         let (next, end) = (self.starts[index], self.ends[index]);
-        self.lag.set_next(partition, next);
-        self.lag.set_end(partition, end);
         Range {
             partition,
             next,
+            bound: self.bound.get(index).copied().unwrap_or(next),
             end: if self.options.until_end {
                 end
             } else {
                 i64::MAX
             },
-        }
-    }
-}
-
-/// The threads that read.
-#[derive(Debug)]
-pub struct Readers {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Readers {
-    /// Asks the readers to end. One that waits for room in its queue ends when the worker closes
-    /// the queue.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    /// Waits until all readers have ended.
-    pub fn join(&mut self) {
-        for thread in self.threads.drain(..) {
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
-            }
         }
     }
 }

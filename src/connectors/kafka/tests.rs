@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::ports::{Block, Sink as _, Stop, reason};
-use deltajoin_workers::queue::{InFlight, Receiver, queue};
+use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::mocking::MockCluster;
@@ -22,7 +22,7 @@ use super::messages::{Item, Outgoing};
 use super::*;
 use crate::codec::Format;
 use crate::codec::dead_letter::DeadLetters;
-use crate::config::{KafkaTopic, Partitioner, Start};
+use crate::config::{KafkaTopic, OnMissing, Partitioner, Start};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -103,6 +103,7 @@ fn source(topic: &KafkaTopic, start: Start, until_end: bool) -> Source {
     let options = SourceOptions {
         topic: topic.clone(),
         start,
+        on_missing: OnMissing::Fail,
         until_end,
         schema: BatchSchema::register(schema()),
         record_bytes_max: 100,
@@ -124,12 +125,16 @@ fn read_all(receiver: &Receiver<Block>) -> Vec<Block> {
     blocks
 }
 
+/// Reads all partitions for one worker.
+fn spawn(source: &Source, sender: Sender<Block>) -> Readers {
+    let all: Owner = Arc::new(|_| Some(0));
+    source.spawn(vec![sender], all, &fail()).unwrap()
+}
+
 fn read_to_end(topic: &KafkaTopic) -> Vec<Block> {
     let source = source(topic, Start::Earliest, true);
     let (sender, receiver) = queue(InFlight::new(1 << 20));
-    let partitions = source.partitions().collect();
-    let assignments = vec![Assignment { partitions, sender }];
-    let mut readers = source.spawn(assignments, &fail()).unwrap();
+    let mut readers = spawn(&source, sender);
     let blocks = read_all(&receiver);
     readers.join();
     assert_eq!(source.lag().records(), 0);
@@ -386,10 +391,7 @@ fn an_empty_topic_is_done_at_once_and_a_live_one_is_followed() {
     assert!(read_to_end(&topic).is_empty());
     let source = source(&topic, Start::Latest, false);
     let (sender, receiver) = queue(InFlight::new(1 << 20));
-    let partitions = source.partitions().collect();
-    let mut readers = source
-        .spawn(vec![Assignment { partitions, sender }], &fail())
-        .unwrap();
+    let mut readers = spawn(&source, sender);
     produce(&topic, 2, &[Some(br#"{"id":1,"name":"a"}"#)]);
     until("the record comes", || receiver.pop().is_some());
     assert!(!receiver.finished());

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use deltajoin_workers::bindings::Skipped;
 use deltajoin_workers::checkpoint::KeyRun;
 use deltajoin_workers::key::mix64;
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
@@ -94,8 +95,12 @@ impl Shared {
     }
 }
 
+fn try_attempt(process: &mut Loading) -> Result<bool, Failure> {
+    process.attempt(GENERATION, Some(&History::default()), &Stop::default())
+}
+
 fn attempt(process: &mut Loading) -> bool {
-    process.attempt(GENERATION, &Stop::default()).unwrap()
+    try_attempt(process).unwrap()
 }
 
 /// The number of the checkpoint that is loaded, and how many keys it has.
@@ -131,7 +136,7 @@ fn without_one_that_the_log_reaches_back_to_the_fault_is_told() {
         let (mut first, mut second) = (shared.process(0, Some(reaches)), shared.process(1, None));
         shared.damage(&shared.runs[1][1], 100);
         assert_eq!([&mut first, &mut second].map(attempt), [true, false]);
-        let again = first.attempt(GENERATION, &Stop::default());
+        let again = try_attempt(&mut first);
         if goes_back {
             assert_eq!(again, Ok(true));
             continue;
@@ -157,4 +162,32 @@ fn every_byte_is_looked_at_by_some_process() {
         let start = shared.folder.path().join("test");
         std::fs::remove_file(start.join(format!("start-{GENERATION:020}-000"))).unwrap();
     }
+}
+
+#[test]
+fn what_was_skipped_is_skipped_again_if_nothing_before_it_is_made_again() {
+    let binding = |epoch, ends: &[(i32, i64)], skipped: &[(i32, i64, i64)]| Binding {
+        epoch,
+        ends: ends.to_vec(),
+        skipped: skipped
+            .iter()
+            .map(|(partition, from, to)| Skipped {
+                partition: *partition,
+                from: *from,
+                to: *to,
+            })
+            .collect(),
+        ..Binding::default()
+    };
+    let bindings = [
+        binding(1, &[(0, 10), (1, 10), (2, 10)], &[]),
+        binding(2, &[(0, 20), (1, 12)], &[(0, 10, 20)]),
+        binding(
+            3,
+            &[(0, 31), (1, 40), (3, 9)],
+            &[(0, 20, 30), (1, 12, 33), (3, 0, 7)],
+        ),
+    ];
+    let expected = [(0, (30, 31)), (1, (10, 40)), (2, (10, 10)), (3, (7, 9))];
+    assert_eq!(ranges(None, &bindings), BTreeMap::from(expected));
 }

@@ -158,7 +158,25 @@ impl Broker {
         self.wait_for_partitions(name, partitions);
     }
 
-    fn wait_for_partitions(&self, name: &str, partitions: i32) {
+    /// Deletes a topic, and waits until it is gone.
+    ///
+    /// # Panics
+    /// If there is no topic of that name.
+    pub fn delete_topic(&self, name: &str) {
+        let options = AdminOptions::new().operation_timeout(Some(START));
+        let results = block_on(self.admin().delete_topics(&[name], &options));
+        for result in results.expect("the broker answers") {
+            result.unwrap_or_else(|(name, error)| panic!("cannot delete topic {name}: {error}"));
+        }
+        let consumer: BaseConsumer = self.client().create().expect("a consumer");
+        wait_until(&format!("the end of {name}"), START, || {
+            let metadata = consumer.fetch_metadata(Some(name), Duration::from_secs(5));
+            metadata.is_ok_and(|metadata| metadata.topics()[0].error().is_some())
+        });
+    }
+
+    /// Waits until a topic has so many partitions, all of which can be used.
+    pub fn wait_for_partitions(&self, name: &str, partitions: i32) {
         let consumer: BaseConsumer = self.client().create().expect("a consumer");
         let wanted = usize::try_from(partitions).expect("a number of partitions");
         wait_until(&format!("the partitions of {name}"), START, || {

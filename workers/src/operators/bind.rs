@@ -32,18 +32,19 @@ use timely::progress::operate::FrontierInterest;
 
 use crate::batch::Batch;
 use crate::bindings::{Binding, BindingLog, advance};
+use crate::operators::source::Taken;
 
 /// A stream without data, whose frontier tells which epochs are durable.
 pub type Durable<'scope> = StreamVec<'scope, u64, ()>;
 
 /// Binds epochs; `log` is there on worker 0, and without one every closed epoch counts as durable.
 pub fn bind<'scope>(
-    ends: StreamVec<'scope, u64, (i32, i64)>,
+    taken: StreamVec<'scope, u64, Taken>,
     changes: Stream<'scope, u64, Batch>,
     mut log: Option<Box<dyn BindingLog>>,
 ) -> Durable<'scope> {
-    let worker = ends.scope().worker();
-    let mut builder = OperatorBuilder::new("Bind".to_owned(), ends.scope());
+    let worker = taken.scope().worker();
+    let mut builder = OperatorBuilder::new("Bind".to_owned(), taken.scope());
     let activator = worker.sync_activator_for(builder.operator_info().address.to_vec());
     if let Some(log) = &mut log {
         log.wake_by(Arc::new(move || {
@@ -51,7 +52,7 @@ pub fn bind<'scope>(
             activator.activate().unwrap_or_default();
         }));
     }
-    let mut ends = builder.new_input(ends, Exchange::new(|_: &(i32, i64)| 0));
+    let mut taken = builder.new_input(taken, Exchange::new(|_: &Taken| 0));
     let mut changes = builder.new_input(changes, Pipeline);
     builder.set_notify_for(0, FrontierInterest::IfCapability);
     builder.set_notify_for(1, FrontierInterest::IfCapability);
@@ -63,15 +64,20 @@ pub fn bind<'scope>(
         let mut appended: VecDeque<Capability<u64>> = VecDeque::new();
         let mut durable = 0;
         move |frontiers| {
-            ends.for_each(|capability, ends| {
+            taken.for_each(|capability, taken| {
                 let Some(capability) = capability.retain_least(0) else {
                     return;
                 };
                 let epoch = *capability.time();
                 let entry = open.entry(epoch);
                 let (_, binding) = entry.or_insert_with(|| (capability, Binding::of(epoch)));
-                for (partition, end) in ends.drain(..) {
-                    advance(&mut binding.ends, partition, end);
+                for taken in taken.drain(..) {
+                    match taken {
+                        Taken::Before((partition, end)) => {
+                            advance(&mut binding.ends, partition, end);
+                        }
+                        Taken::Skipped(skipped) => binding.skipped.push(skipped),
+                    }
                 }
             });
             changes.for_each(|capability, changes| {
@@ -94,6 +100,7 @@ pub fn bind<'scope>(
             {
                 let (capability, mut binding) = entry.remove();
                 binding.ends.sort_unstable();
+                binding.skipped.sort_unstable();
                 log.append(binding);
                 appended.push_back(capability);
             }

@@ -11,7 +11,7 @@
 //! ```text
 //! mints (addressed) --+--> source --+--> events
 //! blocks (queue) -----+             +--> dead letters (records that could not be decoded)
-//!                                   +--> ends (where a live epoch ends in each partition)
+//!                                   +--> what a live epoch takes of each partition
 //! ```
 //! # Routing
 //! A mint for each worker comes from worker 0. Events leave as they were read; the next operator
@@ -45,7 +45,7 @@ use timely::dataflow::{Stream, StreamVec};
 use timely::progress::operate::FrontierInterest;
 
 use crate::batch::{Batch, Gather};
-use crate::bindings::{Ends, advance};
+use crate::bindings::{Ends, Skipped, advance};
 use crate::operators::{SharedCounts, Whole};
 use crate::ports::{Block, Events};
 
@@ -61,6 +61,15 @@ pub struct Mint {
     pub take: Take,
     /// Whether a checkpoint is made of the state at the end of the epoch.
     pub checkpoint: bool,
+}
+
+/// What a live epoch takes of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Taken {
+    /// Everything of a partition before an offset.
+    Before((i32, i64)),
+    /// Nothing, as that was not there any more.
+    Skipped(Skipped),
 }
 
 /// Epochs of which this worker must hand over a part.
@@ -117,7 +126,7 @@ impl Unwritten {
 pub type Sourced<'scope> = (
     Stream<'scope, u64, Batch>,
     Stream<'scope, u64, Batch>,
-    StreamVec<'scope, u64, (i32, i64)>,
+    StreamVec<'scope, u64, Taken>,
 );
 
 /// The events of this worker's readers, and what else is known of them.
@@ -136,11 +145,11 @@ pub fn source<'scope>(
     builder.set_notify_for(0, FrontierInterest::Never);
     let (events_output, events) = builder.new_output::<Batch>();
     let (dead_output, dead_letters) = builder.new_output::<Batch>();
-    let (ends_output, ends) = builder.new_output::<Vec<(i32, i64)>>();
+    let (ends_output, ends) = builder.new_output::<Vec<Taken>>();
     let mut events_output = OutputBuilder::<u64, Whole>::from(events_output);
     let mut dead_output = OutputBuilder::<u64, Whole>::from(dead_output);
     let mut ends_output =
-        OutputBuilder::<u64, CapacityContainerBuilder<Vec<(i32, i64)>>>::from(ends_output);
+        OutputBuilder::<u64, CapacityContainerBuilder<Vec<Taken>>>::from(ends_output);
 
     builder.build(move |_| {
         let mut open: VecDeque<Open> = VecDeque::new();
@@ -168,6 +177,7 @@ pub fn source<'scope>(
                 {
                     epoch.stamped.add(&block, bytes);
                     count(&block, &counts);
+                    epoch.skipped.append(&mut block.skipped);
                     if !block.events.is_empty() {
                         let mut session = events_output.session_with_builder(events);
                         session.give_container(&mut block.events);
@@ -188,7 +198,8 @@ pub fn source<'scope>(
                 waiting.queue.need(false);
                 if epoch.take == Take::Waiting {
                     let mut session = ends_output.session_with_builder(ends);
-                    session.give_iterator(epoch.reached.drain(..));
+                    session.give_iterator(epoch.skipped.drain(..).map(Taken::Skipped));
+                    session.give_iterator(epoch.reached.drain(..).map(Taken::Before));
                 }
                 if epoch.stamped.records > 0 {
                     unwritten.epochs.push_back(epoch.stamped);
@@ -204,6 +215,7 @@ fn count(block: &Block, counts: &SharedCounts) {
     let mut counts = counts.borrow_mut();
     counts.records += block.records;
     counts.events += block.events.len() as u64;
+    counts.missing_offsets += block.skipped.iter().map(Skipped::offsets).sum::<u64>();
     counts.dead_letters += block.dead_letters.len() as u64;
 }
 
@@ -214,6 +226,8 @@ struct Open {
     take: Take,
     /// How far its records go.
     reached: Ends,
+    /// What a live one goes on without.
+    skipped: Vec<Skipped>,
     stamped: Stamped,
 }
 
@@ -229,6 +243,7 @@ impl Open {
             capabilities,
             take,
             reached: Ends::new(),
+            skipped: Vec::new(),
             stamped,
         }
     }
@@ -291,7 +306,8 @@ impl Waiting {
                 let (block, bytes) = &mut self.left_over[self.looked_at];
                 let taken = block.split(ends);
                 taken.reach(reached);
-                if block.records == 0 {
+                // What was not there is no part of a bound epoch.
+                if block.records == 0 && block.skipped.is_empty() {
                     let bytes = *bytes;
                     self.left_over.remove(self.looked_at);
                     return Some((taken, bytes));
@@ -316,12 +332,16 @@ impl Block {
             events,
             dead_letters,
             records,
+            skipped: Vec::new(),
             published_ms: self.published_ms,
         }
     }
 
     /// Advances `ends` to behind the records of this block.
     fn reach(&self, ends: &mut Ends) {
+        for skipped in &self.skipped {
+            advance(ends, skipped.partition, skipped.to);
+        }
         for batch in [&self.events, &self.dead_letters] {
             for (partition, offset) in batch.partitions().iter().zip(batch.offsets()) {
                 advance(ends, *partition, offset + 1);
@@ -352,4 +372,54 @@ fn split(batch: &mut Batch, ends: &Ends) -> Batch {
     let rows = |rows: Vec<usize>| rows.into_iter().map(|row| (0, row)).collect::<Vec<_>>();
     *batch = gather.rows(&rows(rest));
     gather.rows(&rows(taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchSchema, Origin, Slot};
+    use crate::queue::{InFlight, queue};
+    use crate::schema::{Column, ColumnType, Schema};
+
+    /// Ten records of a partition.
+    fn records(partition: i32) -> Block {
+        let columns = vec![Column::new("id", ColumnType::Int64)];
+        let mut events = BatchBuilder::new(BatchSchema::register(Schema::new(columns, vec![0])));
+        for offset in 0..10 {
+            events.push(&[Slot::Int64(offset)], Origin { partition, offset }, 1);
+        }
+        Block {
+            events: events.finish(),
+            records: 10,
+            ..Block::default()
+        }
+    }
+
+    #[test]
+    fn what_was_skipped_is_no_part_of_a_bound_epoch_and_of_the_next_live_one() {
+        let skipped = Skipped {
+            partition: 1,
+            from: 5,
+            to: 9,
+        };
+        let (sender, receiver) = queue(InFlight::new(1000));
+        let empty = Block {
+            skipped: vec![skipped],
+            ..Block::default()
+        };
+        assert!(sender.send(empty, 0) && sender.send(records(0), 100));
+        let mut waiting = Waiting::new(Rc::new(receiver));
+        let mut take = |take: Take| {
+            let (mut reached, mut skipped, mut records) = (Ends::new(), Vec::new(), 0);
+            while let Some((block, _)) = waiting.next(&take, &mut reached, true) {
+                records += block.records;
+                skipped.extend(block.skipped);
+            }
+            (reached, skipped, records)
+        };
+        let bound = vec![(0, 4)];
+        assert_eq!(take(Take::Bound(bound.clone())), (bound, vec![], 4));
+        let live = (vec![(1, 9), (0, 10)], vec![skipped], 6);
+        assert_eq!(take(Take::Waiting), live);
+    }
 }
