@@ -250,7 +250,7 @@ fn sinks_at_two_clusters_and_bindings_at_the_second_hold_each_row_once_through_k
         quoted(&other.bootstrap())
     );
     other.create_topic("elsewhere", 4, &[]);
-    let setup = exactly_once(broker, "two")
+    let setup = exactly_once(broker, "two-clusters")
         .set("events", "topic", quoted(stream.topic))
         .set("limits", "max_in_flight_bytes", quoted("2MB"))
         .set("checkpoint", "bindings_brokers", quoted(&other.bootstrap()))
@@ -273,6 +273,6 @@ fn sinks_at_two_clusters_and_bindings_at_the_second_hold_each_row_once_through_k
         assert!(found.is_clean(), "{topic}: {found:#?}");
     }
     let mut bindings = 0;
-    other.read("two.bindings", |_| bindings += 1);
+    other.read("two-clusters.bindings", |_| bindings += 1);
     assert!(bindings > 0, "they are where they are asked for");
 }
