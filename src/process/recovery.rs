@@ -234,12 +234,20 @@ pub(super) fn groups(ownership: &Ownership, workers: usize) -> Vec<Groups> {
 
 /// The keys of these key groups.
 fn keys(store: &Store, manifest: &Manifest, groups: Groups, narrow: bool) -> Result<KeySet, Error> {
+    let entries = manifest.runs.iter();
+    let entries = entries.filter(|entry| entry.groups().overlap(groups).is_some());
+    let runs = entries.map(|entry| Run::open(store, entry));
+    let runs: Vec<Run> = runs.collect::<Result<_, _>>()?;
     let mut set = KeySet::new(narrow);
-    for entry in &manifest.runs {
-        if entry.groups().overlap(groups).is_none() {
-            continue;
-        }
-        let run = Run::open(store, entry)?;
+    for group in groups.first..=groups.last {
+        let only = Groups {
+            first: group,
+            last: group,
+        };
+        let parts = runs.iter().filter_map(|run| run.restrict(only));
+        set.reserve(usize::from(group), parts.map(|part| part.keys).sum());
+    }
+    for run in &runs {
         for piece in run.read(groups) {
             set.extend(&piece?);
         }

@@ -95,9 +95,21 @@ impl<K: Slot> Table<K> {
         }
     }
 
-    /// Makes the table larger and spreads the keys over it, in place.
+    /// Makes room for so many more keys.
+    fn reserve(&mut self, keys: usize) {
+        let homes = ((self.taken + keys) * LOAD_MAX.1).div_ceil(LOAD_MAX.0);
+        if keys > 0 && homes > self.homes {
+            self.grow_to(homes.max(SLOTS_MIN));
+        }
+    }
+
+    /// Makes the table larger.
     fn grow(&mut self) {
-        let homes = (self.homes * GROWTH.0 / GROWTH.1).max(self.homes + SLOTS_MIN);
+        self.grow_to((self.homes * GROWTH.0 / GROWTH.1).max(self.homes + SLOTS_MIN));
+    }
+
+    /// Makes the table so large and spreads the keys over it, in place.
+    fn grow_to(&mut self, homes: usize) {
         let old = self.slots.len();
         let length = homes + SLACK.max(old - self.homes);
         self.slots.reserve_exact(length - old);
@@ -201,7 +213,18 @@ impl KeySet {
         matches!(self.tables, Tables::Narrow(_))
     }
 
-    /// Adds keys that are known not to be in it.
+    /// Makes room for so many more keys of one key group. Keys that come in their order need it:
+    /// they would crowd at the beginning of a smaller table.
+    pub fn reserve(&mut self, group: usize, keys: u64) {
+        let keys = usize::try_from(keys).expect("they fit into memory");
+        let bytes = match &mut self.tables {
+            Tables::Narrow(tables) => reserve_counted(&mut tables[group], keys),
+            Tables::Wide(tables) => reserve_counted(&mut tables[group], keys),
+        };
+        self.bytes += bytes;
+    }
+
+    /// Adds keys that are known not to be in it. If they are many, make room first.
     ///
     /// # Panics
     /// If they are of the other width, or one of them is in it.
@@ -255,6 +278,13 @@ impl KeySet {
             Tables::Wide(tables) => Box::new(tables[group].keys()),
         }
     }
+}
+
+/// Makes room, and returns by how many bytes the table grew.
+fn reserve_counted<K: Slot>(table: &mut Table<K>, keys: usize) -> u64 {
+    let before = table.slots.capacity();
+    table.reserve(keys);
+    ((table.slots.capacity() - before) * size_of::<K>()) as u64
 }
 
 /// Inserts, and returns whether the key was new and by how many bytes the table grew.
@@ -340,5 +370,26 @@ mod tests {
         assert!((0..1_000_000).all(|row| !set.insert(&columns, row)));
         let each = set.bytes() as f64 / 1e6;
         assert!(each < 11.0, "{each} bytes a key");
+    }
+
+    #[test]
+    fn keys_in_their_order_find_the_room_that_was_made_for_them() {
+        let mut keys: Vec<u64> = (0..200_000_u64).map(crate::key::mix64).collect();
+        keys.sort_unstable();
+        let mut set = KeySet::new(true);
+        let mut counts = vec![0; KEY_GROUPS];
+        for key in &keys {
+            counts[key_group(*key)] += 1;
+        }
+        for (group, count) in counts.iter().enumerate() {
+            set.reserve(group, *count);
+        }
+        let room = set.bytes();
+        set.extend(&KeyRun::Narrow(keys.clone()));
+        assert_eq!(set.len(), 200_000);
+        // A few slots behind the last home may be needed.
+        assert!(set.bytes() < room + room / 100, "{} {room}", set.bytes());
+        let found = (0..KEY_GROUPS).flat_map(|group| set.group(group));
+        assert!(found.eq(keys.iter().map(|key| u128::from(*key) << 64)));
     }
 }
