@@ -18,8 +18,6 @@ use crate::key::{KEY_GROUP_BITS, KEY_GROUPS, key_group};
 
 /// The share of slots that may be taken. Above it, runs of taken slots get long fast.
 const LOAD_MAX: (usize, usize) = (88, 100);
-/// What a table grows by: small, because the mean of wasted slots follows it.
-const GROWTH: (usize, usize) = (6, 5);
 /// Slots behind the last home slot, for keys that are pushed beyond it.
 const SLACK: usize = 16;
 /// Home slots of a table that gets its first key.
@@ -103,15 +101,17 @@ impl<K: Slot> Table<K> {
         }
     }
 
-    /// Makes the table larger.
+    /// Makes the table larger, by as little as an allocator does: the mean of wasted slots follows.
     fn grow(&mut self) {
-        self.grow_to((self.homes * GROWTH.0 / GROWTH.1).max(self.homes + SLOTS_MIN));
+        self.grow_to((self.homes + 1).max(SLOTS_MIN));
     }
 
-    /// Makes the table so large and spreads the keys over it, in place.
+    /// Makes the table at least so large and spreads the keys over it, in place.
     fn grow_to(&mut self, homes: usize) {
         let old = self.slots.len();
-        let length = homes + SLACK.max(old - self.homes);
+        let slack = SLACK.max(old - self.homes);
+        let length = allocated::<K>(homes + slack);
+        let homes = length - slack;
         self.slots.reserve_exact(length - old);
         self.slots.resize(length, K::default());
         self.homes = homes;
@@ -278,6 +278,14 @@ impl KeySet {
             Tables::Wide(tables) => Box::new(tables[group].keys()),
         }
     }
+}
+
+/// How many slots there are in what an allocator gives for so many: sizes have four steps between a
+/// power of two and the next, as jemalloc's do.
+fn allocated<K>(slots: usize) -> usize {
+    let bytes = slots * size_of::<K>();
+    let step = (bytes.next_power_of_two() / 8).max(16);
+    bytes.next_multiple_of(step) / size_of::<K>()
 }
 
 /// Makes room, and returns by how many bytes the table grew.
