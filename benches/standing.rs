@@ -46,7 +46,7 @@ pub(crate) fn memory(broker: &Broker, folder: &Path) {
     publish(broker, "keys", &options);
     let empty = live(broker, folder, "empty", 1, 0).usage().resident_bytes;
     let job = live(broker, folder, "keys", 1, keys);
-    // What was in flight is given back within a moment, keys of no checkpoint yet with the next one.
+    // What was in flight is given back within a moment, keys of no checkpoint yet with the next.
     std::thread::sleep(Duration::from_secs(15));
     let full = job.usage().resident_bytes;
     let status = std::fs::read(folder.join("status.json")).expect("the job is live");
