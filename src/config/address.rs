@@ -19,6 +19,11 @@ pub(super) fn brokers(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim)
 }
 
+/// Whether two lists of brokers are of one cluster, as far as they tell: they share a broker.
+pub fn share_a_broker(list: &str, other: &str) -> bool {
+    brokers(list).any(|broker| brokers(other).any(|known| known == broker))
+}
+
 /// Those of a list of brokers that are no addresses.
 pub fn wrong_brokers(list: &str) -> Vec<&str> {
     brokers(list).filter(|broker| !is_address(broker)).collect()

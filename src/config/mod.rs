@@ -38,7 +38,7 @@ mod walk;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub use address::wrong_brokers;
+pub use address::{share_a_broker, wrong_brokers};
 pub use fault::Error;
 pub use identity::FileIdentity;
 pub use model::*;

@@ -13,7 +13,9 @@ use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
 use crate::bindings::{self, Lasting, Marker, MarkerId, TransactionalId};
-use crate::config::{Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched};
+use crate::config::{
+    Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched, share_a_broker,
+};
 use crate::connectors::kafka::Error;
 use crate::failure::Failure;
 use crate::telemetry::WallClock;
@@ -164,15 +166,6 @@ impl<'a> Settings<'a> {
 /// Names the id of the events' topic among the settings that must not change: a topic that was made
 /// anew has other records at the offsets that are bound.
 const TOPIC_ID: &str = "events.topic_id";
-
-fn share_a_broker(list: &str, other: &str) -> bool {
-    let brokers = |list: &str| -> Vec<String> {
-        let brokers = list.split(',').map(str::trim);
-        brokers.map(str::to_owned).collect()
-    };
-    let others = brokers(other);
-    brokers(list).iter().any(|broker| others.contains(broker))
-}
 
 /// This process, for people.
 fn holder() -> String {
