@@ -26,8 +26,9 @@ fn live(broker: &Broker, folder: &Path, input: &str, processes: usize, records: 
     let job = Job::spawn_command(&mut command);
     wait_until("the job has read all", Duration::from_secs(300), || {
         let text = std::fs::read(&status).unwrap_or_default();
-        serde_json::from_slice::<Status>(&text)
-            .is_ok_and(|status| status.reference_rows > 0 && status.rows_out >= records)
+        serde_json::from_slice::<Status>(&text).is_ok_and(|status| {
+            status.counts.reference_rows > 0 && status.counts.rows_out >= records
+        })
     });
     job
 }
@@ -60,7 +61,7 @@ pub(crate) fn memory(broker: &Broker, folder: &Path) {
     println!(
         "resident bytes a key above the empty job: {:.1}; in the key sets alone: {:.1}",
         (full - empty) as f64 / keys as f64,
-        status.key_bytes as f64 / status.keys as f64
+        status.counts.key_bytes as f64 / status.counts.keys as f64
     );
 }
 

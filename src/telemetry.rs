@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use deltajoin_workers::ports::{Clock, Observer, Progress, Stop};
+use deltajoin_workers::ports::{Clock, Counts, Observer, Progress, Stop};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -131,30 +131,9 @@ pub struct Status {
     /// The newest closed epoch, in milliseconds since 1970; 0 before the first. Known to process
     /// 0, as everything below except the latency.
     pub epoch: u64,
-    /// Records that the source has and the job has not read.
-    pub lag_records: u64,
-    /// Offsets that the source had deleted before they were read.
-    pub missing_offsets: u64,
-    /// Records read, decoded or not.
-    pub records: u64,
-    /// Records that could be decoded.
-    pub events: u64,
-    /// Events whose key had not been seen.
-    pub distinct: u64,
-    /// Events dropped because their key had been seen.
-    pub duplicates: u64,
-    /// Distinct events without a reference row.
-    pub unmatched: u64,
-    /// Records that went to the dead letters.
-    pub dead_letters: u64,
-    /// Rows handed to the sinks.
-    pub rows_out: u64,
-    /// Keys held.
-    pub keys: u64,
-    /// Bytes of memory that the keys take.
-    pub key_bytes: u64,
-    /// Rows of the reference table.
-    pub reference_rows: u64,
+    /// What all workers of the job have counted since its start.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Milliseconds from a record's publication until all sinks had written its epoch, in the
     /// last second of this process; half of the records were at most so late.
     pub latency_p50_ms: f64,
@@ -277,18 +256,7 @@ impl Monitor {
         inner.latency.reset();
         inner.status = Status {
             epoch,
-            lag_records: counts.lag_records,
-            missing_offsets: counts.missing_offsets,
-            records: counts.records,
-            events: counts.events,
-            distinct: counts.distinct,
-            duplicates: counts.duplicates,
-            unmatched: counts.unmatched,
-            dead_letters: counts.dead_letters,
-            rows_out: counts.rows_out,
-            keys: counts.keys,
-            key_bytes: counts.key_bytes,
-            reference_rows: counts.reference_rows,
+            counts,
             latency_p50_ms,
             latency_p99_ms,
             written_ms: self.clock.now_us() / 1000,
@@ -387,12 +355,12 @@ pub fn progress_line(before: &Status, now: &Status) -> String {
     format!(
         "events/s {:>7}  results/s {:>7}  duplicates {}  unmatched {}  dead letters {}  lag {}  \
          epoch {}  latency p50 {:.1} ms p99 {:.1} ms",
-        rate(now.records, before.records),
-        rate(now.rows_out, before.rows_out),
-        now.duplicates,
-        now.unmatched,
-        now.dead_letters,
-        now.lag_records,
+        rate(now.counts.records, before.counts.records),
+        rate(now.counts.rows_out, before.counts.rows_out),
+        now.counts.duplicates,
+        now.counts.unmatched,
+        now.counts.dead_letters,
+        now.counts.lag_records,
         now.epoch,
         now.latency_p50_ms,
         now.latency_p99_ms,

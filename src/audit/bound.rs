@@ -106,6 +106,7 @@ impl Log {
                 ends: offsets.map(|(partition, end)| (*partition, *end)).collect(),
                 reference,
                 skipped: Vec::new(),
+                clock_ms: base.clock_ms,
             });
         }
         let next = place.as_ref().map_or(0, |place| place.next);

@@ -128,6 +128,7 @@ impl Reader {
                 epoch,
                 ends,
                 skipped,
+                clock_ms,
             } => {
                 if self.counts(generation)? {
                     self.expect_epoch(epoch)?;
@@ -141,6 +142,7 @@ impl Reader {
                         ends,
                         reference: reference.map_or_else(Vec::new, |(_, batches)| batches),
                         skipped,
+                        clock_ms,
                     });
                 }
             }

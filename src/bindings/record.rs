@@ -4,15 +4,15 @@
 //! |---|---|
 //! | marker | `{"version":1,"marker":ID,"started_ms":T,"holder":H,"settings":S,"producers":P}` |
 //! | reference changes | `{"generation":ID,"epoch":E,"reference":[CHANGE,..]}` |
-//! | binding | `{"generation":ID,"epoch":E,"ends":{"0":17,"3":42},"skipped":[[3,5,40]]}` |
+//! | binding | `{"generation":ID,"epoch":E,"ends":{"0":17},"skipped":[[3,5,40]],"clock":T}` |
 //!
 //! The marker says when and whose the generation is, which settings must last, and which
 //! transactional ids it uses. A change is `[partition,offset,diff,{row}]`: origin, diff, and the
 //! row as results have it. Changes of the reference table stand before the binding of their epoch,
 //! in as many records as their size takes. What was skipped, because it was deleted before it was
-//! read, is partition, first offset and the offset after the last; without any the field is left
-//! out. The version is the marker's; records of its generation
-//! are of the same.
+//! read, is partition, first offset and the offset after the last; the clock is the expiry clock of
+//! the epoch, in milliseconds since 1970. Both fields are left out if there is none. The version is
+//! the marker's; records of its generation are of the same.
 //!
 //! # Invariants
 //! * What is encoded decodes to the same values; a row has the form that results have.
@@ -156,6 +156,8 @@ pub enum Record<'a> {
         ends: Vec<(i32, i64)>,
         /// As in `Binding`.
         skipped: Vec<Skipped>,
+        /// As in `Binding`.
+        clock_ms: Option<i64>,
     },
 }
 
@@ -201,6 +203,7 @@ struct Fields<'a> {
     reference: Option<Vec<Row<'a>>>,
     ends: Option<Ends>,
     skipped: Option<Vec<(i32, i64, i64)>>,
+    clock: Option<i64>,
 }
 
 impl<'a> Record<'a> {
@@ -234,6 +237,7 @@ impl<'a> Record<'a> {
                 reference: None,
                 ends: None,
                 skipped: None,
+                clock: None,
             } => Ok(Self::Marker(Marker {
                 id,
                 started_ms,
@@ -253,8 +257,9 @@ impl<'a> Record<'a> {
                 reference,
                 ends,
                 skipped,
+                clock,
             } => match (reference, ends, skipped) {
-                (Some(rows), None, None) => Ok(Self::Reference {
+                (Some(rows), None, None) if clock.is_none() => Ok(Self::Reference {
                     generation,
                     epoch,
                     rows: Rows(rows),
@@ -264,6 +269,7 @@ impl<'a> Record<'a> {
                     epoch,
                     ends,
                     skipped: skipped_of(skipped.unwrap_or_default())?,
+                    clock_ms: clock,
                 }),
                 _ => Err(unreadable("one of \"reference\" and \"ends\" is needed")),
             },
@@ -441,6 +447,9 @@ impl BindingEncoder {
         }
         if !binding.skipped.is_empty() {
             record.push(b']');
+        }
+        if let Some(clock_ms) = binding.clock_ms {
+            write!(record, ",\"clock\":{clock_ms}").expect("memory takes all");
         }
         record.push(b'}');
         take(record)

@@ -50,7 +50,7 @@ pub fn garbage(objects: &[Object], manifests: &[Manifest], generation: u64) -> V
     let mut garbage: Vec<String> = dropped.iter().map(|manifest| manifest.name()).collect();
     for Object { name, .. } in objects {
         let gone = match Kind::of(name) {
-            Kind::Run(writer) | Kind::Reference(writer) => {
+            Kind::Run(writer) | Kind::Rows(writer) | Kind::Reference(writer) => {
                 let orphan = writer < generation;
                 let own = writer == generation && named.contains(name.as_str());
                 (orphan || own) && !kept.contains(name.as_str())

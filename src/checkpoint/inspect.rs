@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::manifest::{Checkpoint, list};
 use crate::checkpoint::reference::verify_reference;
+use crate::checkpoint::rows::verify_rows;
 use crate::checkpoint::sealed::damaged;
 use crate::checkpoint::store::Store;
 use crate::checkpoint::{Error, Run};
@@ -69,6 +70,11 @@ pub fn verify_all(store: &Store) -> Result<Verified, Error> {
                 let outcome = check_size(&entry.name, entry.bytes)
                     .and_then(|()| Run::open(store, entry)?.verify());
                 verified.note(entry.bytes, outcome)?;
+            }
+        }
+        for entry in &manifest.rows {
+            if seen.insert((entry.name.clone(), entry.checksum, (0, 0), entry.rows)) {
+                verified.note(entry.bytes, verify_rows(store, entry).map(drop))?;
             }
         }
         if let Some(table) = &manifest.reference

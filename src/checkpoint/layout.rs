@@ -2,9 +2,10 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `checkpoints.json` | `{"version":1,"job":JOB}`: what the location is |
+//! | `checkpoints.json` | `{"version":2,"job":JOB}`: what the location is |
 //! | `manifest-NUMBER.json` | a checkpoint |
 //! | `run-GENERATION-RANDOM.keys` | keys in order |
+//! | `rows-GENERATION-RANDOM.arrow` | rows that may be revised |
 //! | `reference-GENERATION-CHECKSUM.jsonl` | the reference table |
 //! | `start-GENERATION-ATTEMPT` | the number of the manifest that the generation loads |
 //!
@@ -18,7 +19,7 @@ use crate::checkpoint::store::{Put, Store};
 use crate::checkpoint::{Error, Groups};
 
 /// The version of all objects.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Says what the location is.
 pub(super) const ABOUT: &str = "checkpoints.json";
@@ -30,6 +31,8 @@ pub(super) enum Kind {
     Manifest(u64),
     /// A run of this generation.
     Run(u64),
+    /// Rows of this generation.
+    Rows(u64),
     /// A reference table of this generation.
     Reference(u64),
     /// What this generation goes on from.
@@ -58,6 +61,7 @@ impl Kind {
         match word {
             "manifest" => (rest == ".json").then_some(Self::Manifest(number)),
             "run" => named(".keys").map(Self::Run),
+            "rows" => named(".arrow").map(Self::Rows),
             "reference" => named(".jsonl").map(Self::Reference),
             "start" => {
                 let attempt = rest.strip_prefix('-')?;
@@ -77,6 +81,11 @@ pub(super) fn manifest_name(number: u64) -> String {
 /// A new name for a run of a generation.
 pub fn run_name(generation: u64) -> String {
     format!("run-{generation:020}-{}.keys", random())
+}
+
+/// A new name for rows of a generation.
+pub fn rows_name(generation: u64) -> String {
+    format!("rows-{generation:020}-{}.arrow", random())
 }
 
 /// The name of a reference table.
@@ -162,6 +171,7 @@ mod tests {
         for (name, kind) in [
             (manifest_name(7), Kind::Manifest(7)),
             (run_name(u64::MAX), Kind::Run(u64::MAX)),
+            (rows_name(8), Kind::Rows(8)),
             (reference_name(3, 9), Kind::Reference(3)),
             (start_name((4, 1)), Kind::Start(4)),
         ] {

@@ -17,7 +17,7 @@ use crate::bindings::{Marker, Place};
 use crate::checkpoint::layout::{Kind, VERSION, check_groups, manifest_name};
 use crate::checkpoint::sealed::{check_seal, damaged, seal};
 use crate::checkpoint::store::{Put, Store};
-use crate::checkpoint::{Error, ReferenceEntry, RunEntry};
+use crate::checkpoint::{Error, ReferenceEntry, RowsEntry, RunEntry};
 
 /// A checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +37,12 @@ pub struct Manifest {
     pub log: LogPosition,
     /// For each partition the offset at S, where replay begins.
     pub offsets: BTreeMap<i32, i64>,
-    /// The keys seen up to S.
+    /// The expiry clock at S, in milliseconds since 1970, if it stands anywhere.
+    pub clock_ms: Option<i64>,
+    /// The keys that are remembered at S.
     pub runs: Vec<RunEntry>,
+    /// The rows that may be revised after S, in the order in which they came to each worker.
+    pub rows: Vec<RowsEntry>,
     /// The reference table at S, if it has rows.
     pub reference: Option<ReferenceEntry>,
 }
@@ -78,7 +82,9 @@ impl Manifest {
     /// The objects that it names.
     pub fn objects(&self) -> impl Iterator<Item = &str> {
         let runs = self.runs.iter().map(|run| run.name.as_str());
-        runs.chain(self.reference.iter().map(|table| table.name.as_str()))
+        let rows = self.rows.iter().map(|rows| rows.name.as_str());
+        let reference = self.reference.iter().map(|table| table.name.as_str());
+        runs.chain(rows).chain(reference)
     }
 
     /// How many keys it has.
@@ -92,7 +98,8 @@ impl Manifest {
         // After a change of workers several entries are of one object.
         let runs: BTreeMap<_, _> = runs.collect();
         let reference = self.reference.as_ref().map_or(0, |table| table.bytes);
-        runs.values().sum::<u64>() + reference
+        let rows = self.rows.iter().map(|rows| rows.bytes);
+        runs.values().sum::<u64>() + rows.sum::<u64>() + reference
     }
 
     /// As an object.
@@ -142,6 +149,11 @@ impl Manifest {
             }
             if let Err(reason) = check_groups(run.groups()) {
                 return fault(reason);
+            }
+        }
+        for rows in &self.rows {
+            if !matches!(Kind::of(&rows.name), Kind::Rows(_)) {
+                return fault(format!("it names {:?} as rows", rows.name));
             }
         }
         match &self.reference {

@@ -49,8 +49,8 @@ pub fn next_merge(runs: &[RunEntry]) -> Option<Vec<usize>> {
     Some(chosen)
 }
 
-/// Merges runs into one of a new name, as `run_name` makes it; of each, the keys in `groups`. None
-/// if there are none.
+/// Merges runs of one bucket into one of a new name, as `run_name` makes it; of each, the keys in
+/// `groups`. None if there are none.
 ///
 /// # Errors
 /// If a run cannot be read, is damaged, or the merged one cannot be written.
@@ -65,6 +65,7 @@ pub fn merge(
     let Some(first) = open.first() else {
         return Ok(None);
     };
+    let name = (name, runs[0].bucket);
     let narrow = first.is_narrow();
     if let Some(index) = open.iter().position(|run| run.is_narrow() != narrow) {
         return Err(damaged(&runs[index].name, "its keys have another width"));
@@ -101,7 +102,7 @@ impl<K: Key> Input<'_, K> {
 fn merge_keys<K: Key>(
     store: &Store,
     pieces: Vec<Pieces<'_>>,
-    name: &str,
+    name: (&str, i64),
 ) -> Result<Option<RunEntry>, Error> {
     let mut inputs = Vec::new();
     let mut least = BinaryHeap::new();

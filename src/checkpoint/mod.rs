@@ -7,6 +7,7 @@
 //! | `layout` | the names of objects |
 //! | `run` | keys in order, by key group |
 //! | `reference` | the reference table |
+//! | `rows` | rows that may be revised |
 //! | `sealed` | text with a checksum |
 //! | `manifest` | what a checkpoint is made of; which one is the newest |
 //! | `merge` | many runs into one |
@@ -21,6 +22,7 @@
 //! | `checkpoints.json` | one line of JSON: version and job | none: compared whole |
 //! | `manifest-*.json` | JSON: version, then `Manifest` | first field, of all behind it |
 //! | `run-*.keys` | binary: header, blocks, index, footer | blocks: index; index: manifest |
+//! | `rows-*.arrow` | Arrow's IPC stream | manifest, of all bytes |
 //! | `reference-*.jsonl` | JSON lines: version, then rows | first line, and manifest |
 //! | `start-*` | the number of a manifest, or `none` | none: a number that is not there is told |
 //!
@@ -42,6 +44,7 @@ mod manifest;
 mod merge;
 mod probe;
 mod reference;
+mod rows;
 mod run;
 mod sealed;
 mod shared;
@@ -52,13 +55,14 @@ mod testing;
 pub use clean::{clean, forget, garbage};
 pub use error::{Action, Error};
 pub use inspect::{Verified, verify_all};
-pub use layout::run_name;
+pub use layout::{rows_name, run_name};
 pub use manifest::{
     Checkpoint, LogPosition, Manifest, Newest, list, newest, newest_below, put_manifest,
 };
 pub use merge::{Merging, RUNS_MAX, merge, next_merge};
 pub use probe::probe;
 pub use reference::{ReferenceEntry, read_reference, write_reference};
+pub use rows::{RowsEntry, read_rows, write_rows};
 pub use run::{Groups, Pieces, Run, RunEntry, encode, write_run};
 use sealed::hex;
 pub use shared::{Start, read_start, write_start};

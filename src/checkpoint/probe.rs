@@ -112,7 +112,7 @@ mod tests {
         let folder = folder();
         drop(store(&folder));
         let about = objects(&folder).join("checkpoints.json");
-        std::fs::write(about, r#"{"version":1,"job":"other"}"#).unwrap();
+        std::fs::write(about, r#"{"version":2,"job":"other"}"#).unwrap();
         assert!(tried(folder.path()).unwrap_err().is_damage());
     }
 }

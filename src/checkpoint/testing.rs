@@ -79,7 +79,7 @@ pub(super) fn spread(count: u64, seed: u64) -> KeyRun {
 
 /// Writes a run of a generation.
 pub(super) fn write(store: &Store, generation: u64, keys: &KeyRun) -> RunEntry {
-    let entry = write_run(store, &run_name(generation), keys).unwrap();
+    let entry = write_run(store, (&run_name(generation), 0), keys).unwrap();
     entry.expect("there are keys")
 }
 
@@ -111,7 +111,9 @@ pub(super) fn manifest(number: u64, generation: u64, runs: &[RunEntry]) -> Manif
             next: 17,
         },
         offsets: BTreeMap::from([(0, 42), (3, 0)]),
+        clock_ms: None,
         runs: runs.to_vec(),
+        rows: Vec::new(),
         reference: None,
     }
 }

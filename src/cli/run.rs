@@ -60,13 +60,20 @@ fn text(summary: &Summary) -> String {
     let Summary { counts, seconds } = summary;
     format!(
         "records       {}\nevents        {}\ndistinct      {}\nduplicates    {}\nunmatched     {}\n\
-         dead letters  {}\nrows out      {}\nmissing       {}\nseconds       {seconds:.3}",
+         dead letters  {}\nlate          {}\nfuture        {}\nconflicts     {}\n\
+         late winners  {}\nretracted     {}\nrows out      {}\nmissing       {}\n\
+         seconds       {seconds:.3}",
         counts.records,
         counts.events,
         counts.distinct,
         counts.duplicates,
         counts.unmatched,
         counts.dead_letters,
+        counts.late,
+        counts.future,
+        counts.conflicts,
+        counts.late_winners,
+        counts.retracted,
         counts.rows_out,
         counts.missing_offsets,
     )

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `text` | one value from its text |
 //! | `json` | a row from a JSON object, and back |
+//! | `envelope` | rows that take the place of others, or are taken back |
 //! | `dead_letter` | records that could not be decoded, as rows and as JSON |
 //!
 //! # Invariants
@@ -14,6 +15,7 @@
 //! * A record is decoded whole or not at all, and any bytes either decode or are rejected.
 
 pub mod dead_letter;
+mod envelope;
 pub mod json;
 pub mod text;
 
@@ -22,27 +24,34 @@ use std::sync::Arc;
 use deltajoin_workers::batch::{Batch, BatchSchema};
 use deltajoin_workers::schema::Schema;
 
-use crate::codec::json::{Encoder, RowEncoder};
+use crate::codec::envelope::Changes;
+pub use crate::codec::envelope::Envelope;
+use crate::codec::json::Encoder;
 
 /// How a sink writes the rows that it is given.
 #[derive(Clone, Debug)]
 pub enum Format {
-    /// Results: each a JSON object of its columns.
-    Rows(Encoder),
+    /// Results: each a JSON object of its columns, or what has become of it.
+    Rows(Encoder, Envelope),
     /// Dead letters: each a JSON object that tells what came, from where and what is wrong with it.
     DeadLetters,
 }
 
 impl Format {
     /// Results of the given schema.
-    pub fn rows(schema: &Schema) -> Self {
-        Self::Rows(Encoder::new(schema))
+    pub fn rows(schema: &Schema, envelope: Envelope) -> Self {
+        Self::Rows(Encoder::new(schema), envelope)
     }
 
-    /// The encoder of the rows of one batch.
-    pub fn of<'a>(&'a self, batch: &'a Batch) -> BatchEncoder<'a> {
+    /// The encoder of the rows of one batch of an epoch.
+    pub fn of<'a>(&'a self, batch: &'a Batch, epoch: u64) -> BatchEncoder<'a> {
         match self {
-            Self::Rows(encoder) => BatchEncoder::Rows(encoder.rows(batch)),
+            Self::Rows(encoder, envelope) => BatchEncoder::Rows(Changes {
+                rows: encoder.rows(batch),
+                batch,
+                epoch,
+                envelope: *envelope,
+            }),
             Self::DeadLetters => BatchEncoder::DeadLetters(batch),
         }
     }
@@ -52,12 +61,30 @@ impl Format {
 #[derive(Debug)]
 pub enum BatchEncoder<'a> {
     /// Results.
-    Rows(RowEncoder<'a>),
+    Rows(Changes<'a>),
     /// Dead letters.
     DeadLetters(&'a Batch),
 }
 
 impl BatchEncoder<'_> {
+    /// Whether a row has no record of its own, as the record of the next row tells it as well.
+    #[inline]
+    pub fn told_by_next(&self, row: usize) -> bool {
+        match self {
+            Self::Rows(rows) => rows.told_by_next(row),
+            Self::DeadLetters(_) => false,
+        }
+    }
+
+    /// Whether the record of a row has no value: its key has no row any more.
+    #[inline]
+    pub fn is_tombstone(&self, row: usize) -> bool {
+        match self {
+            Self::Rows(rows) => rows.is_tombstone(row),
+            Self::DeadLetters(_) => false,
+        }
+    }
+
     /// Appends the JSON object of a row.
     pub fn value(&self, row: usize, out: &mut Vec<u8>) {
         match self {
@@ -66,10 +93,19 @@ impl BatchEncoder<'_> {
         }
     }
 
+    /// Appends the JSON object of a row as a line of a file has it, where nothing but the line
+    /// tells that it is removed.
+    pub fn line(&self, row: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Rows(rows) => rows.line(row, out),
+            Self::DeadLetters(batch) => dead_letter::encode(batch, row, out),
+        }
+    }
+
     /// Appends the JSON object that names a row: its key columns, or a dead letter's origin.
     pub fn key(&self, row: usize, out: &mut Vec<u8>) {
         match self {
-            Self::Rows(rows) => rows.key(row, out),
+            Self::Rows(rows) => rows.rows.key(row, out),
             Self::DeadLetters(batch) => dead_letter::encode_key(batch, row, out),
         }
     }

@@ -12,6 +12,7 @@ use std::path::Path;
 use crate::config::address::is_address;
 use crate::config::fault::Faults;
 use crate::config::model::DEAD_LETTERS;
+use crate::config::quantity::show_duration;
 use crate::config::section::Sections;
 use crate::config::walk::Section;
 
@@ -27,6 +28,7 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     if let Some(limits) = sections.get("limits") {
         record_size(limits, faults);
     }
+    memory(sections, faults);
     files(sections, faults);
     sink_names(sections, faults);
     exactly_once(sections, faults);
@@ -141,6 +143,49 @@ fn record_size(limits: &Section, faults: &mut Faults) {
                 "\"max_record_bytes\" in [limits] is more than \"max_in_flight_bytes\"",
             )
             .detail("Such a record could never be read.");
+    }
+}
+
+/// What is remembered, for how long, and by which time.
+fn memory(sections: &Sections, faults: &mut Faults) {
+    let (Some(distinct), Some(join)) = (sections.get("distinct"), sections.get("join")) else {
+        return;
+    };
+    let kept = distinct.text("keep").filter(|keep| *keep != "first");
+    if let Some(keep) = kept {
+        let events = sections.get("events");
+        if events.is_some_and(|events| events.field("time").is_none()) {
+            let message = format!("keep = \"{keep}\" in [distinct] needs an event time");
+            let fault = faults.add(distinct.place(&["keep"]), message);
+            fault.hint("Name its column as \"time\" in [events].");
+        }
+        let written = distinct.place(&["retry_time"]);
+        if *written != distinct.place && distinct.text("retry_time") == Some("same") {
+            let message =
+                format!("retry_time = \"same\" in [distinct] contradicts keep = \"{keep}\"");
+            faults
+                .add(written, message)
+                .detail("Events of one time would all be as good as the first.")
+                .hint("Remove it, or write \"may-differ\".");
+        }
+    }
+    let spans = (join.duration("revise_window"), distinct.duration("horizon"));
+    if let (Some(window), Some(horizon)) = spans
+        && window > horizon
+    {
+        let place = match join.place(&["revise_window"]) {
+            place if *place != join.place => place,
+            _ => distinct.place(&["horizon"]),
+        };
+        let (window, horizon) = (show_duration(window), show_duration(horizon));
+        let message = format!(
+            "\"revise_window\" in [join] ({window}) is longer than \"horizon\" in [distinct] \
+             ({horizon})"
+        );
+        faults
+            .add(place, message)
+            .detail("What is forgotten cannot be revised.")
+            .hint(format!("Write a \"revise_window\" of {horizon} at most."));
     }
 }
 

@@ -85,6 +85,13 @@ pub(super) fn event_time(events: &Section, faults: &mut Faults) -> Option<Option
             return None;
         }
     };
+    if columns[column].value.nullable {
+        let message = format!("the event time \"{}\" in [events] may be null", name.value);
+        let fault = faults.add(&name.origin, message);
+        fault
+            .hint("Remove the \"?\" from its type: an event without a time is a dead letter then.");
+        return None;
+    }
     Some(Some(EventTime { column, unit }))
 }
 
@@ -133,6 +140,8 @@ pub(super) fn join(sections: &Sections, faults: &mut Faults) -> Option<Join> {
     Some(Join {
         event_columns: key.iter().map(side_of).collect::<Option<_>>()?,
         unmatched,
+        revise: join.text("on_reference_change")? == "revise",
+        revise_window: join.duration("revise_window")?,
     })
 }
 

@@ -1,5 +1,5 @@
-//! Defaults that follow from other settings: names and deliveries of sinks, and the whole of the
-//! dead letters.
+//! Defaults that follow from other settings: how retries are found, names and deliveries of sinks,
+//! and the whole of the dead letters.
 //!
 //! They are apart from `default.toml`, which holds values only. They are put into the tree before
 //! the walk, so that they are checked and shown like all others.
@@ -21,6 +21,13 @@ pub(super) fn derive(tree: &mut Node) {
         return;
     };
     let promised = promised(entries);
+    let retry_time = retry_time(entries);
+    if child(entries, "distinct").is_none() {
+        entries.push(derived("distinct", Value::Table(Vec::new())));
+    }
+    if let Some(distinct) = child(entries, "distinct") {
+        fill(distinct, "retry_time", retry_time);
+    }
     if let Some(sinks) = child(entries, "sinks")
         && let Value::List(sinks) = &mut sinks.value
     {
@@ -42,6 +49,16 @@ pub(super) fn derive(tree: &mut Node) {
     if let Some(dead_letters) = child(entries, "dead_letters") {
         address_dead_letters(dead_letters, &sinks);
     }
+}
+
+/// By what a retry is found: by its time if that is sure to be the same.
+fn retry_time(entries: &[Entry]) -> Value {
+    let table = |name: &str| entries.iter().find(|entry| entry.name == name);
+    let keep = table("distinct").and_then(|entry| entry.node.get("keep"));
+    let first = keep.and_then(Node::text).is_none_or(|keep| keep == "first");
+    let timed = table("events").is_some_and(|entry| entry.node.get("time").is_some());
+    let found = if first && timed { "same" } else { "may-differ" };
+    Value::Text(found.to_owned())
 }
 
 /// What is promised unless something else is written: exactly-once, if events can be read again.

@@ -167,10 +167,31 @@ pub enum TimeUnit {
     Microseconds,
 }
 
-/// How duplicates are found. Only `keep = "first"` without a horizon is built yet; any other value
-/// written in a file is refused.
-#[derive(Clone, Debug, Default)]
-pub struct Distinct {}
+/// How duplicates are found.
+#[derive(Clone, Debug)]
+pub struct Distinct {
+    /// Which event of a key is kept.
+    pub keep: Keep,
+    /// Whether keys are remembered by arrival, and not by event time.
+    pub by_arrival: bool,
+    /// How long a key is remembered.
+    pub horizon: Duration,
+    /// How much later than its epoch an event may be.
+    pub future: Duration,
+    /// Whether duplicates are compared with what they repeat.
+    pub detect_conflicts: bool,
+}
+
+/// Which event of a key is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The first to arrive.
+    First,
+    /// That of the least event time.
+    Earliest,
+    /// That of the greatest event time.
+    Latest,
+}
 
 /// Dataset B.
 #[derive(Clone, Debug)]
@@ -204,6 +225,10 @@ pub struct Join {
     pub event_columns: Vec<usize>,
     /// What becomes of an event without a reference row.
     pub unmatched: Unmatched,
+    /// Whether a changed reference row revises recent results.
+    pub revise: bool,
+    /// How recent they are.
+    pub revise_window: Duration,
 }
 
 /// What becomes of an event without a reference row.
@@ -222,8 +247,19 @@ pub enum Unmatched {
 pub struct Sink {
     /// Its name in progress, logs and metrics; unique.
     pub name: String,
+    /// How changes of a key's row are told.
+    pub envelope: Envelope,
     /// Where rows go.
     pub target: Target,
+}
+
+/// How changes of a key's row are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Envelope {
+    /// By the row that holds from now on.
+    Upsert,
+    /// By the rows before and after.
+    Changelog,
 }
 
 /// The name of the dead letters' own sink, which no other sink may have.

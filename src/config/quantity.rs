@@ -46,6 +46,22 @@ pub(super) fn duration(text: &str) -> Result<Duration, Error> {
     multiply(number, milliseconds).map(Duration::from_millis)
 }
 
+/// Writes a duration as it is read, in the largest unit of which it is a whole number.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let units = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+    ];
+    let unit = units
+        .into_iter()
+        .find(|(_, of)| milliseconds.is_multiple_of(*of));
+    let (unit, of) = unit.unwrap_or(("ms", 1));
+    format!("{}{unit}", milliseconds / of)
+}
+
 /// Reads a size in bytes.
 pub fn size(text: &str) -> Result<usize, Error> {
     let (number, unit) = split(text)?;

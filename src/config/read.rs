@@ -9,8 +9,8 @@
 use crate::config::columns;
 use crate::config::fault::Faults;
 use crate::config::model::{
-    Checkpoint, Cluster, Config, Delivery, Distinct, EventSource, Events, Limits, OnMissing,
-    Partitioner, Reference, ReferenceSource, Sink, Target, Telemetry,
+    Checkpoint, Cluster, Config, Delivery, Distinct, Envelope, EventSource, Events, Keep, Limits,
+    OnMissing, Partitioner, Reference, ReferenceSource, Sink, Target, Telemetry,
 };
 use crate::config::section::Sections;
 use crate::config::walk::Section;
@@ -21,11 +21,12 @@ pub(super) fn read(sections: &Sections, faults: &mut Faults) -> Option<Config> {
     let events = events(sections, faults);
     let reference = reference(sections, faults);
     let join = columns::join(sections, faults);
+    let distinct = distinct(sections);
     let sinks = sections.all("sinks").map(sink).collect::<Option<_>>();
     Some(Config {
         job: sections.get("")?.text("job")?.to_owned(),
         events: events?,
-        distinct: Distinct {},
+        distinct: distinct?,
         reference: reference?,
         join: join?,
         sinks: sinks?,
@@ -61,6 +62,24 @@ fn events(sections: &Sections, faults: &mut Faults) -> Option<Events> {
     })
 }
 
+fn distinct(sections: &Sections) -> Option<Distinct> {
+    let section = sections.get("distinct")?;
+    let keep = match section.text("keep")? {
+        "earliest" => Keep::Earliest,
+        "latest" => Keep::Latest,
+        _ => Keep::First,
+    };
+    let has_time = sections.get("events")?.field("time").is_some();
+    let may_differ = section.text("retry_time")? == "may-differ";
+    Some(Distinct {
+        keep,
+        by_arrival: !has_time || may_differ || keep != Keep::First,
+        horizon: section.duration("horizon")?,
+        future: section.duration("future")?,
+        detect_conflicts: section.flag("detect_conflicts")?,
+    })
+}
+
 fn reference(sections: &Sections, faults: &mut Faults) -> Option<Reference> {
     let section = sections.get("reference")?;
     let schema = columns::schema(section, faults);
@@ -81,6 +100,10 @@ fn reference(sections: &Sections, faults: &mut Faults) -> Option<Reference> {
 fn sink(section: &Section) -> Option<Sink> {
     Some(Sink {
         name: section.text("name")?.to_owned(),
+        envelope: match section.text("envelope")? {
+            "changelog" => Envelope::Changelog,
+            _ => Envelope::Upsert,
+        },
         target: target(section)?,
     })
 }

@@ -209,8 +209,6 @@ pub(super) enum Built {
 pub(super) enum Literal {
     /// Text.
     Text(&'static str),
-    /// True or false.
-    Flag(bool),
 }
 
 impl Literal {
@@ -218,7 +216,6 @@ impl Literal {
     pub(super) fn value(self) -> Value {
         match self {
             Self::Text(text) => Value::Text(text.to_owned()),
-            Self::Flag(flag) => Value::Flag(flag),
         }
     }
 }

@@ -11,13 +11,11 @@ use crate::config::settings::Kind::{
     Addresses, Brokers, Columns, Duration, Flag, Job, Key, LogFilter, OneOf, OptionalBrokers,
     OptionalText, Pairs, Properties, Size, Start, Text, Time, Topic, Whole,
 };
-use crate::config::settings::Literal::{Flag as No, Text as Word};
+use crate::config::settings::Literal::Text as Word;
 use crate::config::settings::{Setting, Table};
 
 const AT: &str = "The brokers to begin with, as `host:port`, with commas between them.";
 const ALL_IN_MEMORY: &str = "The whole state is kept in memory.";
-const ALL_KEYS: &str = "Every key is remembered for as long as the job runs.";
-const ANY_TIME: &str = "Keys are not kept by time, so an event of any time is taken.";
 const TYPES: &str = "The columns and their types, in the order that they have in every output: \
     `int64`, `float64`, `string`, `bool`, `timestamp` or `decimal(p,s)`. A `?` behind the type \
     makes a column nullable.";
@@ -165,33 +163,38 @@ static DISTINCT: &[Setting] = &[
         "keep",
         OneOf(&["first", "earliest", "latest"]),
         "Which event of a key is kept: the `first` to arrive, or the one of the `earliest` or \
-         `latest` event time.",
-    )
-    .only(Word("first"), "The first event to arrive is kept."),
+         `latest` event time. One that is better and comes later takes its place, as long as that \
+         is within `revise_window`; both need `time` in `[events]`, and `retry_time` is \
+         `may-differ` then.",
+    ),
     Setting::new(
         "retry_time",
         OneOf(&["same", "may-differ"]),
-        "Whether a retry carries the `same` event time as the event that it repeats.",
+        "Whether a retry carries the `same` event time as the event that it repeats. Then keys are \
+         remembered by event time, and a retry with another one is taken for a new event. With \
+         `may-differ`, or without `time` in `[events]`, they are remembered by arrival: a retry is \
+         found whatever its time, at the cost of looking in every bucket of the horizon.",
     )
-    .only(Word("same"), "A retry is found whatever its event time."),
+    .derived("`\"same\"` if events have a `time` and the `first` is kept, else `\"may-differ\"`"),
     Setting::new(
         "horizon",
         Duration("1s", "3650d"),
-        "How long a key is remembered.",
-    )
-    .not_built(ALL_KEYS),
+        "How long a key is remembered. By event time, an event that is older than that cannot be \
+         told from a retry, and is a dead letter (`late`).",
+    ),
     Setting::new(
         "future",
         Duration("1ms", "365d"),
-        "An event whose time is later than its epoch by more than this is a dead letter.",
-    )
-    .not_built(ANY_TIME),
+        "An event whose time is later than its epoch by more than this is a dead letter \
+         (`future`): it must not make the job forget what is older.",
+    ),
     Setting::new(
         "detect_conflicts",
         Flag,
-        "Count duplicates whose other columns differ.",
-    )
-    .only(No(false), "Duplicates are counted, and not compared."),
+        "Count duplicates whose other columns differ from those of the event that is kept, if that \
+         is within `revise_window`. The first few in a minute and key group are dead letters \
+         (`conflict`).",
+    ),
 ];
 
 static REFERENCE: &[Setting] = &[
@@ -252,14 +255,13 @@ static JOIN: &[Setting] = &[
         OneOf(&["revise", "future-only"]),
         "Whether a changed reference row does `revise` recent results, or is for `future-only` \
          events.",
-    )
-    .only(Word("future-only"), "Results stay as they were written."),
+    ),
     Setting::new(
         "revise_window",
         Duration("1s", "3650d"),
-        "Results this recent are revised.",
-    )
-    .not_built("Results stay as they were written."),
+        "Results this recent are revised, by event time, or by arrival without one. The rows are \
+         held in memory. Not longer than `horizon`.",
+    ),
     Setting::new(
         "strategy",
         OneOf(&["broadcast", "partitioned"]),
@@ -304,10 +306,11 @@ static SINKS: &[Setting] = &[
     Setting::new(
         "envelope",
         OneOf(&["upsert", "changelog"]),
-        "`upsert`: the latest row of a key holds. `changelog`: every insertion and retraction.",
-    )
-    .only_for("kafka")
-    .only(Word("upsert"), "The latest row of a key holds."),
+        "How a result that changes is told. `upsert`: by the row that holds from now on; a key \
+         without a row any more has a record without a value, in a file a line with \
+         `\"__deleted\":true`. `changelog`: by an object with the row `before`, the row `after`, \
+         `op` (`c`, `u` or `d`), `epoch`, and `diff`, by how many rows the key has more.",
+    ),
     Setting::new(
         "delivery",
         OneOf(&["exactly-once", "at-least-once"]),

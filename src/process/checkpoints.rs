@@ -9,23 +9,26 @@
 //! * A store that fails costs checkpoints, never results: it is tried again, loudly, and the log
 //!   of bindings is kept until it works.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use deltajoin_workers::batch::Batch;
 use deltajoin_workers::checkpoint::{Checkpoints, KeyRun, Part};
 use deltajoin_workers::ports::{Clock, Stop};
 use deltajoin_workers::queue::Waker;
+use serde::{Deserialize, Serialize};
 
 use crate::bindings::Appended;
 use crate::checkpoint::{
-    Error, Groups, LogPosition, Manifest, Merging, RunEntry, Store, clean, next_merge,
-    put_manifest, run_name, write_reference, write_run,
+    Error, Groups, LogPosition, Manifest, Merging, RowsEntry, RunEntry, Store, clean, next_merge,
+    put_manifest, rows_name, run_name, write_reference, write_rows, write_run,
 };
 use crate::failure::Failure;
 use crate::fault_point;
 use crate::process::ledger::{Bound, Ledger};
+use crate::process::memory::Memory;
 
 /// How soon what has failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -41,9 +44,17 @@ pub(super) struct Options {
     pub(super) interval: Duration,
     /// How many workers this process has.
     pub(super) workers: usize,
+    pub(super) memory: Memory,
     pub(super) fatal: fn(&Failure) -> !,
     /// On process 0: what it publishes with.
     pub(super) publishing: Option<Publishing>,
+}
+
+/// What a worker's part of a checkpoint is made of.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Written {
+    runs: Vec<RunEntry>,
+    rows: Vec<RowsEntry>,
 }
 
 /// Told of each checkpoint that is published, and of the one before it.
@@ -61,6 +72,8 @@ pub(super) struct Publishing {
     pub(super) groups: Vec<Groups>,
     /// The runs of the newest checkpoint, each in one worker's key groups.
     pub(super) runs: Vec<RunEntry>,
+    /// The rows of the newest checkpoint.
+    pub(super) rows: Vec<RowsEntry>,
     /// The newest checkpoint.
     pub(super) newest: Option<Manifest>,
     /// The number of the next one.
@@ -289,18 +302,30 @@ impl Making {
 
     /// Makes a worker's part durable.
     fn keep(&self, local: usize, part: Part) {
-        let epoch = part.epoch;
-        let keys = sorted(part.keys);
+        let Part { epoch, keys, rows } = part;
         let Options {
-            store, generation, ..
+            store,
+            generation,
+            memory,
+            ..
         } = &self.options;
-        let written = self.insist("could not write new keys", || match &keys {
-            Some(keys) => write_run(store, &run_name(*generation), keys),
-            None => Ok(None),
-        });
-        let Some(run) = written else { return };
+        let mut written = Written::default();
+        for (bucket, keys) in sorted(keys) {
+            let write = || write_run(store, (&run_name(*generation), bucket), &keys);
+            let Some(run) = self.insist("could not write new keys", write) else {
+                return;
+            };
+            written.runs.extend(run);
+        }
+        let name = || rows_name(*generation);
+        let at_ms = |epoch, rows: &Batch, row| memory.at_ms(epoch, rows, row);
+        let write = || write_rows(store, name, &rows, at_ms);
+        let Some(rows) = self.insist("could not write new rows", write) else {
+            return;
+        };
+        written.rows = rows;
         fault_point::reach("checkpoint.part");
-        let description = serde_json::to_vec(&run).expect("plain values are always JSON");
+        let description = serde_json::to_vec(&written).expect("plain values are always JSON");
         self.shared
             .tell(|state| state.durable[local].push_back((epoch, description)));
     }
@@ -310,13 +335,20 @@ impl Making {
         self.take_merged();
         let publishing = self.options.publishing.as_mut();
         let publishing = publishing.expect("only process 0 publishes");
-        let runs = parts.iter().filter_map(|description| {
-            let run: Option<RunEntry> =
-                serde_json::from_slice(description).expect("a worker of this build has made it");
-            run
-        });
-        publishing.runs.extend(runs);
-        let Bound { ends, reference } = publishing.ledger.fold(epoch);
+        for description in parts {
+            let written = serde_json::from_slice(description);
+            let Written { runs, rows } = written.expect("a worker of this build has made it");
+            publishing.runs.extend(runs);
+            publishing.rows.extend(rows);
+        }
+        let Bound {
+            ends,
+            clock_ms,
+            reference,
+        } = publishing.ledger.fold(epoch);
+        let (memory, now) = (self.options.memory, (epoch, clock_ms));
+        publishing.runs.retain(|run| memory.has_run(run, now));
+        publishing.rows.retain(|rows| memory.has_rows(rows, now));
         let next = publishing.appended.next(epoch);
 
         let publishing = self.options.publishing.as_ref();
@@ -340,7 +372,9 @@ impl Making {
                     next,
                 },
                 offsets: ends.clone(),
+                clock_ms,
                 runs: publishing.runs.clone(),
+                rows: publishing.rows.clone(),
                 reference,
             };
             fault_point::reach("manifest.put");
@@ -375,9 +409,16 @@ impl Making {
         if self.merging.is_some() {
             return;
         }
-        for groups in &publishing.groups {
-            let own = |run: &&RunEntry| groups.contains(run.first_group);
-            let runs: Vec<RunEntry> = publishing.runs.iter().filter(own).cloned().collect();
+        let mut by_worker: BTreeMap<(usize, i64), Vec<RunEntry>> = BTreeMap::new();
+        for run in &publishing.runs {
+            let own = |groups: &Groups| groups.contains(run.first_group);
+            let worker = publishing.groups.iter().position(own);
+            let worker = worker.expect("each key group has an owner");
+            let runs = by_worker.entry((worker, run.bucket)).or_default();
+            runs.push(run.clone());
+        }
+        for ((worker, _), runs) in by_worker {
+            let groups = &publishing.groups[worker];
             if let Some(chosen) = next_merge(&runs) {
                 let chosen = chosen.into_iter().map(|index| runs[index].clone());
                 let (store, name) = (Arc::clone(store), run_name(generation));
@@ -405,20 +446,22 @@ impl Making {
     }
 }
 
-/// All keys in order; none if there are none.
-fn sorted(runs: Vec<KeyRun>) -> Option<KeyRun> {
-    let (mut narrow, mut wide) = (Vec::new(), Vec::new());
-    for run in runs {
-        match run {
-            KeyRun::Narrow(keys) => narrow.extend(keys),
-            KeyRun::Wide(keys) => wide.extend(keys),
+/// The keys of each bucket, in order.
+fn sorted(runs: Vec<(i64, KeyRun)>) -> BTreeMap<i64, KeyRun> {
+    let mut sorted: BTreeMap<i64, KeyRun> = BTreeMap::new();
+    for (bucket, run) in runs {
+        match (sorted.get_mut(&bucket), run) {
+            (None, run) => drop(sorted.insert(bucket, run)),
+            (Some(KeyRun::Narrow(all)), KeyRun::Narrow(keys)) => all.extend(keys),
+            (Some(KeyRun::Wide(all)), KeyRun::Wide(keys)) => all.extend(keys),
+            _ => unreachable!("a job has keys of one width"),
         }
     }
-    narrow.sort_unstable();
-    wide.sort_unstable();
-    match (narrow.is_empty(), wide.is_empty()) {
-        (false, _) => Some(KeyRun::Narrow(narrow)),
-        (true, false) => Some(KeyRun::Wide(wide)),
-        (true, true) => None,
+    for run in sorted.values_mut() {
+        match run {
+            KeyRun::Narrow(keys) => keys.sort_unstable(),
+            KeyRun::Wide(keys) => keys.sort_unstable(),
+        }
     }
+    sorted
 }

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::checkpoint::Checkpoints;
+use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{ReferenceBlock, Sink};
 use deltajoin_workers::queue::Sender;
-use deltajoin_workers::state::KeySet;
 
 use crate::config::{DEAD_LETTERS, Delivery};
 use crate::connectors::file::JsonLines;
@@ -25,7 +25,7 @@ use crate::process::checkpoints::Keeper;
 use crate::process::promises::Settings;
 use crate::process::recording::Noting;
 use crate::process::skipping::Skipping;
-use crate::process::{Process, REFERENCE_BYTES_MAX, changes};
+use crate::process::{Process, REFERENCE_BYTES_MAX, Remembered, changes};
 
 /// Whether the job goes on where it has ended. The textbook engine keeps no bindings.
 pub(super) fn goes_on(process: &Process) -> bool {
@@ -44,8 +44,12 @@ pub(super) struct Durable {
     pub(super) recorders: Vec<Recorder>,
     pub(super) progress: Progress,
     pub(super) ownership: Ownership,
-    /// The keys of each worker of this process, until it takes them.
-    pub(super) keys: Mutex<Vec<Option<KeySet>>>,
+    /// The expiry clock as it stands; worker 0 takes it.
+    pub(super) clock: Mutex<ExpiryClock>,
+    /// What each worker of this process remembers, until it takes it.
+    pub(super) state: Mutex<Vec<Option<Remembered>>>,
+    /// The epoch at the end of which that was.
+    pub(super) restored: u64,
     pub(super) keeper: Keeper,
     /// The epoch of the checkpoint that is gone on from, if it has keys.
     pub(super) begins_behind: Option<u64>,
@@ -60,11 +64,17 @@ impl Durable {
         (std::mem::take(&mut *replay), log)
     }
 
-    /// The keys of one worker of this process, and what it hands its parts of checkpoints to.
-    pub(super) fn state(&self, local: usize) -> (KeySet, Option<Box<dyn Checkpoints>>) {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = keys[local].take().expect("a worker takes its keys once");
-        (keys, Some(self.keeper.of_worker(local)))
+    /// The expiry clock; taken by worker 0.
+    pub(super) fn clock(&self) -> ExpiryClock {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *clock)
+    }
+
+    /// What one worker of this process remembers, and what it hands its parts of checkpoints to.
+    pub(super) fn state(&self, local: usize) -> (Remembered, Option<Box<dyn Checkpoints>>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = state[local].take().expect("a worker takes its state once");
+        (state, Some(self.keeper.of_worker(local)))
     }
 
     /// Where the reference table's content goes: on to `onward` comes what is not bound of it.

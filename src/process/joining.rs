@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex};
 
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Replay};
+use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Clock, Stop};
@@ -31,7 +32,7 @@ use deltajoin_workers::ports::{Clock, Stop};
 use crate::bindings::{self, Appender, History, Marker, TransactionalId};
 use crate::checkpoint::{self, Options, Store};
 use crate::codec::reference_schema;
-use crate::config::{EventSource, KafkaTopic};
+use crate::config::{Config, EventSource, KafkaTopic};
 use crate::connectors::kafka::{
     BindingProducer, BindingTopic, GroupOffsets, Progress, Recorder, TransactionOptions,
     Transactions, read_progress, trim_bindings,
@@ -42,6 +43,8 @@ use crate::process::checkpoints::{self, Keeper, Published, Publishing};
 use crate::process::durable::Durable;
 use crate::process::inputs::{Inputs, kafka_fatal};
 use crate::process::ledger::Ledger;
+use crate::process::memory::Memory;
+use crate::process::plan::joined_schema;
 use crate::process::promises::Settings;
 use crate::process::recording::{self, NewestBound, Noting};
 use crate::process::recovery::{Loaded, Loading, Ranges};
@@ -185,7 +188,7 @@ impl<'a> Joining<'a> {
         let loading = Loading::new(
             Arc::clone(&store),
             Arc::clone(&reference),
-            config.events.schema.key_is_narrow(),
+            rows_held(config),
             (groups, own),
             reaches,
         );
@@ -291,7 +294,10 @@ impl<'a> Joining<'a> {
         let begins_behind = loaded.checkpoint.as_ref();
         let begins_behind = begins_behind.filter(|manifest| manifest.keys() > 0);
         let begins_behind = begins_behind.map(|manifest| manifest.epoch);
-        let keys = std::mem::take(&mut loaded.keys);
+        let state = std::mem::take(&mut loaded.state);
+        let clock_ms = found.first.clock_ms;
+        let clock = ExpiryClock::new(clock_ms, found.ranges.keys().copied());
+        let restored = found.first.epoch;
         let keeper = self.keep(loaded, &ledger, log.as_ref())?;
         let newest_bound = NewestBound::new(newest_bound.into());
         let mut recorders = Vec::new();
@@ -315,7 +321,9 @@ impl<'a> Joining<'a> {
             recorders,
             progress,
             ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
-            keys: Mutex::new(keys),
+            clock: Mutex::new(clock),
+            state: Mutex::new(state),
+            restored,
             keeper,
             begins_behind,
         })
@@ -339,6 +347,10 @@ impl<'a> Joining<'a> {
                 clock: Arc::<WallClock>::clone(&self.clock),
                 groups: self.loading.groups().to_vec(),
                 runs: loaded.runs,
+                rows: loaded
+                    .checkpoint
+                    .as_ref()
+                    .map_or_else(Vec::new, |manifest| manifest.rows.clone()),
                 newest: loaded.checkpoint,
                 number: self.loading.number,
                 published: self.published(),
@@ -350,6 +362,7 @@ impl<'a> Joining<'a> {
             generation: self.generation,
             interval: config.checkpoint.interval,
             workers: config.cluster.threads,
+            memory: Memory::of(config),
             fatal: self.process.fatal,
             publishing,
         })
@@ -423,6 +436,12 @@ impl<'a> Joining<'a> {
             ranges: std::mem::take(&mut loaded.ranges),
         })
     }
+}
+
+/// The schemas that the rows of the window may have: events', and results'.
+fn rows_held(config: &Config) -> [Arc<BatchSchema>; 2] {
+    let events = BatchSchema::register(config.events.schema.clone());
+    [events, BatchSchema::register(joined_schema(config))]
 }
 
 /// A start binds where reading starts before anything else.

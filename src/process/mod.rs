@@ -40,6 +40,8 @@ mod inputs;
 mod joining;
 #[cfg(feature = "kafka")]
 mod ledger;
+#[cfg(feature = "kafka")]
+mod memory;
 mod outputs;
 mod plan;
 #[cfg(feature = "kafka")]
@@ -69,10 +71,12 @@ use std::time::{Duration, Instant};
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::checkpoint::Checkpoints;
+use deltajoin_workers::checkpoint::Kept;
+use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
-use deltajoin_workers::state::KeySet;
+use deltajoin_workers::state::BucketRing;
 use deltajoin_workers::worker;
 use timely::WorkerConfig;
 use xxhash_rust::xxh3::xxh3_64;
@@ -127,9 +131,18 @@ struct WorkerParts {
     reference: Option<Receiver<ReferenceBlock>>,
     replay: Replay,
     bindings: Option<Box<dyn BindingLog>>,
-    keys: KeySet,
+    clock: ExpiryClock,
+    keys: BucketRing,
+    recent: (u64, Vec<Kept>),
     checkpoints: Option<Box<dyn Checkpoints>>,
     sinks: WorkerSinks,
+}
+
+/// What one worker knows of what came before.
+struct Remembered {
+    keys: BucketRing,
+    /// Rows that may be revised.
+    rows: Vec<Kept>,
 }
 
 /// The shell's ends of the workers' queues.
@@ -154,6 +167,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     );
 
     // First of all, as it gives schemas the numbers that they have on the wire.
+    plan::check(config, process.engine)?;
     let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
     let prepared = Joining::prepare(&process)?;
@@ -292,7 +306,9 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
         reference: parts.reference.map(Rc::new),
         replay: parts.replay,
         bindings: parts.bindings,
+        clock: parts.clock,
         keys: parts.keys,
+        recent: parts.recent,
         checkpoints: parts.checkpoints,
         sinks: parts.sinks.results.into_iter().map(port).collect(),
         dead_letters: port(parts.sinks.dead_letters),
@@ -321,19 +337,24 @@ fn parts(
         senders.events.push(sender);
         let mut reference = None;
         let (mut replay, mut bindings) = (Replay::default(), None);
+        let mut clock = ExpiryClock::default();
         if first_of_job {
             let (mut sender, receiver) = queue(InFlight::new(REFERENCE_BYTES_MAX));
             if let Some(durable) = durable {
                 sender = durable.reference(sender)?;
                 (replay, bindings) = durable.bindings();
+                clock = durable.clock();
             }
             senders.reference = Some(sender);
             reference = Some(receiver);
         }
-        let (keys, checkpoints) = match durable {
-            Some(durable) => durable.state(local),
-            None => (KeySet::new(config.events.schema.key_is_narrow()), None),
+        let keys = BucketRing::new(config.events.schema.key_is_narrow());
+        let new = Remembered {
+            keys,
+            rows: Vec::new(),
         };
+        let (state, checkpoints) = durable.map_or((new, None), |durable| durable.state(local));
+        let restored = durable.map_or(0, |durable| durable.restored);
         let sinks = outputs.open(index * config.cluster.threads + local, durable)?;
         parts.push(Some(WorkerParts {
             events,
@@ -341,7 +362,9 @@ fn parts(
             reference,
             replay,
             bindings,
-            keys,
+            clock,
+            keys: state.keys,
+            recent: (restored, state.rows),
             checkpoints,
             sinks,
         }));

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::checkpoint::Checkpoints;
+use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::ports::{ReferenceBlock, Sink};
 use deltajoin_workers::queue::Sender;
-use deltajoin_workers::state::KeySet;
 
 use crate::connectors::file::JsonLines;
 use crate::failure::Failure;
-use crate::process::Process;
 use crate::process::inputs::Inputs;
+use crate::process::{Process, Remembered};
 use crate::telemetry::{Monitor, WallClock};
 
 /// Whether the job goes on where it has ended.
@@ -27,7 +27,10 @@ pub(super) fn on_start(_: &Process, _: u64, failure: Failure) -> Failure {
 }
 
 /// There is none.
-pub(super) enum Durable {}
+pub(super) struct Durable {
+    pub(super) restored: u64,
+    never: std::convert::Infallible,
+}
 
 /// Nor can there be one.
 pub(super) enum Joining {}
@@ -69,26 +72,30 @@ impl Joining {
 }
 
 impl Durable {
-    pub(super) fn state(&self, _: usize) -> (KeySet, Option<Box<dyn Checkpoints>>) {
-        match *self {}
+    pub(super) fn clock(&self) -> ExpiryClock {
+        match self.never {}
+    }
+
+    pub(super) fn state(&self, _: usize) -> (Remembered, Option<Box<dyn Checkpoints>>) {
+        match self.never {}
     }
 
     pub(super) fn bindings(&self) -> (Replay, Option<Box<dyn BindingLog>>) {
-        match *self {}
+        match self.never {}
     }
 
     pub(super) fn reference(
         &self,
         _: Sender<ReferenceBlock>,
     ) -> Result<Sender<ReferenceBlock>, Failure> {
-        match *self {}
+        match self.never {}
     }
 
     pub(super) fn file(&self, _: &str, _: JsonLines, _: u64) -> Box<dyn Sink + Send> {
-        match *self {}
+        match self.never {}
     }
 
     pub(super) fn end(self) {
-        match self {}
+        match self.never {}
     }
 }

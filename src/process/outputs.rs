@@ -12,11 +12,11 @@ use deltajoin_workers::batch::Batch;
 use deltajoin_workers::ports::Sink;
 use deltajoin_workers::queue::Waker;
 
-use crate::codec::Format;
 use crate::codec::dead_letter::DeadLetters;
+use crate::codec::{Envelope, Format};
 #[cfg(feature = "kafka")]
 use crate::config::Delivery;
-use crate::config::{DEAD_LETTERS, Target};
+use crate::config::{self, DEAD_LETTERS, Target};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
@@ -72,12 +72,22 @@ impl Outputs {
     pub(super) fn connect(process: &Process, rejected: Rejected) -> Result<Self, Failure> {
         let Process { config, .. } = process;
         let results = config.sinks.iter().map(|sink| {
-            let output = connect(process, &sink.name, &sink.target, &rejected)?;
+            let envelope = match sink.envelope {
+                config::Envelope::Upsert => Envelope::Upsert,
+                config::Envelope::Changelog => Envelope::Changelog,
+            };
+            let format = Format::rows(&plan::joined_schema(config), envelope);
+            let output = connect(process, &sink.name, format, (&sink.target, &rejected))?;
             Ok((sink.name.clone(), output))
         });
         Ok(Self {
             results: results.collect::<Result<_, Failure>>()?,
-            dead_letters: connect(process, DEAD_LETTERS, &config.dead_letters, &rejected)?,
+            dead_letters: connect(
+                process,
+                DEAD_LETTERS,
+                Format::DeadLetters,
+                (&config.dead_letters, &rejected),
+            )?,
             rejected,
         })
     }
@@ -161,14 +171,9 @@ impl Output {
 fn connect(
     process: &Process,
     name: &str,
-    target: &Target,
-    rejected: &Rejected,
+    format: Format,
+    (target, rejected): (&Target, &Rejected),
 ) -> Result<Output, Failure> {
-    let format = if name == DEAD_LETTERS {
-        Format::DeadLetters
-    } else {
-        Format::rows(&plan::joined_schema(&process.config))
-    };
     let fatal = process.fatal;
     match target {
         Target::JsonLines { path } => {

@@ -5,16 +5,42 @@
 //!   numbers must be the same in every process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
+use deltajoin_workers::clock::{EventTime, TimeUnit};
 use deltajoin_workers::dataflow::{Engine, Plan};
-use deltajoin_workers::operators::{Join, Unmatched};
+use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, Unmatched};
 use deltajoin_workers::ports::dead_letter_schema;
 use deltajoin_workers::schema::Schema;
 
 use crate::codec;
 use crate::codec::json::Encoder;
 use crate::config::{self, Config, EventSource};
+use crate::failure::Failure;
+
+/// Refuses what an engine cannot do.
+pub(super) fn check(config: &Config, engine: Engine) -> Result<(), Failure> {
+    if engine != Engine::Textbook {
+        return Ok(());
+    }
+    let hour = Duration::from_secs(3600);
+    let (distinct, join) = (&config.distinct, &config.join);
+    let beyond = [
+        ("detect_conflicts", distinct.detect_conflicts),
+        ("horizon", distinct.horizon != 24 * hour),
+        ("future", distinct.future != hour / 6),
+        ("revise_window", join.revise_window != hour / 6),
+    ];
+    match beyond.iter().find(|(_, set)| *set) {
+        None => Ok(()),
+        Some((name, _)) => Err(
+            Failure::usage(format!("the textbook engine has no \"{name}\""))
+                .detail("It forgets nothing, and compares nothing that it drops.")
+                .hint("Remove the setting, or use the production engine."),
+        ),
+    }
+}
 
 /// The plan of the job.
 pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
@@ -23,9 +49,22 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
     let reference = codec::reference_schema(&config.reference.schema);
     let joined = BatchSchema::register(joined_schema(config));
     let encoder = Encoder::new(&events.schema);
+    let time = config.events.time.as_ref().map(event_time);
+    let keep = match config.distinct.keep {
+        config::Keep::First => Keep::First,
+        config::Keep::Earliest => Keep::Earliest,
+        config::Keep::Latest => Keep::Latest,
+    };
     Plan {
         engine,
         shards: config.limits.shards,
+        distinct: Distinct {
+            time,
+            by_arrival: config.distinct.by_arrival,
+            horizon_ms: milliseconds(config.distinct.horizon),
+            future_ms: milliseconds(config.distinct.future),
+            duplicates: config.distinct.detect_conflicts || keep != Keep::First,
+        },
         join: Join {
             event_columns: config.join.event_columns.clone(),
             unmatched: match config.join.unmatched {
@@ -33,12 +72,35 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
                 config::Unmatched::Drop => Unmatched::Drop,
                 config::Unmatched::DeadLetter => Unmatched::DeadLetter,
             },
+            revise: config.join.revise,
+            keep,
+            detect_conflicts: config.distinct.detect_conflicts,
+            window_ms: milliseconds(config.join.revise_window),
+            time,
+            events: Arc::clone(&events),
             reference,
             joined,
+        },
+        letters: Letters {
             source_name: source_name(config),
             event_text: Arc::new(move |batch, row, out| encoder.rows(batch).value(row, out)),
         },
     }
+}
+
+pub(super) fn event_time(time: &config::EventTime) -> EventTime {
+    EventTime {
+        column: time.column,
+        unit: match time.unit {
+            config::TimeUnit::Seconds => TimeUnit::Seconds,
+            config::TimeUnit::Milliseconds => TimeUnit::Milliseconds,
+            config::TimeUnit::Microseconds => TimeUnit::Microseconds,
+        },
+    }
+}
+
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The columns of a result: the event's, then the reference's without its key, which may be null.

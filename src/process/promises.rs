@@ -176,9 +176,14 @@ fn holder() -> String {
 
 /// Settings by which rows are made, and nothing else. Made again with others, an event might become
 /// a dead letter that was a row, or be taken for seen though it was none.
-const OF_ROWS: [&str; 4] = [
+const OF_ROWS: [&str; 9] = [
+    "distinct.detect_conflicts",
+    "distinct.future",
+    "distinct.keep",
     "events.columns",
     "join.on",
+    "join.on_reference_change",
+    "join.revise_window",
     "join.unmatched",
     "limits.max_record_bytes",
 ];
@@ -207,10 +212,42 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
         ("limits.max_record_bytes", record_bytes_max.to_string()),
         ("limits.shards", config.limits.shards.to_string()),
     ];
-    let settings = settings.into_iter();
+    let settings = settings.into_iter().chain(remembered(config));
     settings
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
+}
+
+/// What decides which events are duplicates, and which results are revised.
+fn remembered(config: &Config) -> [(&'static str, String); 7] {
+    let (distinct, join) = (&config.distinct, &config.join);
+    let time = config.events.time.as_ref().map(|time| {
+        let column = &config.events.schema.columns[time.column];
+        format!("{} ({:?})", column.name, time.unit)
+    });
+    let milliseconds = |duration: Duration| format!("{} ms", duration.as_millis());
+    let remembered_by = match (distinct.by_arrival, &time) {
+        (false, Some(time)) => time.clone(),
+        _ => "arrival".to_owned(),
+    };
+    [
+        ("events.time", remembered_by),
+        ("distinct.horizon", milliseconds(distinct.horizon)),
+        ("distinct.future", milliseconds(distinct.future)),
+        (
+            "distinct.keep",
+            format!("{:?}", distinct.keep).to_lowercase(),
+        ),
+        (
+            "distinct.detect_conflicts",
+            distinct.detect_conflicts.to_string(),
+        ),
+        (
+            "join.on_reference_change",
+            if join.revise { "revise" } else { "future-only" }.to_owned(),
+        ),
+        ("join.revise_window", milliseconds(join.revise_window)),
+    ]
 }
 
 fn columns(schema: &Schema, indexes: impl IntoIterator<Item = usize>) -> String {

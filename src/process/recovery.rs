@@ -18,14 +18,15 @@ use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
 use deltajoin_workers::ports::Stop;
-use deltajoin_workers::state::KeySet;
+use deltajoin_workers::state::{BucketRing, KeySet};
 
 use crate::bindings::{History, Place};
 use crate::checkpoint::{
     Error, Groups, Manifest, Run, RunEntry, Start, Store, list, newest, newest_below,
-    read_reference, read_start, write_start,
+    read_reference, read_rows, read_start, write_start,
 };
 use crate::failure::Failure;
+use crate::process::Remembered;
 
 /// How long the others wait for what process 0 writes where checkpoints are kept.
 const SHARED: Duration = Duration::from_secs(30);
@@ -58,8 +59,8 @@ pub(super) struct Loaded {
     pub(super) bound: Option<Binding>,
     /// By partition where it is read from, and how far it is bound.
     pub(super) ranges: Ranges,
-    /// The keys of each worker of this process.
-    pub(super) keys: Vec<Option<KeySet>>,
+    /// What each worker of this process remembers.
+    pub(super) state: Vec<Option<Remembered>>,
     /// On process 0, the runs of all workers, each in one worker's key groups.
     pub(super) runs: Vec<RunEntry>,
 }
@@ -68,8 +69,8 @@ pub(super) struct Loaded {
 pub(super) struct Loading {
     store: Arc<Store>,
     reference: Arc<BatchSchema>,
-    /// Whether keys are narrow.
-    narrow: bool,
+    /// The schemas that rows may have: of events, and of results.
+    rows: [Arc<BatchSchema>; 2],
     /// The key groups of each worker of the job, and which of them are of this process.
     groups: Vec<Groups>,
     own: Range<usize>,
@@ -89,14 +90,14 @@ impl Loading {
     pub(super) fn new(
         store: Arc<Store>,
         reference: Arc<BatchSchema>,
-        narrow: bool,
+        rows: [Arc<BatchSchema>; 2],
         (groups, own): (Vec<Groups>, Range<usize>),
         reaches: Option<u64>,
     ) -> Self {
         Self {
             store,
             reference,
-            narrow,
+            rows,
             groups,
             own,
             reaches,
@@ -181,25 +182,28 @@ impl Loading {
     fn load(&self, checkpoint: Option<Manifest>, ranges: Ranges) -> Result<Loaded, Error> {
         let own = &self.groups[self.own.clone()];
         let Some(manifest) = checkpoint else {
-            let empty = own.iter().map(|_| Some(KeySet::new(self.narrow)));
+            let empty = own.iter().map(|_| {
+                let (keys, rows) = (BucketRing::new(self.narrow()), Vec::new());
+                Some(Remembered { keys, rows })
+            });
             return Ok(Loaded {
                 checkpoint: None,
                 bound: None,
                 ranges,
-                keys: empty.collect(),
+                state: empty.collect(),
                 runs: Vec::new(),
             });
         };
-        let (store, narrow) = (&*self.store, self.narrow);
+        let store = &*self.store;
         let bound = bound(store, &manifest, &self.reference)?;
         let runs = match self.reaches {
             Some(_) => runs(store, &manifest, &self.groups)?,
             None => Vec::new(),
         };
-        let keys = std::thread::scope(|scope| {
+        let state = std::thread::scope(|scope| {
             let of_worker = |groups: &Groups| {
                 let (groups, manifest) = (*groups, &manifest);
-                scope.spawn(move || keys(store, manifest, groups, narrow))
+                scope.spawn(move || self.of_worker(manifest, groups))
             };
             let readers: Vec<_> = own.iter().map(of_worker).collect();
             let sets = readers.into_iter().map(|reader| match reader.join() {
@@ -212,9 +216,25 @@ impl Loading {
             checkpoint: Some(manifest),
             bound: Some(bound),
             ranges,
-            keys,
+            state,
             runs,
         })
+    }
+
+    fn narrow(&self) -> bool {
+        self.rows[0].schema.key_is_narrow()
+    }
+
+    /// What the worker of these key groups remembers.
+    fn of_worker(&self, manifest: &Manifest, groups: Groups) -> Result<Remembered, Error> {
+        let store = &*self.store;
+        let keys = keys(store, manifest, groups, self.narrow())?;
+        let mut rows = Vec::new();
+        let entries = manifest.rows.iter();
+        for entry in entries.filter(|entry| entry.groups().overlap(groups).is_some()) {
+            rows.extend(read_rows(store, entry, groups, &self.rows)?);
+        }
+        Ok(Remembered { keys, rows })
     }
 }
 
@@ -233,10 +253,32 @@ pub(super) fn groups(ownership: &Ownership, workers: usize) -> Vec<Groups> {
 }
 
 /// The keys of these key groups.
-fn keys(store: &Store, manifest: &Manifest, groups: Groups, narrow: bool) -> Result<KeySet, Error> {
-    let entries = manifest.runs.iter();
-    let entries = entries.filter(|entry| entry.groups().overlap(groups).is_some());
-    let runs = entries.map(|entry| Run::open(store, entry));
+fn keys(
+    store: &Store,
+    manifest: &Manifest,
+    groups: Groups,
+    narrow: bool,
+) -> Result<BucketRing, Error> {
+    let mut buckets: BTreeMap<i64, Vec<&RunEntry>> = BTreeMap::new();
+    for entry in &manifest.runs {
+        if entry.groups().overlap(groups).is_some() {
+            buckets.entry(entry.bucket).or_default().push(entry);
+        }
+    }
+    let sets = buckets.into_iter().map(|(bucket, entries)| {
+        let set = keys_of_bucket(store, &entries, groups, narrow)?;
+        Ok((bucket, set))
+    });
+    Ok(BucketRing::of(narrow, sets.collect::<Result<_, Error>>()?))
+}
+
+fn keys_of_bucket(
+    store: &Store,
+    entries: &[&RunEntry],
+    groups: Groups,
+    narrow: bool,
+) -> Result<KeySet, Error> {
+    let runs = entries.iter().map(|entry| Run::open(store, entry));
     let runs: Vec<Run> = runs.collect::<Result<_, _>>()?;
     let mut set = KeySet::new(narrow);
     for group in groups.first..=groups.last {
@@ -285,6 +327,7 @@ fn bound(store: &Store, manifest: &Manifest, schema: &Arc<BatchSchema>) -> Resul
         ends: offsets.map(|(partition, end)| (*partition, *end)).collect(),
         reference,
         skipped: Vec::new(),
+        clock_ms: manifest.clock_ms,
     })
 }
 

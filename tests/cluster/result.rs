@@ -27,7 +27,7 @@ fn three_processes_under_a_supervisor_give_the_result() {
         let dead = folder.line_count("joined.jsonl.dead.jsonl") as u64;
         assert_eq!(dead, counts.dead_letters);
         // One summary, and no error line.
-        assert_eq!(outcome.stdout.len(), 9, "{:?}", outcome.stdout);
+        assert_eq!(outcome.stdout.len(), 14, "{:?}", outcome.stdout);
         let errors = outcome.stderr.iter().any(|line| line.contains("ERROR"));
         assert!(!errors, "{:#?}", outcome.stderr);
     }

@@ -57,7 +57,7 @@ fn keys(count: u64, seed: u64) -> KeyRun {
 }
 
 fn write(store: &Store, generation: u64, keys: &KeyRun) -> RunEntry {
-    write_run(store, &run_name(generation), keys)
+    write_run(store, (&run_name(generation), 0), keys)
         .unwrap()
         .unwrap()
 }
@@ -74,6 +74,8 @@ fn manifest(number: u64, generation: u64, runs: &[RunEntry]) -> Manifest {
             next: number,
         },
         offsets: [(0, 5)].into(),
+        clock_ms: None,
+        rows: Vec::new(),
         runs: runs.to_vec(),
         reference: None,
     }

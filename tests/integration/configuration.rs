@@ -93,7 +93,7 @@ fn all_faults_are_told_at_once_with_place_known_names_and_guess() {
 
             error: unknown setting "pth" in [[sinks]]
               --> --set sinks.0.pth
-              detail: Known settings are "type", "name" and "path".
+              detail: Known settings are "type", "name", "path" and "envelope".
               hint: Did you mean "path"?
 
             7 faults in job.toml"#]],
@@ -140,18 +140,18 @@ fn a_file_that_is_absent_or_no_toml_is_refused() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_with_that_reason() {
-    let config = CONFIG.to_owned() + "[distinct]\nkeep = \"latest\"\n";
+    let config = CONFIG.to_owned() + "[state]\ndir = \"state\"\n";
     check(
         &config,
         &["--offline"],
         expect![[r#"
-        error: keep = "latest" in [distinct] is not built yet
-          --> job.toml:28:8
-           |
-        28 | keep = "latest"
-           |        ^^^^^^^^
-          detail: The first event to arrive is kept.
-          hint: Leave it out, or write keep = "first"."#]],
+            error: setting "dir" in [state] is not built yet
+              --> job.toml:28:1
+               |
+            28 | dir = "state"
+               | ^^^
+              detail: The whole state is kept in memory.
+              hint: Leave it out."#]],
     );
 }
 
@@ -254,8 +254,8 @@ fn a_good_file_is_good_and_overrides_are_shown_with_their_origin() {
         job = "other"  # DELTAJOIN_JOB
         path = "events.jsonl"                        # job.toml:5:1
         path = "reference.csv"                       # job.toml:17:1
-        name = "out.jsonl"  # default
-        path = "out.jsonl"  # DELTAJOIN_SINKS__0__PATH
+        name = "out.jsonl"   # default
+        path = "out.jsonl"   # DELTAJOIN_SINKS__0__PATH
         path = "out.jsonl.dead.jsonl"  # default
         tick = "1ms"                   # default
         shards = 8                     # --set limits.shards"#]]

@@ -20,6 +20,11 @@ fn assert_summary(outcome: &Outcome, counts: ExpectedCounts, rows_out: u64) {
         ("duplicates", counts.duplicates),
         ("unmatched", counts.unmatched),
         ("dead letters", counts.dead_letters),
+        ("late", 0),
+        ("future", 0),
+        ("conflicts", 0),
+        ("late winners", 0),
+        ("retracted", 0),
         ("rows out", rows_out),
         ("missing", 0),
     ];

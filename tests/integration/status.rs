@@ -39,17 +39,23 @@ fn the_status_file_is_whole_at_any_moment_and_tells_each_stage() {
     drop(reference);
     wait("the state live", &|status| status.state == State::Live);
     events.give(&std::fs::read(folder.path("events.jsonl")).unwrap());
-    let live = wait("all records", &|status| status.records == 5_000);
+    let live = wait("all records", &|status| status.counts.records == 5_000);
     assert_eq!(live.state, State::Live);
     assert!(
         live.generation > 0 && live.epoch > 1_700_000_000_000,
         "{live:?}"
     );
-    assert_eq!(live.events + live.dead_letters, 5_000);
-    assert_eq!(live.events, live.distinct + live.duplicates);
-    assert_eq!((live.keys, live.rows_out), (live.distinct, live.distinct));
-    assert_eq!(live.reference_rows, 1_000);
-    assert!(live.key_bytes > 0 && live.unmatched > 0);
+    assert_eq!(live.counts.events + live.counts.dead_letters, 5_000);
+    assert_eq!(
+        live.counts.events,
+        live.counts.distinct + live.counts.duplicates
+    );
+    assert_eq!(
+        (live.counts.keys, live.counts.rows_out),
+        (live.counts.distinct, live.counts.distinct)
+    );
+    assert_eq!(live.counts.reference_rows, 1_000);
+    assert!(live.counts.key_bytes > 0 && live.counts.unmatched > 0);
     // The next ones go on without events, and say that time goes on.
     let idle = wait("two more", &|status| {
         status.written_ms > live.written_ms + 1_500
@@ -58,7 +64,10 @@ fn the_status_file_is_whole_at_any_moment_and_tells_each_stage() {
     drop(events);
     job.wait(LIMIT).assert_code(0);
     let last = wait("the end", &|status| status.state == State::Stopping);
-    assert_eq!((last.generation, last.records), (live.generation, 5_000));
+    assert_eq!(
+        (last.generation, last.counts.records),
+        (live.generation, 5_000)
+    );
     assert!(seen.len() >= 4, "{seen:?}");
     assert!(!folder.path("status.json.new").exists());
 }

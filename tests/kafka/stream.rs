@@ -79,6 +79,11 @@ impl Stream {
             ("duplicates", counts.duplicates),
             ("unmatched", counts.unmatched),
             ("dead letters", counts.dead_letters),
+            ("late", 0),
+            ("future", 0),
+            ("conflicts", 0),
+            ("late winners", 0),
+            ("retracted", 0),
             ("rows out", self.expected.rows()),
             ("missing", 0),
         ];

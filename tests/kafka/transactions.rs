@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use deltajoin::codec::Format;
+use deltajoin::codec::{Envelope, Format};
 use deltajoin::config::{KafkaTopic, Partitioner};
 use deltajoin::connectors::kafka::{
     Destination, Error, KafkaSink, Progress, SinkOptions, TransactionOptions, Transactions,
@@ -103,7 +103,7 @@ fn destination(broker: &Broker, name: &str) -> (Arc<Destination>, Refused) {
     let options = SinkOptions {
         topic: topic(broker, name, Login::Admin),
         partitioner: Partitioner::KeyGroup,
-        format: Format::rows(&schema()),
+        format: Format::rows(&schema(), Envelope::Upsert),
         on_rejected: Arc::new(move |row| seen.lock().unwrap().push(row.raw)),
         letter_of: Arc::new(|row| panic!("there are no dead letters here: {row:?}")),
         fail: Arc::new(|error| panic!("at-least-once is not used: {error}")),

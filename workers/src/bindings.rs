@@ -60,6 +60,8 @@ pub struct Binding {
     pub reference: Vec<Batch>,
     /// What was gone on without, in order: reading went on at its end.
     pub skipped: Vec<Skipped>,
+    /// The expiry clock of the epoch, in milliseconds since 1970, if it stands anywhere.
+    pub clock_ms: Option<i64>,
 }
 
 /// What was bound before this start, on worker 0.

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use crate::batch::Batch;
 use crate::queue::Waker;
 
 /// Keys that were seen for the first time, in the order in which they were.
@@ -44,12 +45,23 @@ impl KeyRun {
 }
 
 /// What one worker's state has gained since the checkpoint before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Part {
     /// The epoch of the checkpoint.
     pub epoch: u64,
-    /// The new keys.
-    pub keys: Vec<KeyRun>,
+    /// The new keys, by the bucket of time that they are in.
+    pub keys: Vec<(i64, KeyRun)>,
+    /// The new rows of the window, in the order of their epochs.
+    pub rows: Vec<Kept>,
+}
+
+/// Rows that may be revised after the epoch in which they came.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The epoch.
+    pub epoch: u64,
+    /// Events, or results if those are held.
+    pub rows: Batch,
 }
 
 /// Where one worker's parts are kept. Calls come from the worker's thread and must not block.
@@ -73,22 +85,28 @@ pub trait Checkpoints: Send {
     fn wake_by(&mut self, waker: Waker);
 }
 
-/// New keys that no checkpoint has, by epoch.
+/// New keys and rows that no checkpoint has, by epoch.
 #[derive(Debug, Default)]
 pub struct Admitted {
-    runs: VecDeque<(u64, KeyRun)>,
+    runs: VecDeque<(u64, (i64, KeyRun))>,
+    rows: VecDeque<Kept>,
 }
 
 impl Admitted {
-    pub(crate) fn push(&mut self, epoch: u64, keys: KeyRun) {
-        if !keys.is_empty() {
-            self.runs.push_back((epoch, keys));
-        }
+    pub(crate) fn push(&mut self, epoch: u64, bucket: i64, keys: KeyRun) {
+        self.runs.push_back((epoch, (bucket, keys)));
     }
 
-    /// Takes out the keys of epochs up to this one.
-    pub(crate) fn take(&mut self, epoch: u64) -> Vec<KeyRun> {
+    pub(crate) fn hold(&mut self, epoch: u64, rows: Batch) {
+        self.rows.push_back(Kept { epoch, rows });
+    }
+
+    /// Takes out what came in epochs up to this one.
+    pub(crate) fn take(&mut self, epoch: u64) -> Part {
         let after = self.runs.partition_point(|(of, _)| *of <= epoch);
-        self.runs.drain(..after).map(|(_, keys)| keys).collect()
+        let keys = self.runs.drain(..after).map(|(_, keys)| keys).collect();
+        let after = self.rows.partition_point(|kept| kept.epoch <= epoch);
+        let rows = self.rows.drain(..after).collect();
+        Part { epoch, keys, rows }
     }
 }

@@ -7,15 +7,16 @@
 //!                      |    \        |
 //!          by key group|     \       | a copy to every worker
 //!                      v      \      v
-//!                   Distinct --------> Join
-//!                               \    /    \
-//!                     undecodable \  /      | joined rows
-//!                     records      \/       v
+//!                   Distinct --------> Join  (events, and duplicates that may replace them)
+//!                          \    \    /    \
+//!                late, future|    \  /      | joined rows, and those that are taken back
+//!                            \     \/       v
 //!                              Sink:dead <- Sink:<name> ... (rows that a sink could not take)
 //!                                   |
 //!                                written (probe): what all sinks of all workers have written
 //!
 //!   Source (ends), Reference (changes) --> Bind (worker 0) --> durable: what sinks may be given
+//!   Source (times) --> expiry clock (worker 0) --> the next mint
 //! ```
 //!
 //! The exchange between `Source` and `Distinct` is the only one in the path of the events.
@@ -32,15 +33,16 @@ use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 use crate::Rows;
 use crate::batch::{ByOwner, ToWorker};
 use crate::bindings::{Binding, BindingLog, Ends, Replay};
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Kept};
+use crate::clock::{Clocks, ExpiryClock, SharedClock};
 use crate::key::Ownership;
 use crate::operators::{
-    BoundChanges, Durable, Join, Mint, Requested, SharedAdmitted, SharedCounts, Take, Unwritten,
-    bind, distinct, join, reference, sink, source,
+    BoundChanges, Distinct, Durable, Join, Joiner, Letters, Mint, Requested, SharedAdmitted,
+    SharedCounts, Take, Timing, Unwritten, bind, distinct, join, reference, sink, source,
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
-use crate::state::KeySet;
+use crate::state::BucketRing;
 use crate::textbook::textbook;
 
 /// Which operators compute the result.
@@ -60,8 +62,12 @@ pub struct Plan {
     pub engine: Engine,
     /// Units of ownership; at least as many as workers.
     pub shards: usize,
+    /// How duplicates are found.
+    pub distinct: Distinct,
     /// How events meet the reference.
     pub join: Join,
+    /// What dead letters say of events.
+    pub letters: Letters,
 }
 
 /// A sink as one worker sees it.
@@ -88,8 +94,12 @@ pub struct Ports {
     pub replay: Replay,
     /// Where bindings are kept, on worker 0; without one, nothing can be replayed.
     pub bindings: Option<Box<dyn BindingLog>>,
+    /// The expiry clock as it stands before what is replayed, on worker 0.
+    pub clock: ExpiryClock,
     /// The keys that this worker owns of those that were seen before what is replayed.
-    pub keys: KeySet,
+    pub keys: BucketRing,
+    /// The rows of the window that this worker owns, as they were at the end of this epoch.
+    pub recent: (u64, Vec<Kept>),
     /// Where the state is kept; without it, all that was bound is replayed.
     pub checkpoints: Option<Box<dyn Checkpoints>>,
     /// Where results go.
@@ -117,6 +127,8 @@ pub struct Dataflow {
     pub(crate) requested: Requested,
     /// What its state has gained, and handed over to no checkpoint.
     pub(crate) admitted: SharedAdmitted,
+    /// The expiry clock; only that of worker 0 is told anything.
+    pub clock: SharedClock,
     bound_changes: BoundChanges,
 }
 
@@ -128,20 +140,27 @@ impl Dataflow {
         } else {
             Take::Nothing
         };
-        self.tell(epoch, checkpoint, |_| take.clone());
+        let clock_ms = self.clock.borrow_mut().advance();
+        self.tell((epoch, clock_ms), checkpoint, |_| take.clone());
     }
 
     /// Mints a bound epoch again. Partition `p` is read by worker `p` modulo their number.
     pub fn replay(&mut self, binding: Binding) {
         let peers = self.peers;
         self.bound_changes.borrow_mut().push_back(binding.reference);
-        self.tell(binding.epoch, false, |worker| {
+        self.clock.borrow_mut().replay(binding.clock_ms);
+        self.tell((binding.epoch, binding.clock_ms), false, |worker| {
             let own = |(partition, _): &&(i32, i64)| reader(*partition, peers) == worker;
             Take::Bound(binding.ends.iter().filter(own).copied().collect::<Ends>())
         });
     }
 
-    fn tell(&mut self, epoch: u64, checkpoint: bool, take: impl Fn(usize) -> Take) {
+    fn tell(
+        &mut self,
+        (epoch, clock_ms): (u64, Option<i64>),
+        checkpoint: bool,
+        take: impl Fn(usize) -> Take,
+    ) {
         self.mints.advance_to(epoch);
         for worker in 0..self.peers {
             let take = take(worker);
@@ -149,6 +168,7 @@ impl Dataflow {
                 worker,
                 take,
                 checkpoint,
+                clock_ms,
             });
         }
         self.mints.advance_to(epoch + 1);
@@ -169,6 +189,14 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let unwritten = Rc::new(RefCell::new(Unwritten::default()));
     let complete = Rc::new(Cell::new(false));
     let (requested, admitted) = (Requested::default(), SharedAdmitted::default());
+    let clock: SharedClock = Rc::new(RefCell::new(ports.clock));
+    let clocks: [Clocks; 3] = Default::default();
+    let timing = Timing {
+        time: plan.distinct.time,
+        future_ms: plan.distinct.future_ms,
+        clocks: clocks.to_vec(),
+    };
+    let [of_bind, of_distinct, of_join] = clocks;
 
     let (mints, minted) = scope.new_input_with_builder();
     let (events, undecoded, ends) = source(
@@ -177,6 +205,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         ports.epoch_bytes_max,
         Rc::clone(&unwritten),
         Rc::clone(&requested),
+        timing,
         counts(),
     );
     let undecoded = undecoded.probe_with(&closed);
@@ -187,40 +216,27 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         Rc::clone(&bound_changes),
         Rc::clone(&complete),
     );
-    let durable = bind(ends, changes, ports.bindings);
+    let durable = bind(ends, changes, ports.bindings, (Rc::clone(&clock), of_bind));
 
-    let (joined, unmatched) = match plan.engine {
-        Engine::Production => {
-            let kept = ports.checkpoints.is_some().then(|| Rc::clone(&admitted));
-            let distinct = distinct(events, ownership.clone(), ports.keys, kept, counts());
-            join(distinct, reference, plan.join, counts())
-        }
-        Engine::Textbook => textbook(events, reference, plan.join, counts()),
+    let state = State {
+        ownership: ownership.clone(),
+        keys: ports.keys,
+        recent: ports.recent,
+        admitted: ports.checkpoints.is_some().then(|| Rc::clone(&admitted)),
+        clocks: [of_distinct, of_join],
     };
+    let (joined, mut dead_letters) = results(events, reference, plan, state, counts());
+    dead_letters.push(undecoded);
 
     // What a sink cannot take becomes a dead letter, so the sink of dead letters is behind all
     // others, and the frontier behind it is what is written everywhere.
-    let mut dead_letters = vec![undecoded, unmatched];
     for port in ports.sinks {
         dead_letters.push(write(joined.clone(), durable.clone(), port, counts()));
     }
     let dead_letters = scope.concatenate(dead_letters);
+    let route = (!ports.dead_letters.single_writer).then_some(ownership);
     let port = ports.dead_letters;
-    let dead_letters = if port.single_writer {
-        write(dead_letters, durable, port, counts())
-    } else {
-        // By their source's name, so that they too have an owner when workers come and go.
-        let route = DistributorPact(move |peers| ByOwner::new(ownership, peers));
-        sink(
-            dead_letters,
-            route,
-            durable,
-            &port.name,
-            port.sink,
-            counts(),
-        )
-    };
-    dead_letters.probe_with(&written);
+    write_letters(dead_letters, route, durable, port, counts()).probe_with(&written);
     Dataflow {
         peers: scope.peers(),
         mints,
@@ -231,8 +247,62 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         checkpoints: ports.checkpoints,
         requested,
         admitted,
+        clock,
         bound_changes,
     }
+}
+
+/// What the operators that make results begin with.
+struct State {
+    ownership: Ownership,
+    keys: BucketRing,
+    recent: (u64, Vec<Kept>),
+    admitted: Option<SharedAdmitted>,
+    clocks: [Clocks; 2],
+}
+
+/// The joined rows, and the dead letters among the events.
+fn results<'scope>(
+    events: Rows<'scope>,
+    reference: Rows<'scope>,
+    plan: Plan,
+    state: State,
+    counts: SharedCounts,
+) -> (Rows<'scope>, Vec<Rows<'scope>>) {
+    let (letters, first) = (plan.letters, events.scope().index() == 0);
+    if plan.engine == Engine::Textbook {
+        let (joined, unmatched) = textbook(events, reference, (plan.join, letters), counts);
+        return (joined, vec![unmatched]);
+    }
+    let [of_distinct, of_join] = state.clocks;
+    let (events, duplicates, judged) = distinct(
+        events,
+        state.ownership,
+        (plan.distinct, letters.clone()),
+        state.keys,
+        state.admitted.clone(),
+        (of_distinct, SharedCounts::clone(&counts)),
+    );
+    let told = (of_join, counts, first);
+    let joiner = Joiner::new(plan.join, letters, state.recent, state.admitted, told);
+    let (joined, unmatched) = join(events, duplicates, reference, joiner);
+    (joined, vec![judged, unmatched])
+}
+
+/// By their source's name, so that they too have an owner when workers come and go, or to the one
+/// who writes.
+fn write_letters<'scope>(
+    letters: Rows<'scope>,
+    ownership: Option<Ownership>,
+    durable: Durable<'scope>,
+    port: SinkPort,
+    counts: SharedCounts,
+) -> Rows<'scope> {
+    let Some(ownership) = ownership else {
+        return write(letters, durable, port, counts);
+    };
+    let route = DistributorPact(move |peers| ByOwner::new(ownership, peers));
+    sink(letters, route, durable, &port.name, port.sink, counts)
 }
 
 fn write<'scope>(

@@ -8,6 +8,7 @@
 //! * `worker`: the step loop. `dataflow`: the picture. `operators`, `state`: its parts.
 //! * `textbook`: the same job in Differential's own operators, which is the definition.
 //! * `epoch`, `control`: who mints epochs, and how worker 0 is told what it must know.
+//! * `clock`: the time of events, and the clock by which the job forgets.
 //! * `bindings`, `checkpoint`: what is kept, so that a restart goes on where it was.
 //! * `schema`, `key`, `batch`: what a row is, how it is routed, how rows travel.
 //! * `queue`, `ports`: how the outside world gets in and out.
@@ -16,6 +17,7 @@ pub mod worker;
 
 pub mod bindings;
 pub mod checkpoint;
+pub mod clock;
 pub mod control;
 pub mod dataflow;
 pub mod epoch;

@@ -30,6 +30,8 @@ pub struct Block {
     pub records: u64,
     /// Offsets before these records that the source did not have any more.
     pub skipped: Vec<Skipped>,
+    /// Partitions of which it is known now whether there are records behind these.
+    pub lags: Vec<(i32, bool)>,
     /// When the oldest of the records was published, in milliseconds since 1970.
     pub published_ms: u64,
 }
@@ -134,8 +136,23 @@ pub struct Counts {
     pub distinct: u64,
     /// Events dropped because their key had been seen.
     pub duplicates: u64,
+    /// Events older than what is remembered; they are among the dead letters.
+    pub late: u64,
+    /// Events too far in the future; they are among the dead letters.
+    pub future: u64,
     /// Distinct events without a reference row.
     pub unmatched: u64,
+    /// Duplicates whose columns differ from those of the event before them.
+    pub conflicts: u64,
+    /// Duplicates that came when the event before them was not in the window any more, and that
+    /// may be better.
+    pub late_winners: u64,
+    /// Results that were taken back, to be replaced or for good.
+    pub retracted: u64,
+    /// Rows that may still be revised.
+    pub recent_rows: u64,
+    /// Bytes of memory that those take.
+    pub recent_bytes: u64,
     /// Records that went to the dead letters.
     pub dead_letters: u64,
     /// Rows handed to sinks: each counts once, however many sinks there are.
@@ -158,7 +175,14 @@ impl std::ops::AddAssign for Counts {
         self.events += other.events;
         self.distinct += other.distinct;
         self.duplicates += other.duplicates;
+        self.late += other.late;
+        self.future += other.future;
         self.unmatched += other.unmatched;
+        self.conflicts += other.conflicts;
+        self.late_winners += other.late_winners;
+        self.retracted += other.retracted;
+        self.recent_rows += other.recent_rows;
+        self.recent_bytes += other.recent_bytes;
         self.dead_letters += other.dead_letters;
         self.rows_out += other.rows_out;
         self.keys += other.keys;
@@ -179,6 +203,12 @@ pub mod reason {
     pub const TOO_LARGE: &str = "too-large";
     /// No reference row, with `unmatched = "dead-letter"`.
     pub const UNMATCHED: &str = "unmatched";
+    /// Older than what is remembered, so it cannot be told from a retry.
+    pub const LATE: &str = "late";
+    /// Too far in the future.
+    pub const FUTURE: &str = "future";
+    /// Of the same key as another event, and with other values.
+    pub const CONFLICT: &str = "conflict";
 }
 
 /// The schema of dead letters; their origin is the rows' own. The key is the topic: partition and

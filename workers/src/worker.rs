@@ -18,7 +18,7 @@ use std::time::Duration;
 use timely::worker::Worker;
 
 use crate::bindings::{Binding, Replay};
-use crate::checkpoint::{Checkpoints, Part};
+use crate::checkpoint::Checkpoints;
 use crate::control::{Control, Message};
 use crate::dataflow::{self, Dataflow, Engine, Plan, Ports};
 use crate::epoch::{BUSY, Minter};
@@ -177,8 +177,7 @@ impl This {
         };
         let passed = |epoch: &mut u64| !written.less_equal(epoch);
         while let Some(epoch) = { requested.borrow_mut().pop_front_if(passed) } {
-            let keys = admitted.borrow_mut().take(epoch);
-            checkpoints.freeze(Part { epoch, keys });
+            checkpoints.freeze(admitted.borrow_mut().take(epoch));
         }
         while let Some((epoch, description)) = checkpoints.durable() {
             self.control.send(Message::Part { epoch, description });

@@ -9,23 +9,27 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use deltajoin_workers::batch::Gather;
 use deltajoin_workers::bindings::{Binding, Replay};
-use deltajoin_workers::checkpoint::KeyRun;
-use deltajoin_workers::dataflow::{Engine, Plan, Ports, SinkPort, reader};
+use deltajoin_workers::checkpoint::{self, KeyRun};
+use deltajoin_workers::clock::ExpiryClock;
+use deltajoin_workers::dataflow::{Ports, SinkPort, reader};
 use deltajoin_workers::key::{Ownership, key_group};
-use deltajoin_workers::operators::Unmatched;
+use deltajoin_workers::operators::Keep;
 use deltajoin_workers::ports::{Block, Stop};
 use deltajoin_workers::queue::{InFlight, Sender, queue};
-use deltajoin_workers::state::KeySet;
+use deltajoin_workers::state::{BucketRing, KeySet};
 use deltajoin_workers::worker::{self, Settings};
 
 use crate::kept::{Committing, Keeping, Kept, Log, SHARDS, Table, changes, difference};
-use crate::oracle::{Random, naive, seeds};
-use crate::script::{Epoch, Event, Setup, block, event_schema, join_settings, reference_block};
+use crate::naive::naive;
+use crate::oracle::{Random, seeds};
+use crate::script::{Epoch, Event, Setup, block, event_schema, reference_block};
 use crate::step_loop::{Seen, Since};
 
-/// What the job reads, which crashes do not change.
+/// What the job reads and is told to do, which crashes do not change.
 struct World {
+    setup: Setup,
     partitions: Vec<Vec<Option<Event>>>,
     /// The reference at first, and after a change.
     tables: [Table; 2],
@@ -38,6 +42,8 @@ impl World {
                 id: random.below(80) as i64,
                 location: (random.below(15) > 0).then(|| random.below(8) as i64),
                 item: format!("item{}", random.below(3)),
+                // Epochs are named by the milliseconds of a run, of which there are about as many.
+                at: 1000 + random.below(60) as i64,
             })
         };
         let partitions = 1 + random.below(4);
@@ -55,7 +61,21 @@ impl World {
                 .filter(|(location, _)| location % 2 == 0),
         );
         second.remove(&(random.below(8) as i64));
+        let keep = [Keep::First, Keep::Earliest, Keep::Latest][random.below(3) as usize];
+        let timed = keep != Keep::First || random.below(2) == 0;
+        let span = |random: &mut Random| [10, 40, u64::MAX][random.below(3) as usize];
+        let setup = Setup {
+            keep,
+            revise: random.below(3) > 0,
+            timed,
+            by_arrival: !timed || keep != Keep::First,
+            horizon_ms: span(random),
+            window_ms: span(random),
+            future_ms: span(random),
+            ..Setup::default()
+        };
         Self {
+            setup,
             partitions: (0..partitions)
                 .map(|_| {
                     (0..40 + random.below(120))
@@ -95,7 +115,8 @@ impl World {
                 from as i64,
                 &records[from..to],
             );
-            assert!(sender.send(block, 10 * (to - from)));
+            let lags = vec![(partition as i32, to < records.len())];
+            assert!(sender.send(Block { lags, ..block }, 10 * (to - from)));
             if to == records.len() {
                 next.remove(&partition);
             } else {
@@ -109,37 +130,73 @@ impl World {
     }
 }
 
-/// What a worker starts from: bindings on worker 0, where each partition is read from, its keys.
-fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> (Replay, BTreeMap<i32, i64>, KeySet) {
-    let (epoch, keys) = &kept.checkpoint;
+/// What a worker starts from.
+struct Start {
+    /// Bindings, on worker 0.
+    replay: Replay,
+    /// Where each partition is read from.
+    offsets: BTreeMap<i32, i64>,
+    clock_ms: Option<i64>,
+    keys: BucketRing,
+    rows: (u64, Vec<checkpoint::Kept>),
+}
+
+fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
+    let (epoch, keys, rows) = &kept.checkpoint;
     let mut replay = Replay::default();
-    let mut starts = BTreeMap::new();
+    let mut offsets = BTreeMap::new();
+    let mut clock_ms = None;
     for binding in &kept.bindings {
         if binding.epoch > *epoch {
             replay.bindings.push_back(binding.clone());
         } else {
-            starts.extend(binding.ends.iter().copied());
+            offsets.extend(binding.ends.iter().copied());
+            clock_ms = binding.clock_ms;
         }
         replay.newest = binding.epoch;
     }
     replay.newest = replay.newest.max(*epoch);
     // The table of the checkpoint comes as a binding of its epoch.
-    let rows = kept.table(*epoch).into_iter();
-    let rows: Vec<_> = rows.map(|(id, name)| (id, Some(name))).collect();
+    let table = kept.table(*epoch).into_iter();
+    let table: Vec<_> = table.map(|(id, name)| (id, Some(name))).collect();
     replay.bindings.push_front(Binding {
         epoch: *epoch,
-        ends: Vec::new(),
-        reference: vec![reference_block(&rows, false).updates],
-        skipped: Vec::new(),
+        reference: vec![reference_block(&table, false).updates],
+        clock_ms,
+        ..Binding::default()
     });
     if worker != 0 {
         replay = Replay::default();
     }
     let ownership = Ownership::new(SHARDS, workers);
-    let own = |key: &&u64| ownership.worker(key_group(**key)) == worker;
-    let mut set = KeySet::new(true);
-    set.extend(&KeyRun::Narrow(keys.iter().filter(own).copied().collect()));
-    (replay, starts, set)
+    let own = |key: &u64| ownership.worker(key_group(*key)) == worker;
+    let sets = keys.iter().map(|(bucket, keys)| {
+        let mut set = KeySet::new(true);
+        let own = keys.iter().copied().filter(own);
+        set.extend(&KeyRun::Narrow(own.collect()));
+        (*bucket, set)
+    });
+    let rows = rows.iter().map(|checkpoint::Kept { epoch, rows }| {
+        let mut gather = Gather::default();
+        gather.push(rows.clone());
+        let highs = rows.keys().high().iter().enumerate();
+        let own = highs.filter(|(_, high)| own(high));
+        let own: Vec<_> = own.map(|(row, _)| (0, row)).collect();
+        let rows = gather.rows(&own);
+        checkpoint::Kept {
+            epoch: *epoch,
+            rows,
+        }
+    });
+    let mut rows: Vec<_> = rows.collect();
+    rows.retain(|kept| !kept.rows.is_empty());
+    Start {
+        replay,
+        offsets,
+        clock_ms,
+        keys: BucketRing::of(true, sets.collect()),
+        rows: (*epoch, rows),
+    }
 }
 
 /// Runs the job from what was kept until it has read all.
@@ -152,7 +209,7 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
         let index = worker.index();
         let (sender, events) = queue(Arc::clone(&in_flight));
         let (changes, reference) = queue(InFlight::new(1 << 20));
-        let (replay, starts, keys) = recover(&kept.lock().unwrap(), (index, worker.peers()));
+        let start = recover(&kept.lock().unwrap(), (index, worker.peers()));
         if index == 0 {
             // The table that is there now, as a difference from the one that is bound.
             let mut table = kept.lock().unwrap().table(u64::MAX);
@@ -170,7 +227,10 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             });
         }
         let (world, at) = (Arc::clone(&world), (index, worker.peers()));
-        std::thread::spawn(move || world.read(at, seed, &starts, &sender));
+        let setup = world.setup;
+        let partitions = 0..world.partitions.len() as i32;
+        let offsets = start.offsets;
+        std::thread::spawn(move || world.read(at, seed, &offsets, &sender));
         let first = index == 0;
         let log = Log {
             kept: Arc::clone(&kept),
@@ -183,9 +243,11 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             events: Rc::new(events),
             epoch_bytes_max: 100,
             reference: first.then(|| Rc::new(reference)),
-            replay,
+            replay: start.replay,
             bindings: first.then(|| Box::new(log) as _),
-            keys,
+            clock: ExpiryClock::new(start.clock_ms, partitions),
+            keys: start.keys,
+            recent: start.rows,
             checkpoints: Some(Keeping::port(&kept, index)),
             sinks: vec![SinkPort {
                 name: "rows".to_owned(),
@@ -199,11 +261,7 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             },
         };
         let settings = Settings {
-            plan: Plan {
-                engine: Engine::Production,
-                shards: SHARDS,
-                join: join_settings(Unmatched::Keep, false),
-            },
+            plan: setup.plan(SHARDS),
             tick: Duration::from_micros(200),
             clock: Arc::<Since>::clone(&clock) as _,
             observer: Arc::new(Seen::default()),
@@ -221,7 +279,10 @@ fn check(world: &World, kept: &Kept) {
         .bindings
         .iter()
         .map(|binding| {
-            let mut epoch = Epoch::default();
+            let mut epoch = Epoch {
+                time: (binding.epoch, binding.clock_ms),
+                ..Epoch::default()
+            };
             for (partition, end) in &binding.ends {
                 let from = from.insert(*partition, *end).unwrap_or(0);
                 assert!(from < *end, "a partition only goes on");
@@ -239,20 +300,8 @@ fn check(world: &World, kept: &Kept) {
         let bound = from.get(&(partition as i32)).copied().unwrap_or(0);
         assert_eq!(bound, records.len() as i64, "all records are bound");
     }
-    let setup = Setup {
-        engine: Engine::Production,
-        workers: 1,
-        unmatched: Unmatched::Keep,
-        wide: false,
-        block: 1,
-    };
-    let expected = naive(setup, &script);
-    let epochs: Vec<u64> = kept.bindings.iter().map(|binding| binding.epoch).collect();
+    let expected = naive(world.setup, &script);
     for (name, expected) in [("rows", expected.rows), ("dead", expected.dead_letters)] {
-        let expected: BTreeMap<u64, _> = expected
-            .into_iter()
-            .map(|(index, rows)| (epochs[index as usize - 1], rows))
-            .collect();
         let mut sink = kept.sinks.get(name).cloned().unwrap_or_default();
         sink.rows.values_mut().for_each(|rows| rows.sort_unstable());
         assert_eq!(sink.rows, expected, "sink {name}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use deltajoin_workers::batch::{Batch, Slot};
 use deltajoin_workers::bindings::{Binding, BindingLog};
-use deltajoin_workers::checkpoint::{Checkpoints, KeyRun, Part};
+use deltajoin_workers::checkpoint::{self, Checkpoints, KeyRun, Part};
 use deltajoin_workers::key::{Ownership, key_group};
 use deltajoin_workers::ports::Sink;
 use deltajoin_workers::queue::Waker;
@@ -26,10 +26,10 @@ pub(crate) type Table = BTreeMap<i64, String>;
 pub(crate) struct Kept {
     pub(crate) bindings: Vec<Binding>,
     pub(crate) sinks: BTreeMap<&'static str, KeptSink>,
-    /// Keys that workers have handed over, by epoch and worker.
-    pub(crate) parts: BTreeMap<(u64, usize), Vec<u64>>,
-    /// The newest checkpoint: its epoch, and all keys seen up to then.
-    pub(crate) checkpoint: (u64, Vec<u64>),
+    /// What workers have handed over, by epoch and worker.
+    pub(crate) parts: BTreeMap<(u64, usize), Part>,
+    /// The newest checkpoint: its epoch, all keys seen up to then, by bucket, and all rows.
+    pub(crate) checkpoint: (u64, BTreeMap<i64, Vec<u64>>, Vec<checkpoint::Kept>),
     /// How many were published.
     pub(crate) published: usize,
     /// Durable steps since the start of the run.
@@ -219,14 +219,10 @@ impl Checkpoints for Keeping {
     }
 
     fn freeze(&mut self, part: Part) {
-        let narrow = |run: KeyRun| match run {
-            KeyRun::Narrow(keys) => keys,
-            KeyRun::Wide(_) => panic!("the key is one integer"),
-        };
-        let keys = part.keys.into_iter().flat_map(narrow).collect();
-        let step = |kept: &mut Kept| drop(kept.parts.insert((part.epoch, self.worker), keys));
+        let epoch = part.epoch;
+        let step = |kept: &mut Kept| drop(kept.parts.insert((epoch, self.worker), part));
         self.kept.lock().unwrap().step(step);
-        self.parts.push_back(part.epoch);
+        self.parts.push_back(epoch);
         self.waker.as_ref().unwrap()();
     }
 
@@ -240,7 +236,14 @@ impl Checkpoints for Keeping {
             kept.checkpoint.0 = epoch;
             for (worker, description) in parts.iter().enumerate() {
                 assert_eq!(*description, [worker as u8], "in the order of the workers");
-                kept.checkpoint.1.extend(&kept.parts[&(epoch, worker)]);
+                let part = kept.parts[&(epoch, worker)].clone();
+                for (bucket, run) in part.keys {
+                    let KeyRun::Narrow(keys) = run else {
+                        panic!("the key is one integer")
+                    };
+                    kept.checkpoint.1.entry(bucket).or_default().extend(keys);
+                }
+                kept.checkpoint.2.extend(part.rows);
             }
             kept.published += 1;
         });

@@ -8,6 +8,7 @@
 
 mod crash;
 mod kept;
+mod naive;
 mod oracle;
 mod script;
 mod step_loop;

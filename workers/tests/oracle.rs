@@ -1,13 +1,13 @@
-//! The production engine against the textbook engine and against a naive model, which recomputes
-//! everything and knows nothing of increments.
+//! The production engine against the textbook engine and against the naive model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use deltajoin_workers::dataflow::Engine;
-use deltajoin_workers::operators::Unmatched;
+use deltajoin_workers::operators::{Keep, Unmatched};
 use expect_test::expect;
 
-use crate::script::{Epoch, Event, Outcome, Setup, run};
+use crate::naive::{clocks, naive};
+use crate::script::{Epoch, Event, Outcome, Setup, run, time_of};
 
 /// A small generator of numbers: one seed, printed at failure, accepted from `DELTAJOIN_SEED`.
 pub(crate) struct Random(u64);
@@ -50,6 +50,9 @@ fn random_script(random: &mut Random) -> Vec<Epoch> {
                     id: random.below(ids) as i64 - 20,
                     location: (random.below(15) > 0).then(|| random.below(locations + 2) as i64),
                     item: format!("item{}", random.below(3)),
+                    // About the time of the epoch, some earlier, a few much earlier or later.
+                    at: time_of(epoch as usize).cast_signed() - random.below(2500) as i64
+                        + [0, 0, 0, 1200, -4000, 9000][random.below(6) as usize],
                 };
                 let record = (random.below(20) > 0).then_some(event);
                 records.entry(partition).or_default().push(record);
@@ -68,107 +71,102 @@ fn random_script(random: &mut Random) -> Vec<Epoch> {
                     )
                 })
                 .collect();
-            Epoch { records, reference }
+            let mut lags = Vec::new();
+            for partition in 0..partitions as i32 {
+                if random.below(3) == 0 {
+                    lags.push((partition, random.below(3) == 0));
+                }
+            }
+            Epoch {
+                records,
+                reference,
+                lags,
+                ..Epoch::default()
+            }
         })
         .collect()
 }
 
-/// The definition, recomputed from scratch for each epoch.
-pub(crate) fn naive(setup: Setup, script: &[Epoch]) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut seen = BTreeSet::new();
-    let mut table: BTreeMap<i64, String> = BTreeMap::new();
-    let mut offsets: BTreeMap<i32, i64> = BTreeMap::new();
-    for (index, epoch) in script.iter().enumerate() {
-        let time = index as u64 + 1;
-        for (location, name) in &epoch.reference {
-            match name {
-                Some(name) => table.insert(*location, name.clone()),
-                None => table.remove(location),
-            };
-        }
-        for (partition, records) in &epoch.records {
-            for record in records {
-                let offset = offsets.entry(*partition).or_default();
-                let origin = format!("@{partition}/{offset}");
-                *offset += 1;
-                outcome.counts.records += 1;
-                let Some(event) = record else {
-                    let letter = format!("events,null,malformed,not an event,raw {origin}");
-                    outcome
-                        .dead_letters
-                        .entry(time)
-                        .or_default()
-                        .push((letter, 1));
-                    outcome.counts.dead_letters += 1;
-                    continue;
-                };
-                outcome.counts.events += 1;
-                let key = (event.id, setup.wide.then(|| event.item.clone()));
-                if !seen.insert(key) {
-                    outcome.counts.duplicates += 1;
-                    continue;
-                }
-                outcome.counts.distinct += 1;
-                join_naively(setup, event, &origin, time, &table, &mut outcome);
-            }
-        }
-    }
-    for rows in outcome
-        .rows
-        .values_mut()
-        .chain(outcome.dead_letters.values_mut())
-    {
-        rows.sort_unstable();
-    }
-    outcome
-}
-
-fn join_naively(
-    setup: Setup,
-    event: &Event,
-    origin: &str,
-    time: u64,
-    table: &BTreeMap<i64, String>,
-    outcome: &mut Outcome,
-) {
-    let location = event
-        .location
-        .map_or("null".to_owned(), |location| location.to_string());
-    let own = format!("{},{location},{}", event.id, event.item);
-    let name = event.location.and_then(|location| table.get(&location));
-    if name.is_none() {
-        outcome.counts.unmatched += 1;
-        if setup.unmatched == Unmatched::DeadLetter {
-            let error = "no reference row for the event's \"location\"";
-            let letter = format!("events,null,unmatched,{error},{own} {origin} {origin}");
-            outcome
-                .dead_letters
-                .entry(time)
-                .or_default()
-                .push((letter, 1));
-            outcome.counts.dead_letters += 1;
-        }
-        if setup.unmatched != Unmatched::Keep {
-            return;
-        }
-    }
-    let name = name.map_or("null", String::as_str);
-    outcome
-        .rows
-        .entry(time)
-        .or_default()
-        .push((format!("{own},{name} {origin}"), 1));
-    outcome.counts.rows_out += 1;
-}
-
+/// What engines and numbers of workers have in common.
 fn without_memory(mut outcome: Outcome) -> Outcome {
-    outcome.counts.keys = 0;
-    outcome.counts.key_bytes = 0;
-    outcome.counts.reference_rows = 0;
-    // The textbook engine does not count what it drops.
-    outcome.counts.duplicates = 0;
+    let counts = &mut outcome.counts;
+    (counts.keys, counts.key_bytes, counts.reference_rows) = (0, 0, 0);
+    (counts.recent_rows, counts.recent_bytes) = (0, 0);
+    // The model does not know what it has forgotten, nor compare what it drops.
+    (counts.late_winners, counts.conflicts) = (0, 0);
     outcome
+}
+
+/// What the textbook engine tells as well.
+fn rows_of(outcome: Outcome) -> Outcome {
+    Outcome {
+        rows: outcome.rows,
+        dead_letters: outcome.dead_letters,
+        ..Outcome::default()
+    }
+}
+
+/// Settings of any kind together.
+fn random_setup(random: &mut Random) -> Setup {
+    let unmatched = [Unmatched::Keep, Unmatched::Drop, Unmatched::DeadLetter];
+    let keep = [Keep::First, Keep::First, Keep::Earliest, Keep::Latest];
+    let spans = [1, 700, 2400, 5000, u64::MAX];
+    let span = |random: &mut Random| spans[random.below(5) as usize];
+    let keep = keep[random.below(4) as usize];
+    let timed = keep != Keep::First || random.below(3) > 0;
+    Setup {
+        unmatched: unmatched[random.below(3) as usize],
+        wide: random.below(2) == 0,
+        block: 1 + random.below(20) as usize,
+        keep,
+        revise: random.below(3) > 0,
+        detect_conflicts: false,
+        timed,
+        by_arrival: !timed || keep != Keep::First || random.below(3) == 0,
+        horizon_ms: span(random),
+        window_ms: span(random),
+        future_ms: span(random),
+        ..Setup::default()
+    }
+}
+
+/// The script with the epochs and clocks by which it is judged.
+fn with_clocks(setup: Setup, script: &[Epoch]) -> Vec<Epoch> {
+    let clocks = clocks(setup, script).into_iter().enumerate();
+    let epochs = script.iter().zip(clocks);
+    epochs
+        .map(|(epoch, (index, clock))| Epoch {
+            time: (time_of(index), clock),
+            ..epoch.clone()
+        })
+        .collect()
+}
+
+#[test]
+fn every_setting_equals_the_definition_at_every_epoch_on_any_number_of_workers() {
+    let mut told = deltajoin_workers::ports::Counts::default();
+    for seed in seeds(150) {
+        let mut random = Random::new(seed);
+        let script = random_script(&mut random);
+        let setup = random_setup(&mut random);
+        let script = with_clocks(setup, &script);
+        let expected = without_memory(naive(setup, &script));
+        told += expected.counts;
+        for workers in [1, 2, 4] {
+            let setup = Setup { workers, ..setup };
+            let outcome = without_memory(run(setup, &script));
+            assert_eq!(outcome, expected, "DELTAJOIN_SEED={seed} {setup:?}");
+        }
+    }
+    // It is no comparison of nothing with nothing.
+    let shown = [
+        told.late,
+        told.future,
+        told.retracted,
+        told.duplicates,
+        told.unmatched,
+    ];
+    assert!(shown.iter().all(|count| *count > 0), "{told:?}");
 }
 
 #[test]
@@ -176,15 +174,16 @@ fn both_engines_equal_the_definition_at_every_epoch() {
     for seed in seeds(60) {
         let mut random = Random::new(seed);
         let script = random_script(&mut random);
-        let unmatched = [Unmatched::Keep, Unmatched::Drop, Unmatched::DeadLetter];
+        // The textbook engine forgets nothing, so it finds a retry whatever its time.
         let setup = Setup {
-            engine: Engine::Production,
-            workers: 1,
-            unmatched: unmatched[random.below(3) as usize],
-            wide: random.below(2) == 0,
-            block: 1 + random.below(20) as usize,
+            by_arrival: true,
+            horizon_ms: u64::MAX,
+            window_ms: u64::MAX,
+            future_ms: u64::MAX,
+            ..random_setup(&mut random)
         };
-        let expected = without_memory(naive(setup, &script));
+        let script = with_clocks(setup, &script);
+        let expected = rows_of(naive(setup, &script));
         for engine in [Engine::Production, Engine::Textbook] {
             for workers in [1, 2, 4] {
                 let setup = Setup {
@@ -192,7 +191,7 @@ fn both_engines_equal_the_definition_at_every_epoch() {
                     workers,
                     ..setup
                 };
-                let outcome = without_memory(run(setup, &script));
+                let outcome = rows_of(run(setup, &script));
                 assert_eq!(outcome, expected, "DELTAJOIN_SEED={seed} {setup:?}");
             }
         }
@@ -204,6 +203,7 @@ fn event(id: i64, location: i64, item: &str) -> Option<Event> {
         id,
         location: Some(location),
         item: item.to_owned(),
+        at: 0,
     })
 }
 
@@ -216,19 +216,17 @@ fn the_winner_within_an_epoch_is_the_least_partition_and_offset() {
     let reference = vec![(5, Some("five".to_owned())), (6, Some("six".to_owned()))];
     for workers in [1, 2, 4] {
         let setup = Setup {
-            engine: Engine::Production,
             workers,
-            unmatched: Unmatched::Keep,
-            wide: false,
-            block: 1,
+            ..Setup::default()
         };
         let script = [Epoch {
             records: records.clone(),
             reference: reference.clone(),
+            ..Epoch::default()
         }];
         let outcome = run(setup, &script);
         expect![[r#"
-            {1: [("1,6,first,six @0/1", 1), ("2,5,only,five @2/1", 1)]}"#]]
+            {1000: [("1,6,first,0,six @0/1", 1), ("2,5,only,0,five @2/1", 1)]}"#]]
         .assert_eq(&format!("{:?}", outcome.rows));
     }
 }
@@ -238,6 +236,7 @@ fn a_reference_change_acts_from_its_own_epoch_on() {
     let epoch = |records, reference| Epoch {
         records: BTreeMap::from([(0, records)]),
         reference,
+        ..Epoch::default()
     };
     let script = [
         epoch(vec![event(1, 5, "a")], vec![(5, Some("old".to_owned()))]),
@@ -249,17 +248,16 @@ fn a_reference_change_acts_from_its_own_epoch_on() {
         let setup = Setup {
             engine,
             workers: 2,
-            unmatched: Unmatched::Keep,
-            wide: false,
             block: 9,
+            ..Setup::default()
         };
         let rows = run(setup, &script).rows.into_values().flatten();
         let lines: Vec<_> = rows.map(|row| format!("{row:?}")).collect();
         expect![[r#"
-            ("1,5,a,old @0/0", 1)
-            ("2,5,b,new @0/1", 1)
-            ("3,5,c,null @0/2", 1)
-            ("4,5,d,null @0/3", 1)"#]]
+            ("1,5,a,0,old @0/0", 1)
+            ("2,5,b,0,new @0/1", 1)
+            ("3,5,c,0,null @0/2", 1)
+            ("4,5,d,0,null @0/3", 1)"#]]
         .assert_eq(&lines.join("\n"));
     }
 }

@@ -1,19 +1,20 @@
 //! Runs the dataflow over a scripted input: which records and which changes of the reference fall
 //! into which epoch is given, so that runs on different engines and workers can be compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::bindings::Replay;
+use deltajoin_workers::clock::{EventTime, ExpiryClock, TimeUnit};
 use deltajoin_workers::dataflow::{self, Engine, Plan, Ports, SinkPort};
-use deltajoin_workers::operators::{Join, SharedCounts, Unmatched};
+use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, SharedCounts, Unmatched};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Sink, dead_letter_schema, reason};
-use deltajoin_workers::queue::{InFlight, Waker, queue};
+use deltajoin_workers::queue::{InFlight, Sender, Waker, queue};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
-use deltajoin_workers::state::KeySet;
+use deltajoin_workers::state::BucketRing;
 
 /// An event: key, join column, payload. The epoch and the partition are where it stands.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Event {
     pub(crate) id: i64,
     pub(crate) location: Option<i64>,
     pub(crate) item: String,
+    /// In milliseconds.
+    pub(crate) at: i64,
 }
 
 /// What comes in one epoch: records by partition, `None` being one that cannot be decoded; and
@@ -29,6 +32,10 @@ pub(crate) struct Event {
 pub(crate) struct Epoch {
     pub(crate) records: BTreeMap<i32, Vec<Option<Event>>>,
     pub(crate) reference: Vec<(i64, Option<String>)>,
+    /// Partitions of which it is known with these records whether they lag.
+    pub(crate) lags: Vec<(i32, bool)>,
+    /// The epoch, and its expiry clock: told by a run, or by bindings.
+    pub(crate) time: (u64, Option<i64>),
 }
 
 /// How a script is run.
@@ -41,6 +48,84 @@ pub(crate) struct Setup {
     pub(crate) wide: bool,
     /// How many records a reader puts into one block.
     pub(crate) block: usize,
+    pub(crate) keep: Keep,
+    pub(crate) revise: bool,
+    pub(crate) detect_conflicts: bool,
+    /// Whether events have a time, and are remembered by it.
+    pub(crate) timed: bool,
+    pub(crate) by_arrival: bool,
+    pub(crate) horizon_ms: u64,
+    pub(crate) window_ms: u64,
+    pub(crate) future_ms: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Production,
+            workers: 1,
+            unmatched: Unmatched::Keep,
+            wide: false,
+            block: 1,
+            keep: Keep::First,
+            revise: false,
+            detect_conflicts: false,
+            timed: false,
+            by_arrival: true,
+            horizon_ms: u64::MAX,
+            window_ms: u64::MAX,
+            future_ms: u64::MAX,
+        }
+    }
+}
+
+impl Setup {
+    fn time(&self) -> Option<EventTime> {
+        let time = EventTime {
+            column: 3,
+            unit: TimeUnit::Milliseconds,
+        };
+        self.timed.then_some(time)
+    }
+
+    pub(crate) fn plan(&self, shards: usize) -> Plan {
+        Plan {
+            engine: self.engine,
+            shards,
+            distinct: Distinct {
+                time: self.time(),
+                by_arrival: self.by_arrival,
+                horizon_ms: self.horizon_ms,
+                future_ms: self.future_ms,
+                duplicates: self.join().compares(),
+            },
+            join: self.join(),
+            letters: Letters {
+                source_name: "events".into(),
+                event_text: Arc::new(|batch, row, out| {
+                    out.extend_from_slice(text(batch, row).as_bytes());
+                }),
+            },
+        }
+    }
+
+    fn join(&self) -> Join {
+        let mut columns = event_schema(self.wide).schema.columns.clone();
+        columns.push(Column::new("name", ColumnType::String).nullable());
+        let key = event_schema(self.wide).schema.key.clone();
+        Join {
+            event_columns: vec![1],
+            unmatched: self.unmatched,
+            revise: self.revise,
+            keep: self.keep,
+            detect_conflicts: self.detect_conflicts,
+            window_ms: self.window_ms,
+            time: self.time(),
+            events: event_schema(self.wide),
+            reference: reference_schema(),
+            joined: BatchSchema::register(Schema::new(columns, key)),
+        }
+    }
 }
 
 /// What a sink was given: by epoch, the rows as text with their diffs, sorted.
@@ -52,6 +137,8 @@ pub(crate) struct Outcome {
     pub(crate) rows: Output,
     pub(crate) dead_letters: Output,
     pub(crate) counts: Counts,
+    /// The expiry clock of each epoch.
+    pub(crate) clocks: Vec<Option<i64>>,
 }
 
 pub(crate) fn event_schema(wide: bool) -> Arc<BatchSchema> {
@@ -59,6 +146,7 @@ pub(crate) fn event_schema(wide: bool) -> Arc<BatchSchema> {
         Column::new("id", ColumnType::Int64),
         Column::new("location", ColumnType::Int64).nullable(),
         Column::new("item", ColumnType::String),
+        Column::new("at", ColumnType::Int64),
     ];
     BatchSchema::register(Schema::new(
         columns,
@@ -72,22 +160,6 @@ pub(crate) fn reference_schema() -> Arc<BatchSchema> {
         Column::new("name", ColumnType::String).nullable(),
     ];
     BatchSchema::register(Schema::new(columns, vec![0]))
-}
-
-pub(crate) fn join_settings(unmatched: Unmatched, wide: bool) -> Join {
-    let mut columns = event_schema(wide).schema.columns.clone();
-    columns.push(Column::new("name", ColumnType::String).nullable());
-    let key = event_schema(wide).schema.key.clone();
-    Join {
-        event_columns: vec![1],
-        unmatched,
-        reference: reference_schema(),
-        joined: BatchSchema::register(Schema::new(columns, key)),
-        source_name: "events".into(),
-        event_text: Arc::new(|batch, row, out| {
-            out.extend_from_slice(text(batch, row).as_bytes());
-        }),
-    }
 }
 
 /// A row as text: its columns, then its origin.
@@ -125,6 +197,7 @@ pub(crate) fn block(
                     Slot::Int64(event.id),
                     event.location.map_or(Slot::Null, Slot::Int64),
                     Slot::String(event.item.as_str().into()),
+                    Slot::Int64(event.at),
                 ],
                 origin,
                 1,
@@ -147,6 +220,7 @@ pub(crate) fn block(
         dead_letters: dead_letters.finish(),
         records: records.len() as u64,
         skipped: Vec::new(),
+        lags: Vec::new(),
         published_ms: 0,
     }
 }
@@ -209,14 +283,6 @@ impl Sink for Collect {
     fn wake_by(&mut self, _: Waker) {}
 }
 
-fn plan(setup: &Setup) -> Plan {
-    Plan {
-        engine: setup.engine,
-        shards: 64,
-        join: join_settings(setup.unmatched, setup.wide),
-    }
-}
-
 fn sink(name: &str, rows: &Arc<Mutex<Output>>) -> SinkPort {
     SinkPort {
         name: name.to_owned(),
@@ -232,21 +298,63 @@ fn sorted(output: &Mutex<Output>) -> Output {
     output
 }
 
-/// Runs a script: epoch `n` of it is the dataflow's epoch `n + 1`.
+/// The epoch of a script's place, in milliseconds.
+pub(crate) fn time_of(index: usize) -> u64 {
+    (index as u64 + 1) * 1000
+}
+
+/// All partitions of a script.
+pub(crate) fn partitions(script: &[Epoch]) -> BTreeSet<i32> {
+    let partitions = script.iter().flat_map(|epoch| epoch.records.keys());
+    partitions.copied().collect()
+}
+
+/// Hands over what one worker reads of an epoch.
+fn feed(
+    setup: Setup,
+    epoch: &Epoch,
+    (worker, workers): (usize, usize),
+    offsets: &mut BTreeMap<i32, i64>,
+    sender: &Sender<Block>,
+) {
+    let schema = event_schema(setup.wide);
+    for (partition, records) in &epoch.records {
+        let offset = offsets.entry(*partition).or_default();
+        if *partition as usize % workers == worker {
+            for (part, chunk) in records.chunks(setup.block).enumerate() {
+                let from = *offset + (part * setup.block) as i64;
+                assert!(sender.send(block(&schema, *partition, from, chunk), 1));
+            }
+        }
+        *offset += records.len() as i64;
+    }
+    if worker == 0 {
+        let lags = epoch.lags.clone();
+        let block = Block {
+            lags,
+            ..Block::default()
+        };
+        assert!(sender.send(block, 0));
+    }
+}
+
+/// Runs a script: epoch `n` of it is the dataflow's epoch `1000 (n + 1)`.
 pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
     let rows = Arc::new(Mutex::new(Output::new()));
     let dead_letters = Arc::new(Mutex::new(Output::new()));
     let counts = Arc::new(Mutex::new(Counts::default()));
     let barrier = Arc::new(Barrier::new(setup.workers));
     let script: Arc<Vec<Epoch>> = Arc::new(script.to_vec());
+    let clocks = Arc::new(Mutex::new(Vec::new()));
     let outputs = (Arc::clone(&rows), Arc::clone(&dead_letters));
-    let all_counts = Arc::clone(&counts);
+    let (all_counts, all_clocks) = (Arc::clone(&counts), Arc::clone(&clocks));
     let guards = timely::execute(timely::Config::process(setup.workers), move |worker| {
         let (rows, dead_letters) = &outputs;
         let in_flight = InFlight::new(1 << 30);
         let (sender, events) = queue::<Block>(in_flight);
         let (reference_sender, reference) = queue::<ReferenceBlock>(InFlight::new(1 << 30));
-        let first = worker.index() == 0;
+        let at = (worker.index(), worker.peers());
+        let first = at.0 == 0;
         let ports = Ports {
             first_of_process: first,
             events: Rc::new(events),
@@ -254,28 +362,20 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             reference: first.then(|| Rc::new(reference)),
             replay: Replay::default(),
             bindings: None,
-            keys: KeySet::new(!setup.wide),
+            clock: ExpiryClock::new(None, partitions(&script)),
+            keys: BucketRing::new(!setup.wide),
+            recent: (0, Vec::new()),
             checkpoints: None,
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),
         };
-        let plan = plan(&setup);
+        let plan = setup.plan(64);
         let counts = SharedCounts::default();
         let mut job = worker.dataflow(|scope| dataflow::build(scope, plan, ports, &counts));
-        let schema = event_schema(setup.wide);
         let mut offsets: BTreeMap<i32, i64> = BTreeMap::new();
         for (index, epoch) in script.iter().enumerate() {
-            let time = index as u64 + 1;
-            for (partition, records) in &epoch.records {
-                let offset = offsets.entry(*partition).or_default();
-                if *partition as usize % worker.peers() == worker.index() {
-                    for (part, chunk) in records.chunks(setup.block).enumerate() {
-                        let from = *offset + (part * setup.block) as i64;
-                        assert!(sender.send(block(&schema, *partition, from, chunk), 1));
-                    }
-                }
-                *offset += records.len() as i64;
-            }
+            let time = time_of(index);
+            feed(setup, epoch, at, &mut offsets, &sender);
             if first {
                 let changes = reference_block(&epoch.reference, index == 0);
                 assert!(reference_sender.send(changes, 1));
@@ -283,10 +383,12 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             barrier.wait();
             if first {
                 job.mint(time, true, false);
+                all_clocks.lock().unwrap().push(job.clock.borrow().now_ms());
             } else {
                 job.mints.advance_to(time + 1);
             }
-            while job.closed.less_equal(&time) {
+            // Not only closed: then the next clock is known as well.
+            while job.written.less_equal(&time) {
                 worker.step_or_park(Some(Duration::from_millis(1)));
             }
             barrier.wait();
@@ -302,5 +404,6 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
         rows: sorted(&rows),
         dead_letters: sorted(&dead_letters),
         counts: *counts.lock().unwrap(),
+        clocks: std::mem::take(&mut *clocks.lock().unwrap()),
     }
 }

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::bindings::Replay;
-use deltajoin_workers::dataflow::{Engine, Plan, Ports, SinkPort};
-use deltajoin_workers::operators::Unmatched;
+use deltajoin_workers::clock::ExpiryClock;
+use deltajoin_workers::dataflow::{Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Clock, Observer, Progress, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Sender, queue};
-use deltajoin_workers::state::KeySet;
+use deltajoin_workers::state::BucketRing;
 use deltajoin_workers::worker::{self, Settings};
 
-use crate::script::{Collect, Event, Output, block, event_schema, join_settings, reference_block};
+use crate::script::{Collect, Event, Output, Setup, block, event_schema, reference_block};
 
 pub(crate) struct Since(pub(crate) Instant);
 
@@ -85,17 +85,15 @@ fn run(
             reference: (worker.index() == 0).then(|| Rc::new(reference)),
             replay: Replay::default(),
             bindings: None,
-            keys: KeySet::new(true),
+            clock: ExpiryClock::default(),
+            keys: BucketRing::new(true),
+            recent: (0, Vec::new()),
             checkpoints: None,
             sinks: vec![sink("rows", &rows)],
             dead_letters: sink("dead", &dead_letters),
         };
         let settings = Settings {
-            plan: Plan {
-                engine: Engine::Production,
-                shards: 64,
-                join: join_settings(Unmatched::Keep, false),
-            },
+            plan: Setup::default().plan(64),
             tick: Duration::from_millis(1),
             clock: Arc::<Since>::clone(&clock) as _,
             observer: Arc::<Seen>::clone(&seen) as _,
@@ -112,6 +110,7 @@ fn events(from: i64, count: i64) -> Vec<Option<Event>> {
         id,
         location: Some(id % 7),
         item: "item".to_owned(),
+        at: 0,
     };
     (from..from + count).map(|id| Some(event(id))).collect()
 }

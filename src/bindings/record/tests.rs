@@ -44,9 +44,9 @@ fn records_are_written_for_people_too() {
         .settings
         .insert("limits.shards".to_owned(), "64".to_owned());
     let mut binding = binding(5);
-    binding.ends.push((3, 42));
     binding.reference.push(rows(0..2, 3));
-    binding.skipped = [(0, 20, 30), (3, 5, 40)].map(skipped).to_vec();
+    binding.skipped = [(0, 2, 3), (3, 5, 9)].map(skipped).to_vec();
+    binding.clock_ms = Some(7);
     let mut all = text(&marker.encode());
     for record in encoded(&marker, &binding) {
         all.push('\n');
@@ -60,11 +60,15 @@ fn records_are_written_for_people_too() {
         "settings":{"limits.shards":"64"},"producers":[{"brokers":"alpha:9092","id":"job-0"}]}
         {"generation":"ID","epoch":5,
         "reference":[[0,0,1,{"id":0,"name":"nnn"}],[0,1,1,{"id":1,"name":"nnn"}]]}
-        {"generation":"ID","epoch":5,"ends":{"0":50,"3":42},"skipped":[[0,20,30],[3,5,40]]}"#]]
+        {"generation":"ID","epoch":5,"ends":{"0":50},"skipped":[[0,2,3],[3,5,9]],"clock":7}"#]]
     .assert_eq(&all);
     let records = encoded(&marker, &binding);
     let decoded = Record::decode(&records[1]).unwrap();
-    assert!(matches!(decoded, Record::Binding { skipped, .. } if skipped == binding.skipped));
+    assert!(matches!(
+        decoded,
+        Record::Binding { skipped, clock_ms: Some(7), .. }
+            if skipped == binding.skipped
+    ));
     let encoded = marker.encode();
     let decoded = Record::decode(&encoded).unwrap();
     assert!(matches!(decoded, Record::Marker(decoded) if decoded == marker));
@@ -117,7 +121,7 @@ fn rows_of_every_type_and_removals_come_back_as_they_were() {
         epoch: 1,
         ends: Vec::new(),
         reference: vec![batch.clone(), Batch::default()],
-        skipped: Vec::new(),
+        ..Binding::default()
     };
     let encoder = BindingEncoder::new(MarkerId::random(), &schema, 1_000_000);
     let take = |record| {
@@ -181,7 +185,7 @@ fn decoding_is_strict() {
         ("}", "one of \"reference\" and \"ends\" is needed"),
         (",\"ends\":{}", "EOF while parsing an object"),
         (",\"ends\":{},\"epoch\":1}", "duplicate field `epoch`"),
-        (",\"ends\":{},\"clock\":5}", "unknown field `clock`"),
+        (",\"ends\":{},\"time\":5}", "unknown field `time`"),
         (
             ",\"ends\":{},\"version\":1}",
             "it has not the fields of any",
@@ -192,6 +196,7 @@ fn decoding_is_strict() {
         (",\"ends\":{},\"reference\":[]}", "one of \"reference\""),
         (",\"reference\":[[0,1,{}]]}", "invalid type: map"),
         (",\"reference\":[],\"skipped\":[]}", "one of \"reference\""),
+        (",\"reference\":[],\"clock\":5}", "one of \"reference\""),
         (
             ",\"ends\":{},\"skipped\":[[0,5,5]]}",
             "partition 0 skips from 5 to 5",

@@ -203,6 +203,7 @@ fn a_job_that_is_forgotten_begins_anew() {
 fn run(generation: u64, index: usize) -> RunEntry {
     RunEntry {
         name: format!("run-{generation:020}-{index:016x}.keys"),
+        bucket: 0,
         first_group: 0,
         last_group: 1023,
         keys: 1,

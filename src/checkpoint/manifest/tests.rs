@@ -17,6 +17,7 @@ fn a_person_can_read_a_manifest() {
     let mut manifest = manifest(7, 3, &[]);
     manifest.runs = vec![RunEntry {
         name: "run-00000000000000000003-0123456789abcdef.keys".to_owned(),
+        bucket: 0,
         first_group: 0,
         last_group: 511,
         keys: 5,
@@ -25,8 +26,8 @@ fn a_person_can_read_a_manifest() {
     }];
     manifest.offsets.remove(&3);
     expect![[r#"
-        {"checksum":"4b355cef3c3cd600",
-          "version": 1,
+        {"checksum":"d7023ad47099a87d",
+          "version": 2,
           "manifest": {
             "job": "test",
             "number": 7,
@@ -42,9 +43,11 @@ fn a_person_can_read_a_manifest() {
             "offsets": {
               "0": 42
             },
+            "clock_ms": null,
             "runs": [
               {
                 "name": "run-00000000000000000003-0123456789abcdef.keys",
+                "bucket": 0,
                 "first_group": 0,
                 "last_group": 511,
                 "keys": 5,
@@ -52,6 +55,7 @@ fn a_person_can_read_a_manifest() {
                 "checksum": "00000000000000ab"
               }
             ],
+            "rows": [],
             "reference": null
           }
         }
@@ -141,9 +145,9 @@ fn a_manifest_of_another_version_is_refused_by_name() {
     let store = store(&folder);
     put(&store, 0, 1);
     let name = manifest_name(1);
-    let (newer, _) = seal(b"{\"version\":2,\"something\":[]}\n");
+    let (newer, _) = seal(b"{\"version\":3,\"something\":[]}\n");
     overwrite(&folder, &name, &newer);
-    let (found, known) = (2, 1);
+    let (found, known) = (3, 2);
     assert_eq!(newest(&store), Err(Error::Version { name, found, known }));
     // Nor is its number taken away from it.
     assert!(put_manifest(&store, &mut manifest(1, 1, &[])).is_err());

@@ -13,6 +13,7 @@ use crate::checkpoint::testing::{
 fn sizes(sizes: &[u64]) -> Vec<RunEntry> {
     let run = |(index, keys): (usize, &u64)| RunEntry {
         name: format!("run {index}"),
+        bucket: 0,
         first_group: 0,
         last_group: 1023,
         keys: *keys,

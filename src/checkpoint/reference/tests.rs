@@ -44,7 +44,7 @@ fn a_table_is_text_and_is_read_back() {
     let table = [rows(0..2), Batch::default(), rows(2..3)];
     let entry = write_reference(&store, 4, &table, None).unwrap().unwrap();
     expect![[r#"
-        {"checksum":"a16524ca51f8f47f","version":1,"rows":3}
+        {"checksum":"bfb177054b01daeb","version":2,"rows":3}
         [1,0,1,{"id":0,"name":null}]
         [1,10,1,{"id":1,"name":"name 1"}]
         [1,20,1,{"id":2,"name":"name 2"}]

@@ -155,6 +155,8 @@ impl Groups {
 pub struct RunEntry {
     /// The object.
     pub name: String,
+    /// The bucket of time that its keys are in.
+    pub bucket: i64,
     /// The first key group that counts.
     pub first_group: u16,
     /// The last key group that counts.

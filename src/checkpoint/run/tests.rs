@@ -132,7 +132,7 @@ fn a_run_of_another_version_is_refused_by_name() {
     newer[version] = 9;
     overwrite(&folder, &entry.name, &newer);
     let error = verify(&store, &entry).unwrap_err();
-    let (found, known) = (9, 1);
+    let (found, known) = (9, 2);
     let name = entry.name;
     assert_eq!(error, Error::Version { name, found, known });
 }
@@ -173,7 +173,7 @@ fn without_keys_there_is_no_run() {
     let folder = folder();
     let store = store(&folder);
     let name = crate::checkpoint::run_name(1);
-    let entry = write_run(&store, &name, &KeyRun::Narrow(Vec::new())).unwrap();
+    let entry = write_run(&store, (&name, 0), &KeyRun::Narrow(Vec::new())).unwrap();
     assert_eq!(entry, None);
     assert!(
         !store

@@ -21,10 +21,11 @@ struct Layout<K> {
     block_keys: u32,
     last: Option<K>,
     first_group: u16,
+    bucket: i64,
 }
 
 impl<K: Key> Layout<K> {
-    fn begin(out: &mut Vec<u8>) -> Self {
+    fn begin(bucket: i64, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(&header(K::BYTES));
         Self {
             tail: Tail {
@@ -36,6 +37,7 @@ impl<K: Key> Layout<K> {
             block_keys: 0,
             last: None,
             first_group: 0,
+            bucket,
         }
     }
 
@@ -76,6 +78,7 @@ impl<K: Key> Layout<K> {
         out.extend_from_slice(&bytes);
         Some(RunEntry {
             name: name.to_owned(),
+            bucket: self.bucket,
             first_group: self.first_group,
             last_group: last_group?,
             keys: self.tail.keys,
@@ -92,7 +95,7 @@ impl<K: Key> Layout<K> {
 pub fn encode(keys: &KeyRun) -> Vec<u8> {
     fn all<K: Key>(keys: &[K]) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut layout = Layout::begin(&mut out);
+        let mut layout = Layout::begin(0, &mut out);
         keys.iter().for_each(|key| layout.push(*key, &mut out));
         layout.finish("", &mut out);
         out
@@ -103,23 +106,31 @@ pub fn encode(keys: &KeyRun) -> Vec<u8> {
     }
 }
 
-/// Writes a run of these keys under a new name, as `run_name` makes it. Without keys there is no
-/// run.
+/// Writes a run of these keys, of a bucket of time, under a new name, as `run_name` makes it.
+/// Without keys there is no run.
 ///
 /// # Errors
 /// If it is not known to be there.
 ///
 /// # Panics
 /// If the keys are not strictly ascending.
-pub fn write_run(store: &Store, name: &str, keys: &KeyRun) -> Result<Option<RunEntry>, Error> {
-    fn all<K: Key>(store: &Store, name: &str, keys: &[K]) -> Result<Option<RunEntry>, Error> {
+pub fn write_run(
+    store: &Store,
+    (name, bucket): (&str, i64),
+    keys: &KeyRun,
+) -> Result<Option<RunEntry>, Error> {
+    fn all<K: Key>(
+        store: &Store,
+        name: (&str, i64),
+        keys: &[K],
+    ) -> Result<Option<RunEntry>, Error> {
         let mut writer = RunWriter::begin(store, name);
         writer.write(keys)?;
         writer.finish()
     }
     match keys {
-        KeyRun::Narrow(keys) => all(store, name, keys),
-        KeyRun::Wide(keys) => all(store, name, keys),
+        KeyRun::Narrow(keys) => all(store, (name, bucket), keys),
+        KeyRun::Wide(keys) => all(store, (name, bucket), keys),
     }
 }
 
@@ -136,11 +147,11 @@ const READY_BYTES: usize = 1 << 18;
 
 impl<'a, K: Key> RunWriter<'a, K> {
     /// Begins a run under a new name, as `run_name` makes it.
-    pub(in crate::checkpoint) fn begin(store: &'a Store, name: &str) -> Self {
+    pub(in crate::checkpoint) fn begin(store: &'a Store, (name, bucket): (&str, i64)) -> Self {
         let mut ready = Vec::new();
         Self {
             writer: store.writer(name),
-            layout: Layout::begin(&mut ready),
+            layout: Layout::begin(bucket, &mut ready),
             ready,
         }
     }

@@ -123,16 +123,16 @@ fn a_location_of_another_job_or_version_is_refused() {
     let location = format!("file://{}", folder.path().display());
     opened(&folder);
     let about = objects(&folder).join("checkpoints.json");
-    std::fs::write(&about, b"{\"version\":2,\"job\":\"test\"}").unwrap();
+    std::fs::write(&about, b"{\"version\":3,\"job\":\"test\"}").unwrap();
     assert!(matches!(
         open(&location),
-        Err(Error::Version { found: 2, .. })
+        Err(Error::Version { found: 3, .. })
     ));
-    std::fs::write(&about, b"{\"version\":1,\"job\":\"tset\"}").unwrap();
+    std::fs::write(&about, b"{\"version\":2,\"job\":\"tset\"}").unwrap();
     assert!(open(&location).unwrap_err().is_damage());
     assert_eq!(
         std::fs::read(&about).unwrap(),
-        b"{\"version\":1,\"job\":\"tset\"}"
+        b"{\"version\":2,\"job\":\"tset\"}"
     );
 }
 

@@ -207,40 +207,33 @@ fn a_table_has_its_shape() {
 #[test]
 fn what_is_not_built_is_refused_with_the_reason() {
     check(
-        &[("", "[distinct]\nhorizon = \"24h\"\nkeep = \"latest\"")],
+        &[(
+            "",
+            "[state]\nmemory_limit = \"1GB\"\n[checkpoint]\ninterval = \"1s\"",
+        )],
         expect![[r#"
-            error: setting "horizon" in [distinct] is not built yet
+            error: setting "memory_limit" in [state] is not built yet
               --> job.toml:26:1
                |
-            26 | horizon = "24h"
-               | ^^^^^^^
-              detail: Every key is remembered for as long as the job runs.
+            26 | memory_limit = "1GB"
+               | ^^^^^^^^^^^^
+              detail: The whole state is kept in memory.
               hint: Leave it out.
-
-            error: keep = "latest" in [distinct] is not built yet
-              --> job.toml:27:8
-               |
-            27 | keep = "latest"
-               |        ^^^^^^^^
-              detail: The first event to arrive is kept.
-              hint: Leave it out, or write keep = "first".
-
-            2 faults in job.toml
         "#]],
     );
     check(
         &[
             ("", "[join2]\n"),
-            ("[join]", "[join]\non_reference_change = \"revise\""),
+            ("[join]", "[join]\nstrategy = \"partitioned\""),
         ],
         expect![[r#"
-            error: on_reference_change = "revise" in [join] is not built yet
-              --> job.toml:16:23
+            error: strategy = "partitioned" in [join] is not built yet
+              --> job.toml:16:12
                |
-            16 | on_reference_change = "revise"
-               |                       ^^^^^^^^
-              detail: Results stay as they were written.
-              hint: Leave it out, or write on_reference_change = "future-only".
+            16 | strategy = "partitioned"
+               |            ^^^^^^^^^^^^^
+              detail: Every worker has the whole reference.
+              hint: Leave it out, or write strategy = "broadcast".
 
             error: unknown table [join2]
               --> job.toml:26:2

@@ -123,11 +123,7 @@ fn an_override_of_something_unknown_is_refused() {
             ("DELTAJOIN_EVENTS__TOPC", "x"),
             ("DELTAJOIN_EVENTS_TOPIC", "x"),
         ],
-        &[
-            "events.topc=x",
-            "cluster.threads=many",
-            "distinct.horizon=1h",
-        ],
+        &["events.topc=x", "cluster.threads=many", "state.dir=x"],
         expect![[r#"
             error: unknown setting "events_topic" at the top level
               --> DELTAJOIN_EVENTS_TOPIC
@@ -140,14 +136,14 @@ fn an_override_of_something_unknown_is_refused() {
                 "key", "time", "columns", "on_missing_offsets" and "kafka".
               hint: Did you mean "topic"?
 
-            error: setting "horizon" in [distinct] is not built yet
-              --> --set distinct.horizon
-              detail: Every key is remembered for as long as the job runs.
-              hint: Leave it out.
-
             error: "threads" in [cluster] must be a whole number from 1 to 1024
               --> --set cluster.threads
               detail: It is the text "many".
+
+            error: setting "dir" in [state] is not built yet
+              --> --set state.dir
+              detail: The whole state is kept in memory.
+              hint: Leave it out.
 
             4 faults in job.toml
         "#]],

@@ -325,7 +325,7 @@ impl Writer {
         while let Some(epochs) = self.take(shared) {
             for Epoch { epoch, rows } in epochs {
                 for batch in rows {
-                    self.write(&batch)?;
+                    self.write(epoch, &batch)?;
                 }
                 self.unrecorded = Some(epoch);
             }
@@ -408,10 +408,10 @@ impl Writer {
         synced.map_err(|source| write_failed(&self.path, source))
     }
 
-    fn write(&mut self, batch: &Batch) -> Result<(), Error> {
-        let rows = self.format.of(batch);
-        for row in 0..batch.len() {
-            rows.value(row, &mut self.text);
+    fn write(&mut self, epoch: u64, batch: &Batch) -> Result<(), Error> {
+        let rows = self.format.of(batch, epoch);
+        for row in (0..batch.len()).filter(|row| !rows.told_by_next(*row)) {
+            rows.line(row, &mut self.text);
             self.text.push(b'\n');
             if self.text.len() >= WRITE_BYTES {
                 self.length += flush(&mut self.file, &mut self.text, &self.path)?;

@@ -156,6 +156,7 @@ impl Collector {
             dead_letters: self.dead_letters.finish(),
             records: std::mem::take(&mut self.records),
             skipped: Vec::new(),
+            lags: Vec::new(),
             published_ms,
         };
         self.text_bytes = 0;

@@ -63,8 +63,8 @@ struct Transaction {
     since: Instant,
     /// What was encoded for it.
     bytes: usize,
-    /// Its rows, and the routes that they take.
-    rows: Vec<(usize, Batch)>,
+    /// Its rows, their epochs, and the routes that they take.
+    rows: Vec<(usize, u64, Batch)>,
     /// Rows that no message can hold, and their routes.
     rejected: Vec<(usize, Rejected)>,
     /// How many of the first of them have become dead letters here.
@@ -239,8 +239,8 @@ impl Committer {
         }
         for batch in rows {
             let open = self.open.as_mut().expect("it has begun");
-            open.rows.push((route, batch.clone()));
-            self.push(route, &batch)?;
+            open.rows.push((route, epoch, batch.clone()));
+            self.push(route, epoch, &batch)?;
         }
         Ok(())
     }
@@ -260,7 +260,7 @@ impl Committer {
 
     /// Encodes a batch and gives what the lanes have room for. Once the transaction is halted,
     /// what is left is written when it is written again.
-    fn push(&mut self, route: usize, batch: &Batch) -> Result<(), Error> {
+    fn push(&mut self, route: usize, epoch: u64, batch: &Batch) -> Result<(), Error> {
         fault_point::reach("rows.send");
         for start in (0..batch.len()).step_by(CHUNK_ROWS) {
             if self.routes.halted() {
@@ -268,7 +268,9 @@ impl Committer {
             }
             let rows = start..batch.len().min(start + CHUNK_ROWS);
             let open = self.open.as_mut().expect("it has begun");
-            open.bytes += self.routes.push(route, batch, rows, &mut open.rejected);
+            open.bytes += self
+                .routes
+                .push(route, (epoch, batch), rows, &mut open.rejected);
             self.write_letters();
             self.step(Duration::ZERO)?;
             while self.routes.bytes() > WAITING_BYTES_MAX && !self.routes.halted() {
@@ -288,7 +290,9 @@ impl Committer {
             let letter = (self.routes.destination(*route).options.letter_of)(rejected);
             open.lettered += 1;
             let rows = 0..letter.len();
-            open.bytes += self.routes.push(letters, &letter, rows, &mut open.rejected);
+            open.bytes += self
+                .routes
+                .push(letters, (0, &letter), rows, &mut open.rejected);
         }
     }
 
@@ -409,8 +413,8 @@ impl Committer {
         self.routes.clear();
         let rows = self.open.take().map(|open| open.rows).unwrap_or_default();
         self.begin()?;
-        for (route, batch) in &rows {
-            self.push(*route, batch)?;
+        for (route, epoch, batch) in &rows {
+            self.push(*route, *epoch, batch)?;
         }
         let open = self.open.as_mut().expect("it has begun again");
         open.rows = rows;

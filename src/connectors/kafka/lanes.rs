@@ -101,7 +101,7 @@ impl Lanes {
         self.scratch.clear();
         encoder.key(row, &mut self.scratch);
         let key = self.scratch.len();
-        let tombstone = batch.diffs()[row] < 0;
+        let tombstone = encoder.is_tombstone(row);
         if !tombstone {
             encoder.value(row, &mut self.scratch);
         }
@@ -227,7 +227,7 @@ mod tests {
     use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
     use super::*;
-    use crate::codec::Format;
+    use crate::codec::{Envelope, Format};
 
     #[test]
     fn a_lane_gives_a_request_at_a_time_and_keeps_its_order() {
@@ -241,8 +241,8 @@ mod tests {
             );
         }
         let batch = builder.finish();
-        let format = Format::rows(&schema);
-        let encoder = format.of(&batch);
+        let format = Format::rows(&schema, Envelope::Upsert);
+        let encoder = format.of(&batch, 1);
         let mut lanes = Lanes::new(1, Partitioner::Murmur2);
         for row in 0..10 {
             assert!(lanes.push(&encoder, (&batch, row), (row, None), 1000) < 1000);

@@ -34,19 +34,24 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 struct Entry {
     rows: Batch,
+    epoch: u64,
     outstanding: usize,
 }
 
 impl Ledger {
-    /// Takes a batch and returns the token of its first row; those of the others follow.
+    /// Takes a batch of an epoch and returns the token of its first row; the others' follow.
     ///
     /// # Panics
     /// If the batch has more than 16 million rows.
-    pub(super) fn push(&mut self, rows: Batch) -> usize {
+    pub(super) fn push(&mut self, rows: Batch, epoch: u64) -> usize {
         assert!(rows.len() <= ROWS_MAX, "a batch has far fewer rows");
         let number = self.next() % NUMBERS;
         let outstanding = rows.len();
-        self.batches.push_back(Entry { rows, outstanding });
+        self.batches.push_back(Entry {
+            rows,
+            epoch,
+            outstanding,
+        });
         let token = number << ROW_BITS;
         usize::try_from(token).expect("a token has as many bits as a usize")
     }
@@ -64,6 +69,12 @@ impl Ledger {
         let outstanding = entry.outstanding.checked_sub(1);
         entry.outstanding = outstanding.expect("a row is acknowledged once");
         entry.outstanding == 0 && index == 0 && self.advance()
+    }
+
+    /// The epoch of a token's row.
+    pub(super) fn epoch(&self, token: usize) -> u64 {
+        let (index, _) = self.place(token);
+        self.batches[index].epoch
     }
 
     /// The row of a token.
@@ -134,10 +145,10 @@ mod tests {
     #[test]
     fn an_epoch_is_written_when_all_before_it_are() {
         let mut ledger = Ledger::default();
-        let first = ledger.push(batch(2));
+        let first = ledger.push(batch(2), 5);
         ledger.close(10);
-        let second = ledger.push(batch(1));
-        let third = ledger.push(batch(1));
+        let second = ledger.push(batch(1), 5);
+        let third = ledger.push(batch(1), 5);
         ledger.close(11);
         assert!(!ledger.acknowledge(second));
         assert!(!ledger.acknowledge(first + 1));
@@ -153,7 +164,7 @@ mod tests {
     #[test]
     fn an_open_epoch_is_not_written_though_all_its_rows_are() {
         let mut ledger = Ledger::default();
-        let token = ledger.push(batch(1));
+        let token = ledger.push(batch(1), 5);
         assert!(!ledger.acknowledge(token));
         assert_eq!(ledger.written(), 0);
         ledger.close(5);
@@ -165,7 +176,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.close(1);
         assert_eq!(ledger.written(), 2);
-        let token = ledger.push(batch(1));
+        let token = ledger.push(batch(1), 5);
         ledger.close(2);
         ledger.close(3);
         assert_eq!(ledger.written(), 2);
@@ -179,7 +190,7 @@ mod tests {
             first: NUMBERS - 1,
             ..Ledger::default()
         };
-        let tokens: Vec<_> = (0..3).map(|_| ledger.push(batch(3))).collect();
+        let tokens: Vec<_> = (0..3).map(|_| ledger.push(batch(3), 5)).collect();
         ledger.close(9);
         for token in tokens.into_iter().rev() {
             for row in 0..3 {

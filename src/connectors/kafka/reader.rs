@@ -126,7 +126,10 @@ impl Reader {
                         return Ok(false);
                     }
                 }
-                Item::End { partition, offset } => self.block.reached(partition, offset),
+                Item::End { partition, offset } => {
+                    self.block.at_end(partition);
+                    self.block.reached(partition, offset);
+                }
                 Item::Fault {
                     partition,
                     code: Code::AutoOffsetReset | Code::OffsetOutOfRange,
@@ -222,6 +225,10 @@ struct Assembly {
     done: Vec<i32>,
     /// Ends of partitions that are done, by partition.
     ends: Vec<i64>,
+    /// Whether a partition has records that were not read, as it was told last; by partition.
+    lagging: Vec<bool>,
+    /// What is to be told of that.
+    lags: Vec<(i32, bool)>,
     records: u64,
     raw_bytes: usize,
     oldest_ms: i64,
@@ -238,6 +245,7 @@ impl Assembly {
         let last = ranges.iter().map(|range| index(range.partition)).max();
         let mut by_partition = vec![None; last.map_or(0, |last| last + 1)];
         let ends = vec![0; by_partition.len()];
+        let lagging = vec![true; by_partition.len()];
         for range in ranges {
             by_partition[index(range.partition)] = Some(range);
         }
@@ -251,6 +259,8 @@ impl Assembly {
             reading,
             done: Vec::new(),
             ends,
+            lagging,
+            lags: Vec::new(),
             records: 0,
             raw_bytes: 0,
             oldest_ms: i64::MAX,
@@ -276,10 +286,20 @@ impl Assembly {
         let end = range.end;
         if offset < end {
             range.next = offset + 1;
+            if !std::mem::replace(&mut self.lagging[index(partition)], true) {
+                self.lags.push((partition, true));
+            }
             self.decode(record);
         }
         if offset + 1 >= end {
             self.reached(partition, end);
+        }
+    }
+
+    /// There is nothing behind what was read of a partition.
+    fn at_end(&mut self, partition: i32) {
+        if std::mem::take(&mut self.lagging[index(partition)]) {
+            self.lags.push((partition, false));
         }
     }
 
@@ -345,6 +365,7 @@ impl Assembly {
         if range.next >= range.end {
             self.ends[index(partition)] = range.end;
             *place = None;
+            self.at_end(partition);
             self.reading -= 1;
             self.done.push(partition);
         }
@@ -352,7 +373,7 @@ impl Assembly {
 
     /// Sends what has gathered. Returns false if the worker wants no more.
     fn hand_over(&mut self) -> bool {
-        if self.records == 0 {
+        if self.records == 0 && self.lags.is_empty() {
             return true;
         }
         let bytes = self.decoder.bytes().max(self.raw_bytes) + self.dead_letters.bytes();
@@ -363,6 +384,7 @@ impl Assembly {
             dead_letters: self.dead_letters.finish(),
             records: self.records,
             skipped: Vec::new(),
+            lags: std::mem::take(&mut self.lags),
             published_ms: if known { oldest_ms } else { now_ms() },
         };
         self.records = 0;

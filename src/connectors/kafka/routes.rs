@@ -119,16 +119,19 @@ impl Routes {
     pub(super) fn push(
         &mut self,
         route: usize,
-        batch: &Batch,
+        (epoch, batch): (u64, &Batch),
         rows: std::ops::Range<usize>,
         rejected: &mut Vec<(usize, Rejected)>,
     ) -> usize {
         let token = route;
         let route = &mut self.routes[route];
         let options = &route.destination.options;
-        let encoder = options.format.of(batch);
+        let encoder = options.format.of(batch, epoch);
         let mut pushed = 0;
         for row in rows {
+            if encoder.told_by_next(row) {
+                continue;
+            }
             let bytes_max = route.message_bytes_max;
             let mut bytes = route
                 .lanes
@@ -137,14 +140,14 @@ impl Routes {
             while bytes > bytes_max {
                 let (batch, row) = letter.as_ref().map_or((batch, row), |letter| (letter, 0));
                 let shorter = match options.format {
-                    Format::Rows(_) => None,
+                    Format::Rows(..) => None,
                     Format::DeadLetters => shortened((batch, row), bytes, bytes_max),
                 };
                 let Some(shorter) = shorter else {
                     rejected.push((token, options.too_large((batch, row), bytes)));
                     break;
                 };
-                let encoder = options.format.of(&shorter);
+                let encoder = options.format.of(&shorter, epoch);
                 bytes = route
                     .lanes
                     .push(&encoder, (&shorter, 0), (token, None), bytes_max);

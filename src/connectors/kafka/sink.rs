@@ -49,7 +49,7 @@ impl SinkOptions {
     /// A row that is given up, since no message of the topic can hold its `bytes`.
     pub(super) fn too_large(&self, (batch, row): (&Batch, usize), bytes: usize) -> Rejected {
         let mut raw = Vec::new();
-        self.format.of(batch).key(row, &mut raw);
+        self.format.of(batch, 0).key(row, &mut raw);
         let (topic, origin) = (&self.topic.topic, batch.origin(row));
         let key = String::from_utf8_lossy(&raw);
         let (partition, offset) = (origin.partition, origin.offset);

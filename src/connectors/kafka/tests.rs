@@ -20,8 +20,8 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use super::ffi::{Consumer, Producer, Topic};
 use super::messages::{Item, Outgoing};
 use super::*;
-use crate::codec::Format;
 use crate::codec::dead_letter::DeadLetters;
+use crate::codec::{Envelope, Format};
 use crate::config::{KafkaTopic, OnMissing, Partitioner, Start};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
@@ -152,7 +152,7 @@ fn rows(topic: &KafkaTopic) -> SinkOptions {
     SinkOptions {
         topic: topic.clone(),
         partitioner: Partitioner::KeyGroup,
-        format: Format::rows(&schema()),
+        format: Format::rows(&schema(), Envelope::Upsert),
         on_rejected: nothing_rejected(),
         letter_of: Arc::new(|row| panic!("no dead letters: {row:?}")),
         fail: fail(),

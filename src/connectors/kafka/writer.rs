@@ -137,12 +137,16 @@ impl Writer {
 
     fn write(&mut self, epoch: u64, batch: Batch) -> Result<(), Error> {
         fault_point::reach("rows.send");
-        let first = self.delivery.ledger.push(batch.clone());
+        let first = self.delivery.ledger.push(batch.clone(), epoch);
         let destination = Arc::clone(&self.destination);
         let bytes_max = destination.message_bytes_max;
-        let encoder = destination.options.format.of(&batch);
+        let encoder = destination.options.format.of(&batch, epoch);
         let mut too_large = Vec::new();
         for row in 0..batch.len() {
+            if encoder.told_by_next(row) {
+                self.delivery.ledger.acknowledge(first + row);
+                continue;
+            }
             let high = batch.keys().high()[row];
             let mark = self.numbering.as_mut();
             let mark = mark.map(|numbering| numbering.next(epoch, high));
@@ -238,12 +242,13 @@ impl Writer {
     /// told to `on_rejected`.
     fn write_large(&mut self, token: usize, mut bytes_max: usize) -> Result<(), Error> {
         let destination = Arc::clone(&self.destination);
+        let epoch = self.delivery.ledger.epoch(token);
         let (batch, row) = self.delivery.ledger.row(token);
         let (mut batch, mut row) = (batch.clone(), row);
         loop {
             // Alone, so that nothing else is refused with it.
             self.wait_for_all()?;
-            let encoder = destination.options.format.of(&batch);
+            let encoder = destination.options.format.of(&batch, epoch);
             let lanes = &mut self.delivery.lanes;
             // Rows behind it may be there already: a reader that goes by marks must not drop it.
             let bytes = lanes.push(&encoder, (&batch, row), (token, None), bytes_max);
@@ -257,7 +262,7 @@ impl Writer {
                 bytes_max = bytes / 2;
             }
             let shorter = match destination.options.format {
-                Format::Rows(_) => None,
+                Format::Rows(..) => None,
                 Format::DeadLetters => shortened((&batch, row), bytes, bytes_max),
             };
             match shorter {

@@ -52,7 +52,7 @@ impl Shared {
                 };
                 let mut keys: Vec<u64> = keys.filter(own).take(100).collect();
                 keys.sort_unstable();
-                let run = write_run(&store, &run_name(1), &KeyRun::Narrow(keys));
+                let run = write_run(&store, (&run_name(1), 0), &KeyRun::Narrow(keys));
                 runs.push(run.unwrap().unwrap());
             }
             let mut manifest = Manifest {
@@ -66,6 +66,8 @@ impl Shared {
                     next: 20 + number,
                 },
                 offsets: BTreeMap::new(),
+                clock_ms: None,
+                rows: Vec::new(),
                 runs: runs.clone(),
                 reference: None,
             };
@@ -80,7 +82,7 @@ impl Shared {
         Loading::new(
             open(self.folder.path()),
             reference_schema(&Schema::new(columns, vec![0])),
-            true,
+            [events(), events()],
             (self.groups.clone(), index..index + 1),
             reaches,
         )
@@ -95,6 +97,11 @@ impl Shared {
     }
 }
 
+fn events() -> Arc<BatchSchema> {
+    let columns = vec![Column::new("id", ColumnType::Int64)];
+    BatchSchema::register(Schema::new(columns, vec![0]))
+}
+
 fn try_attempt(process: &mut Loading) -> Result<bool, Failure> {
     process.attempt(GENERATION, Some(&History::default()), &Stop::default())
 }
@@ -106,7 +113,8 @@ fn attempt(process: &mut Loading) -> bool {
 /// The number of the checkpoint that is loaded, and how many keys it has.
 fn loaded(process: &Loading) -> (u64, u64) {
     let loaded = process.loaded.as_ref().unwrap();
-    let keys = loaded.keys.iter().flatten().map(KeySet::len).sum();
+    let state = loaded.state.iter().flatten();
+    let keys = state.map(|state| state.keys.len()).sum();
     (loaded.checkpoint.as_ref().unwrap().number, keys)
 }
 

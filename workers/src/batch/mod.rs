@@ -223,6 +223,70 @@ impl Batch {
         &self.columns
     }
 
+    /// Rows of these columns, with what stands beside them: partitions, offsets and diffs. Their
+    /// keys are made of the key columns. None if the columns do not fit the schema.
+    pub fn of_columns(
+        schema: Arc<BatchSchema>,
+        columns: Vec<ArrayRef>,
+        (partitions, offsets, diffs): (ScalarBuffer<i32>, ScalarBuffer<i64>, ScalarBuffer<i8>),
+    ) -> Option<Self> {
+        let types = columns.iter().map(|column| column.data_type());
+        let rows = diffs.len();
+        let lengths = columns.iter().map(|column| column.len());
+        if !types.eq(&schema.types) || lengths.into_iter().any(|length| length != rows) {
+            return None;
+        }
+        let mut batch = Self {
+            keys: Keys::default(),
+            partitions,
+            offsets,
+            diffs,
+            columns,
+            schema: Some(Arc::clone(&schema)),
+        };
+        let (mut high, mut low) = (Vec::with_capacity(rows), Vec::new());
+        let mut scratch = Vec::new();
+        for row in 0..rows {
+            let key = batch.key_of(&schema.schema.key, row, &mut scratch)?;
+            high.push((key >> 64) as u64);
+            if !schema.schema.key_is_narrow() {
+                low.push(key as u64);
+            }
+        }
+        let high = ScalarBuffer::from(high);
+        batch.keys = match schema.schema.key_is_narrow() {
+            true => Keys::Narrow(high),
+            false => Keys::Wide(high, ScalarBuffer::from(low)),
+        };
+        Some(batch)
+    }
+
+    /// The same rows, each with this diff.
+    pub(crate) fn with_diff(self, diff: i8) -> Self {
+        let rows = self.len();
+        self.with_diffs(std::iter::repeat_n(diff, rows))
+    }
+
+    /// The same rows with other diffs.
+    ///
+    /// # Panics
+    /// If there is not one for each row.
+    pub(crate) fn with_diffs(mut self, diffs: impl Iterator<Item = i8>) -> Self {
+        let diffs: Vec<i8> = diffs.collect();
+        assert_eq!(diffs.len(), self.len(), "each row has a diff");
+        self.diffs = ScalarBuffer::from(diffs);
+        self
+    }
+
+    /// The same rows under another schema, which has the first of their columns.
+    ///
+    /// # Panics
+    /// If they have others.
+    pub(crate) fn prefix(mut self, schema: &Arc<BatchSchema>) -> Self {
+        self.columns.truncate(schema.types.len());
+        self.extended(Arc::clone(schema), Vec::new())
+    }
+
     /// The same rows under another schema: `columns` are appended to those it has.
     ///
     /// # Panics

@@ -32,16 +32,21 @@ use timely::progress::operate::FrontierInterest;
 
 use crate::batch::Batch;
 use crate::bindings::{Binding, BindingLog, advance};
+use crate::clock::{Clocks, SharedClock};
 use crate::operators::source::Taken;
 
 /// A stream without data, whose frontier tells which epochs are durable.
 pub type Durable<'scope> = StreamVec<'scope, u64, ()>;
+
+/// Epochs with something to be bound.
+type Open = BTreeMap<u64, (Capability<u64>, Binding)>;
 
 /// Binds epochs; `log` is there on worker 0, and without one every closed epoch counts as durable.
 pub fn bind<'scope>(
     taken: StreamVec<'scope, u64, Taken>,
     changes: Stream<'scope, u64, Batch>,
     mut log: Option<Box<dyn BindingLog>>,
+    (clock, clocks): (SharedClock, Clocks),
 ) -> Durable<'scope> {
     let worker = taken.scope().worker();
     let mut builder = OperatorBuilder::new("Bind".to_owned(), taken.scope());
@@ -60,7 +65,7 @@ pub fn bind<'scope>(
     let _output = OutputBuilder::<u64, CapacityContainerBuilder<Vec<()>>>::from(output);
 
     builder.build(move |_| {
-        let mut open: BTreeMap<u64, (Capability<u64>, Binding)> = BTreeMap::new();
+        let mut open = Open::new();
         let mut appended: VecDeque<Capability<u64>> = VecDeque::new();
         let mut durable = 0;
         move |frontiers| {
@@ -68,15 +73,16 @@ pub fn bind<'scope>(
                 let Some(capability) = capability.retain_least(0) else {
                     return;
                 };
-                let epoch = *capability.time();
-                let entry = open.entry(epoch);
-                let (_, binding) = entry.or_insert_with(|| (capability, Binding::of(epoch)));
                 for taken in taken.drain(..) {
                     match taken {
                         Taken::Before((partition, end)) => {
+                            let binding = binding(&mut open, &capability);
                             advance(&mut binding.ends, partition, end);
                         }
-                        Taken::Skipped(skipped) => binding.skipped.push(skipped),
+                        Taken::Skipped(skipped) => {
+                            binding(&mut open, &capability).skipped.push(skipped);
+                        }
+                        Taken::Seen(seen) => clock.borrow_mut().observe(seen),
                     }
                 }
             });
@@ -84,9 +90,7 @@ pub fn bind<'scope>(
                 let Some(capability) = capability.retain_least(0) else {
                     return;
                 };
-                let epoch = *capability.time();
-                let entry = open.entry(epoch);
-                let (_, binding) = entry.or_insert_with(|| (capability, Binding::of(epoch)));
+                let binding = binding(&mut open, &capability);
                 binding.reference.push(std::mem::take(changes));
             });
             let Some(log) = &mut log else {
@@ -101,6 +105,7 @@ pub fn bind<'scope>(
                 let (capability, mut binding) = entry.remove();
                 binding.ends.sort_unstable();
                 binding.skipped.sort_unstable();
+                binding.clock_ms = clocks.at(binding.epoch);
                 log.append(binding);
                 appended.push_back(capability);
             }
@@ -111,6 +116,12 @@ pub fn bind<'scope>(
         }
     });
     durable
+}
+
+fn binding<'a>(open: &'a mut Open, capability: &Capability<u64>) -> &'a mut Binding {
+    let epoch = *capability.time();
+    let new = || (capability.clone(), Binding::of(epoch));
+    &mut open.entry(epoch).or_insert_with(new).1
 }
 
 impl Binding {

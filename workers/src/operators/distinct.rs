@@ -3,23 +3,29 @@
 //! # Semantics
 //! For every key the event with the least (epoch, partition, offset) is in the output, at its
 //! epoch, with diff `+1`; no other event is. The order of the output within an epoch is (key
-//! group, partition, offset).
+//! group, partition, offset). Other events of a key that is remembered are duplicates, and go to an
+//! output of their own if the next operator wants to look at them, in the same order.
+//!
+//! A key is remembered in the bucket of its event's time, or of its arrival, which is its epoch,
+//! until the expiry clock is further than the horizon. By event time, an event older than that
+//! cannot be told from a retry and becomes a dead letter, as does one too far in the future.
 //!
 //! # Routing
 //! By key: each event goes to the worker that owns its key group. This is the one exchange in the
 //! path of the events.
 //!
 //! # Capabilities
-//! One for each epoch that has events and is not yet closed; dropped when the epoch is processed.
+//! One for each output and epoch that has events and is not yet closed; dropped when the epoch is
+//! processed.
 //!
 //! # State
-//! The set of all keys seen, 8 or 16 bytes a key by at most 1.4 (`state::KeySet`); it grows with
-//! the number of keys. The events of epochs that are still open, bounded by
+//! The set of all keys that are remembered, 8 or 16 bytes a key by at most 1.4
+//! (`state::BucketRing`). The events of epochs that are still open, bounded by
 //! `max_in_flight_bytes`.
 //!
 //! # Recovery
 //! The set begins as the newest checkpoint has it, and checkpoints are made of what it gains. The
-//! output of an epoch is a function of the events of that epoch and of the epochs before it,
+//! output of an epoch is a function of its events, its expiry clock, and of the epochs before it,
 //! not of the order in which batches arrived nor of the number of workers: batches are put in
 //! order of origin before the set is asked.
 
@@ -27,79 +33,249 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::operate::FrontierInterest;
 
+use crate::Rows;
 use crate::batch::{Batch, ByOwner, Gather, Keys, RowIndex};
 use crate::checkpoint::{Admitted, KeyRun};
+use crate::clock::{Clocks, EventTime, latest_ms};
 use crate::key::{KEY_GROUPS, Ownership, key_group};
-use crate::operators::{ROWS_MAX, SharedCounts, Whole};
-use crate::state::KeySet;
+use crate::operators::{Letters, ROWS_MAX, SharedCounts, Whole};
+use crate::ports::reason;
+use crate::state::{BucketRing, Buckets};
 
 /// New keys, as the operator and the step loop share them.
 pub type SharedAdmitted = Rc<RefCell<Admitted>>;
 
+/// How duplicates are found.
+#[derive(Clone, Debug)]
+pub struct Distinct {
+    /// Where an event has its time, if it has one.
+    pub time: Option<EventTime>,
+    /// Whether keys are remembered by the arrival of their events: a retry may have another time.
+    pub by_arrival: bool,
+    /// How long a key is remembered.
+    pub horizon_ms: u64,
+    /// An event later than its epoch by more than this is a dead letter.
+    pub future_ms: u64,
+    /// Whether duplicates are wanted by the next operator.
+    pub duplicates: bool,
+}
+
+/// Streams of `distinct`: events of new keys, duplicates, and dead letters.
+pub(crate) type Told<'scope> = (Rows<'scope>, Rows<'scope>, Rows<'scope>);
+
+/// What has come of the rows of an epoch.
+#[derive(Debug, Default)]
+struct Judged {
+    kept: Vec<RowIndex>,
+    /// The bucket of each row that is kept.
+    buckets: Vec<i64>,
+    duplicates: Vec<RowIndex>,
+    late: Vec<RowIndex>,
+    future: Vec<RowIndex>,
+}
+
 /// The distinct events, of keys that are not in `seen`. New keys go to `admitted` as well.
-pub fn distinct<'scope>(
-    events: Stream<'scope, u64, Batch>,
+pub(crate) fn distinct<'scope>(
+    events: Rows<'scope>,
     ownership: Ownership,
-    mut seen: KeySet,
+    (settings, letters): (Distinct, Letters),
+    mut seen: BucketRing,
     admitted: Option<SharedAdmitted>,
-    counts: SharedCounts,
-) -> Stream<'scope, u64, Batch> {
+    (clocks, counts): (Clocks, SharedCounts),
+) -> Told<'scope> {
     let mut builder = OperatorBuilder::new("Distinct".to_owned(), events.scope());
     let route = DistributorPact(move |peers| ByOwner::new(ownership, peers));
     let mut input = builder.new_input(events, route);
     builder.set_notify_for(0, FrontierInterest::IfCapability);
-    let (output, distinct) = builder.new_output::<Batch>();
-    let mut output = OutputBuilder::<u64, Whole>::from(output);
+    let (outputs, streams): (Vec<_>, Vec<_>) = (0..3)
+        .map(|_| {
+            let (output, stream) = builder.new_output::<Batch>();
+            (OutputBuilder::<u64, Whole>::from(output), stream)
+        })
+        .unzip();
+    let mut outputs: [_; 3] = outputs.try_into().unwrap_or_else(|_| unreachable!("three"));
 
     builder.build(move |_| {
-        let mut open: BTreeMap<u64, (Capability<u64>, Gather)> = BTreeMap::new();
+        let mut open: BTreeMap<u64, ([Capability<u64>; 3], Gather)> = BTreeMap::new();
         let mut order = Order::default();
-        let mut kept = Vec::new();
+        let mut judged = Judged::default();
         move |frontiers| {
             input.for_each(|capability, batch| {
-                let Some(capability) = capability.retain_least(0) else {
+                let held = [0, 1, 2].map(|output| capability.retain_least(output));
+                let [Some(events), Some(duplicates), Some(dead)] = held else {
                     return;
                 };
-                let epoch = *capability.time();
-                let (_, batches) = open.entry(epoch).or_insert((capability, Gather::default()));
+                let epoch = *events.time();
+                let held = [events, duplicates, dead];
+                let (_, batches) = open.entry(epoch).or_insert((held, Gather::default()));
                 batches.push(std::mem::take(batch));
             });
-            let mut output = output.activate();
             while let Some(entry) = open.first_entry()
                 && !frontiers[0].less_equal(entry.key())
             {
-                let (capability, batches) = entry.remove();
+                let (capabilities, batches) = entry.remove();
+                let epoch = *capabilities[0].time();
+                let now_ms = match settings.by_arrival {
+                    true => Some(epoch.cast_signed()),
+                    false => clocks.at(epoch),
+                };
                 let rows = order.rows(batches.batches());
-                kept.clear();
-                kept.extend(
-                    rows.iter()
-                        .copied()
-                        .filter(|(batch, row)| seen.insert(batches.batches()[*batch].keys(), *row)),
-                );
+                judged.judge(&settings, &batches, rows, (epoch, now_ms), &mut seen);
                 if let Some(admitted) = &admitted {
-                    let keys = keys_of(batches.batches(), &kept);
-                    admitted.borrow_mut().push(*capability.time(), keys);
+                    let mut admitted = admitted.borrow_mut();
+                    for (bucket, keys) in judged.admitted(batches.batches()) {
+                        admitted.push(epoch, bucket, keys);
+                    }
                 }
-                let mut session = output.session_with_builder(&capability);
-                for rows in kept.chunks(ROWS_MAX) {
-                    session.give_container(&mut batches.rows(rows));
+                let dead = judged.letters(&settings, &letters, &batches, now_ms);
+                for (index, rows) in [&judged.kept, &judged.duplicates].into_iter().enumerate() {
+                    let mut output = outputs[index].activate();
+                    let mut session = output.session_with_builder(&capabilities[index]);
+                    for rows in rows.chunks(ROWS_MAX) {
+                        session.give_container(&mut batches.rows(rows));
+                    }
                 }
-                let mut counts = counts.borrow_mut();
-                counts.distinct += kept.len() as u64;
-                counts.duplicates += (rows.len() - kept.len()) as u64;
-                counts.keys = seen.len();
-                counts.key_bytes = seen.bytes();
+                let mut output = outputs[2].activate();
+                let mut session = output.session_with_builder(&capabilities[2]);
+                for mut batch in dead {
+                    session.give_container(&mut batch);
+                }
+                judged.count(&counts, rows.len(), &seen);
             }
         }
     });
-    distinct
+    let mut streams = streams.into_iter();
+    let mut stream = || streams.next().expect("there are three");
+    (stream(), stream(), stream())
+}
+
+impl Judged {
+    /// Judges the rows of an epoch, in their order.
+    fn judge(
+        &mut self,
+        settings: &Distinct,
+        batches: &Gather,
+        rows: &[RowIndex],
+        (epoch, now_ms): (u64, Option<i64>),
+        seen: &mut BucketRing,
+    ) {
+        self.clear();
+        let batches = batches.batches();
+        let buckets = Buckets::new(settings.horizon_ms);
+        let oldest = buckets.oldest(now_ms);
+        seen.forget_before(oldest);
+        let latest_ms = latest_ms(epoch, settings.future_ms);
+        let times: Option<Vec<&[i64]>> = settings
+            .time
+            .map(|time| batches.iter().map(|batch| time.values(batch)).collect());
+        let unit = settings.time.map(|time| time.unit);
+        let arrival = buckets.of(epoch.cast_signed());
+        for (batch, row) in rows {
+            let keys = batches[*batch].keys();
+            let at_ms = match (&times, unit) {
+                (Some(times), Some(unit)) => Some(unit.to_ms(times[*batch][*row])),
+                _ => None,
+            };
+            if at_ms.is_some_and(|at_ms| at_ms > latest_ms) {
+                self.future.push((*batch, *row));
+                continue;
+            }
+            let (bucket, new) = match at_ms.filter(|_| !settings.by_arrival) {
+                None => (arrival, seen.insert_if_nowhere(arrival, keys, *row)),
+                Some(at_ms) => {
+                    let bucket = buckets.of(at_ms);
+                    if bucket < oldest {
+                        self.late.push((*batch, *row));
+                        continue;
+                    }
+                    (bucket, seen.insert(bucket, keys, *row))
+                }
+            };
+            if new {
+                self.kept.push((*batch, *row));
+                self.buckets.push(bucket);
+            } else if settings.duplicates {
+                self.duplicates.push((*batch, *row));
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.kept.clear();
+        self.buckets.clear();
+        self.duplicates.clear();
+        self.late.clear();
+        self.future.clear();
+    }
+
+    /// The keys of the rows that are kept, by bucket.
+    fn admitted(&self, batches: &[Batch]) -> BTreeMap<i64, KeyRun> {
+        let mut rows: BTreeMap<i64, Vec<RowIndex>> = BTreeMap::new();
+        for (row, bucket) in self.kept.iter().zip(&self.buckets) {
+            rows.entry(*bucket).or_default().push(*row);
+        }
+        let rows = rows.into_iter();
+        rows.map(|(bucket, rows)| (bucket, keys_of(batches, &rows)))
+            .collect()
+    }
+
+    /// Dead letters for events that are too old or too far in the future.
+    fn letters(
+        &self,
+        settings: &Distinct,
+        letters: &Letters,
+        batches: &Gather,
+        now_ms: Option<i64>,
+    ) -> Vec<Batch> {
+        let Some(time) = settings.time else {
+            return Vec::new();
+        };
+        let now = now_ms.map_or_else(String::new, |now_ms| now_ms.to_string());
+        let horizon = settings.horizon_ms;
+        let future = settings.future_ms;
+        let late = format!("more than the horizon ({horizon} ms) before the clock ({now} ms)");
+        let future = format!("later than its epoch by more than \"future\" ({future} ms)");
+        let all = [
+            (&self.late, reason::LATE, late),
+            (&self.future, reason::FUTURE, future),
+        ];
+        let all = all.iter().filter(|(rows, ..)| !rows.is_empty());
+        all.flat_map(|(rows, reason, why)| {
+            rows.chunks(ROWS_MAX).map(move |rows| {
+                let events = batches.rows(rows);
+                let name = &events.schema().schema.columns[time.column].name;
+                let values = time.values(&events);
+                let told = (0..events.len()).map(|row| {
+                    let value = values[row];
+                    (
+                        row,
+                        *reason,
+                        format!("the event's \"{name}\" ({value}) is {why}"),
+                    )
+                });
+                letters.of(&events, told)
+            })
+        })
+        .collect()
+    }
+
+    fn count(&self, counts: &SharedCounts, rows: usize, seen: &BucketRing) {
+        let mut counts = counts.borrow_mut();
+        let (late, future) = (self.late.len(), self.future.len());
+        counts.distinct += self.kept.len() as u64;
+        counts.duplicates += (rows - self.kept.len() - late - future) as u64;
+        counts.late += late as u64;
+        counts.future += future as u64;
+        counts.dead_letters += (late + future) as u64;
+        counts.keys = seen.len();
+        counts.key_bytes = seen.bytes();
+    }
 }
 
 /// The keys of some rows.

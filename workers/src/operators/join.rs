@@ -1,15 +1,20 @@
-//! Joins each distinct event with the reference row of its key.
+//! Joins each distinct event with the reference row of its key, and keeps recent results right.
 //!
 //! # Semantics
 //! An event of epoch `e` is joined with the row that its key has in the reference table at `e`,
 //! changes of `e` included; the result has epoch `e` and the event's key, origin and diff. An
 //! event without a row follows `unmatched`: it is a result with nulls, no result, or no result
-//! and a dead letter. A null in a join column equals nothing. Later changes of the reference do
-//! not touch earlier results.
+//! and a dead letter. A null in a join column equals nothing.
+//!
+//! A result whose event is in the window may be revised: at the epoch of a change of its reference
+//! row, if `revise` says so, and at the epoch of a duplicate that is better, by `keep`. Then the
+//! result as it was has diff `-1`, and the one that takes its place, if any, comes right behind it
+//! with `+1`. The window is cut by the expiry clock, or by the epoch if events have no time.
 //!
 //! # Picture
 //! ```text
-//! events (distinct) ------+--> join --+--> joined
+//! events (distinct) ------+
+//! duplicates -------------+--> join --+--> joined
 //! reference (everywhere) -+           +--> dead letters
 //! ```
 //! # Routing
@@ -20,27 +25,28 @@
 //! epoch is joined.
 //!
 //! # State
-//! The reference table (`state::ReferenceTable`), and changes of it that are stamped with epochs
-//! still to come. Events wait for as long as an epoch's closing takes.
+//! The reference table (`state::ReferenceTable`); the rows of the window (`state::RecentRows`);
+//! events and changes of epochs that are still open.
 //!
 //! # Recovery
-//! The output is a function of the events and of the table at their epoch.
+//! The rows of the window begin as the newest checkpoint has them, and checkpoints are made of what
+//! comes to them. The output is a function of the events, of the table and of the clock at their
+//! epoch, and of the epochs before it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, InputCapability};
 use timely::progress::operate::FrontierInterest;
 
-use crate::batch::{Batch, BatchBuilder, BatchSchema, Gather, RowIndex, Slot, ToEach};
-use crate::operators::{SharedCounts, Whole};
-use crate::ports::{dead_letter_schema, reason};
-use crate::state::ReferenceTable;
+use crate::Rows;
+use crate::batch::{Batch, BatchSchema, ToEach};
+use crate::clock::EventTime;
+use crate::operators::Whole;
+use crate::operators::joiner::{Joiner, Work};
 
 /// What becomes of an event without a reference row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,59 +59,75 @@ pub enum Unmatched {
     DeadLetter,
 }
 
-/// Writes a row as text, as the sinks would: for dead letters that the core makes.
-pub type RowText = Arc<dyn Fn(&Batch, usize, &mut Vec<u8>) + Send + Sync>;
+/// Which event of a key is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The first to arrive.
+    First,
+    /// That of the least event time, and of those the first to arrive.
+    Earliest,
+    /// That of the greatest event time, and of those the first to arrive.
+    Latest,
+}
 
 /// How events meet the reference table.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Join {
     /// For each key column of the reference, in its order, the events' column that must equal it.
     pub event_columns: Vec<usize>,
     /// What becomes of an event without a reference row.
     pub unmatched: Unmatched,
+    /// Whether a change of the reference revises results of the window.
+    pub revise: bool,
+    /// Which event of a key is kept.
+    pub keep: Keep,
+    /// Whether duplicates are compared with what they repeat.
+    pub detect_conflicts: bool,
+    /// How far an event may be behind the clock and still be revised.
+    pub window_ms: u64,
+    /// Where an event has its time, if it has one.
+    pub time: Option<EventTime>,
+    /// The schema of events.
+    pub events: Arc<BatchSchema>,
     /// The schema of reference updates.
     pub reference: Arc<BatchSchema>,
     /// The schema of results: the events' columns, then the reference's without its key.
     pub joined: Arc<BatchSchema>,
-    /// The name of the events' topic or file, for dead letters.
-    pub source_name: Arc<str>,
-    /// Writes an event as text.
-    pub event_text: RowText,
 }
 
-impl fmt::Debug for Join {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            event_columns,
-            unmatched,
-            ..
-        } = self;
-        write!(
-            f,
-            "Join {{ event_columns: {event_columns:?}, unmatched: {unmatched:?} }}"
-        )
+impl Join {
+    /// Whether rows are held that may be revised.
+    pub fn holds_recent(&self) -> bool {
+        self.revise || self.compares()
+    }
+
+    /// Whether duplicates are looked at.
+    pub fn compares(&self) -> bool {
+        self.keep != Keep::First || self.detect_conflicts
+    }
+
+    /// Whether what is held are results, as they were written, and not events: without `revise`
+    /// the table does not tell any more what they were joined with.
+    pub fn holds_results(&self) -> bool {
+        !self.revise
     }
 }
 
-/// Epochs that wait for the reference: both capabilities, and the events.
-type Waiting = BTreeMap<u64, (Capability<u64>, Capability<u64>, Vec<Batch>)>;
-
-/// Changes of the reference in epochs that are still open. Their capability is there so that the
-/// operator is woken when the epoch is closed, also without events.
-type Changes = BTreeMap<u64, (Capability<u64>, Vec<Batch>)>;
+/// Epochs that are still open: capabilities for both outputs, and what has come.
+type Open = BTreeMap<u64, (Capability<u64>, Capability<u64>, Work)>;
 
 /// The joined rows, and the dead letters among the events.
-pub fn join<'scope>(
-    events: Stream<'scope, u64, Batch>,
-    reference: Stream<'scope, u64, Batch>,
-    join: Join,
-    counts: SharedCounts,
-) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
-    let first = events.scope().index() == 0;
+pub(crate) fn join<'scope>(
+    events: Rows<'scope>,
+    duplicates: Rows<'scope>,
+    reference: Rows<'scope>,
+    mut joiner: Joiner,
+) -> (Rows<'scope>, Rows<'scope>) {
     let mut builder = OperatorBuilder::new("Join".to_owned(), events.scope());
     let mut events = builder.new_input(events, Pipeline);
+    let mut duplicates = builder.new_input(duplicates, Pipeline);
     let mut updates = builder.new_input(reference, DistributorPact(|_| ToEach::default()));
-    for input in [0, 1] {
+    for input in [0, 1, 2] {
         builder.set_notify_for(input, FrontierInterest::IfCapability);
     }
     let (joined_output, joined) = builder.new_output::<Batch>();
@@ -114,147 +136,54 @@ pub fn join<'scope>(
     let mut dead_output = OutputBuilder::<u64, Whole>::from(dead_output);
 
     builder.build(move |_| {
-        let mut table = ReferenceTable::new(&join.reference);
-        let mut changes = Changes::new();
-        let mut waiting: Waiting = BTreeMap::new();
+        let mut open = Open::new();
         move |frontiers| {
             // STEP 1. Take what has come.
-            updates.for_each(|capability, batch| {
-                let Some(capability) = capability.retain_least(0) else {
-                    return;
-                };
-                let epoch = *capability.time();
-                let entry = changes.entry(epoch).or_insert((capability, Vec::new()));
-                entry.1.push(std::mem::take(batch));
-            });
             events.for_each(|capability, batch| {
-                let (Some(joined), Some(dead)) =
-                    (capability.retain_least(0), capability.retain_least(1))
-                else {
-                    return;
-                };
-                let epoch = *joined.time();
-                let entry = waiting.entry(epoch).or_insert((joined, dead, Vec::new()));
-                entry.2.push(std::mem::take(batch));
+                take(&mut open, &capability, |work| {
+                    work.events.push(std::mem::take(batch))
+                });
             });
-            // STEP 2. Join epochs that are closed on both sides, in order, each with the table as
+            duplicates.for_each(|capability, batch| {
+                take(&mut open, &capability, |work| {
+                    work.duplicates.push(std::mem::take(batch))
+                });
+            });
+            updates.for_each(|capability, batch| {
+                take(&mut open, &capability, |work| {
+                    work.changes.push(std::mem::take(batch))
+                });
+            });
+            // STEP 2. Join epochs that are closed on all sides, in order, each with the table as
             // of that epoch.
             let mut joined_output = joined_output.activate();
             let mut dead_output = dead_output.activate();
-            while let Some(entry) = waiting.first_entry()
-                && !frontiers[0].less_equal(entry.key())
-                && !frontiers[1].less_equal(entry.key())
+            while let Some(entry) = open.first_entry()
+                && !frontiers
+                    .iter()
+                    .any(|frontier| frontier.less_equal(entry.key()))
             {
-                apply_until(&mut changes, *entry.key(), &mut table);
-                let (joined_capability, dead_capability, batches) = entry.remove();
-                for batch in batches {
-                    let (mut rows, mut dead) = join_batch(&join, &table, batch, &counts);
-                    if !rows.is_empty() {
-                        let mut session = joined_output.session_with_builder(&joined_capability);
-                        session.give_container(&mut rows);
-                    }
-                    if !dead.is_empty() {
-                        let mut session = dead_output.session_with_builder(&dead_capability);
-                        session.give_container(&mut dead);
-                    }
+                let (joined_capability, dead_capability, work) = entry.remove();
+                let done = joiner.epoch(*joined_capability.time(), work);
+                let mut session = joined_output.session_with_builder(&joined_capability);
+                for mut rows in done.rows {
+                    session.give_container(&mut rows);
                 }
-            }
-            // STEP 3. Changes of closed epochs without events need not be kept apart. Only the
-            // first epoch that may still come, on either side, bounds them.
-            let open = frontiers
-                .iter()
-                .filter_map(|frontier| frontier.frontier().first().copied());
-            let closed = open
-                .chain(waiting.keys().copied())
-                .min()
-                .unwrap_or(u64::MAX);
-            if let Some(last) = closed.checked_sub(1) {
-                apply_until(&mut changes, last, &mut table);
-            }
-            if first {
-                counts.borrow_mut().reference_rows = table.len() as u64;
+                let mut session = dead_output.session_with_builder(&dead_capability);
+                for mut letters in done.dead_letters {
+                    session.give_container(&mut letters);
+                }
             }
         }
     });
     (joined, dead_letters)
 }
 
-/// Applies the changes of all epochs up to `epoch`.
-fn apply_until(changes: &mut Changes, epoch: u64, table: &mut ReferenceTable) {
-    while let Some(entry) = changes.first_entry()
-        && *entry.key() <= epoch
-    {
-        for batch in entry.remove().1 {
-            table.apply(batch);
-        }
+/// Notes what has come of an epoch.
+fn take(open: &mut Open, capability: &InputCapability<u64>, note: impl FnOnce(&mut Work)) {
+    if let (Some(joined), Some(dead)) = (capability.retain_least(0), capability.retain_least(1)) {
+        let epoch = *joined.time();
+        let entry = open.entry(epoch).or_insert((joined, dead, Work::default()));
+        note(&mut entry.2);
     }
-}
-
-/// Joins one batch; gives the results and the dead letters.
-fn join_batch(
-    join: &Join,
-    table: &ReferenceTable,
-    events: Batch,
-    counts: &SharedCounts,
-) -> (Batch, Batch) {
-    let mut scratch = Vec::new();
-    let found: Vec<Option<RowIndex>> = (0..events.len())
-        .map(|row| table.get(events.key_of(&join.event_columns, row, &mut scratch)?))
-        .collect();
-    let unmatched = found.iter().filter(|row| row.is_none()).count();
-    let mut counts = counts.borrow_mut();
-    counts.unmatched += unmatched as u64;
-    if unmatched == 0 || join.unmatched == Unmatched::Keep {
-        counts.rows_out += events.len() as u64;
-        let columns = table.columns(&found);
-        return (
-            events.extended(Arc::clone(&join.joined), columns),
-            Batch::default(),
-        );
-    }
-    let mut dead_letters = Batch::default();
-    if join.unmatched == Unmatched::DeadLetter {
-        counts.dead_letters += unmatched as u64;
-        dead_letters = unmatched_letters(join, &events, &found);
-    }
-    let kept: Vec<RowIndex> = (0..events.len())
-        .filter(|row| found[*row].is_some())
-        .map(|row| (0, row))
-        .collect();
-    let found: Vec<_> = found.into_iter().filter(Option::is_some).collect();
-    counts.rows_out += kept.len() as u64;
-    if kept.is_empty() {
-        return (Batch::default(), dead_letters);
-    }
-    let mut gather = Gather::default();
-    gather.push(events);
-    let rows = gather.rows(&kept);
-    (
-        rows.extended(Arc::clone(&join.joined), table.columns(&found)),
-        dead_letters,
-    )
-}
-
-/// A dead letter for each event of the batch that has no reference row.
-pub(crate) fn unmatched_letters(join: &Join, events: &Batch, found: &[Option<RowIndex>]) -> Batch {
-    let mut letters = BatchBuilder::new(dead_letter_schema());
-    for row in (0..events.len()).filter(|row| found[*row].is_none()) {
-        let names = join
-            .event_columns
-            .iter()
-            .map(|column| &events.schema().schema.columns[*column]);
-        let names: Vec<_> = names.map(|column| format!("\"{}\"", column.name)).collect();
-        let error = format!("no reference row for the event's {}", names.join(", "));
-        let mut raw = Vec::new();
-        (join.event_text)(events, row, &mut raw);
-        let slots = [
-            Slot::String((&*join.source_name).into()),
-            Slot::Null,
-            Slot::String(reason::UNMATCHED.into()),
-            Slot::String(error.into()),
-            Slot::Bytes(raw.into()),
-        ];
-        letters.push(&slots, events.origin(row), 1);
-    }
-    letters.finish()
 }

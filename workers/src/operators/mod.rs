@@ -3,17 +3,25 @@
 mod bind;
 mod distinct;
 mod join;
+mod joiner;
+mod letters;
+mod output;
 mod reference;
+mod rivals;
 mod sink;
 mod source;
 
 pub use bind::{Durable, bind};
-pub use distinct::{SharedAdmitted, distinct};
-pub(crate) use join::unmatched_letters;
-pub use join::{Join, RowText, Unmatched, join};
+pub(crate) use distinct::distinct;
+pub use distinct::{Distinct, SharedAdmitted};
+pub(crate) use join::join;
+pub use join::{Join, Keep, Unmatched};
+pub(crate) use joiner::{Joiner, unmatched_letters};
+pub use letters::{Letters, RowText};
+pub(crate) use output::Output;
 pub use reference::{BoundChanges, reference};
 pub use sink::sink;
-pub use source::{Mint, Requested, Sourced, Stamped, Take, Unwritten, source};
+pub use source::{Mint, Requested, Sourced, Stamped, Take, Timing, Unwritten, source};
 
 use std::cell::RefCell;
 use std::rc::Rc;

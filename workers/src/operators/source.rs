@@ -38,14 +38,15 @@ use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, InputCapability};
 use timely::dataflow::{Stream, StreamVec};
 use timely::progress::operate::FrontierInterest;
 
 use crate::batch::{Batch, Gather};
 use crate::bindings::{Ends, Skipped, advance};
+use crate::clock::{Clocks, EventTime, Seen, latest_ms, seen_in};
 use crate::operators::{SharedCounts, Whole};
 use crate::ports::{Block, Events};
 
@@ -61,15 +62,30 @@ pub struct Mint {
     pub take: Take,
     /// Whether a checkpoint is made of the state at the end of the epoch.
     pub checkpoint: bool,
+    /// The expiry clock of the epoch.
+    pub clock_ms: Option<i64>,
 }
 
-/// What a live epoch takes of a partition.
+/// What an epoch takes of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Taken {
     /// Everything of a partition before an offset.
     Before((i32, i64)),
     /// Nothing, as that was not there any more.
     Skipped(Skipped),
+    /// How far it has come in time; told of bound epochs as well.
+    Seen(Seen),
+}
+
+/// How the time of events is told to the expiry clock.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Where an event has its time; without one there is nothing to tell.
+    pub time: Option<EventTime>,
+    /// A time later than its epoch by more than this does not count.
+    pub future_ms: u64,
+    /// Who asks for the clock of an epoch.
+    pub clocks: Vec<Clocks>,
 }
 
 /// Epochs of which this worker must hand over a part.
@@ -122,6 +138,9 @@ impl Unwritten {
     }
 }
 
+/// What is taken is told one by one.
+type Each = CapacityContainerBuilder<Vec<Taken>>;
+
 /// Streams of a source: events, records that could not be decoded, and where live epochs end.
 pub type Sourced<'scope> = (
     Stream<'scope, u64, Batch>,
@@ -136,6 +155,7 @@ pub fn source<'scope>(
     epoch_bytes_max: usize,
     unwritten: Rc<RefCell<Unwritten>>,
     requested: Requested,
+    timing: Timing,
     counts: SharedCounts,
 ) -> Sourced<'scope> {
     let worker = mints.scope().worker();
@@ -148,22 +168,20 @@ pub fn source<'scope>(
     let (ends_output, ends) = builder.new_output::<Vec<Taken>>();
     let mut events_output = OutputBuilder::<u64, Whole>::from(events_output);
     let mut dead_output = OutputBuilder::<u64, Whole>::from(dead_output);
-    let mut ends_output =
-        OutputBuilder::<u64, CapacityContainerBuilder<Vec<Taken>>>::from(ends_output);
+    let mut ends_output = OutputBuilder::<u64, Each>::from(ends_output);
 
     builder.build(move |_| {
         let mut open: VecDeque<Open> = VecDeque::new();
         let mut waiting = Waiting::new(queue);
         move |_frontiers| {
             mints.for_each(|capability, mints| {
+                let epoch = *capability.least().expect("a mint has an epoch");
                 for mint in mints.drain(..) {
-                    let outputs = [0, 1, 2].map(|output| capability.retain_least(output));
-                    if let [Some(events), Some(dead_letters), Some(ends)] = outputs {
-                        if mint.checkpoint {
-                            requested.borrow_mut().push_back(*events.time());
-                        }
-                        open.push_back(Open::new([events, dead_letters, ends], mint.take));
+                    if mint.checkpoint {
+                        requested.borrow_mut().push_back(epoch);
                     }
+                    timing.tell(epoch, mint.clock_ms);
+                    open.extend(Open::new(&capability, mint.take));
                 }
             });
             let mut events_output = events_output.activate();
@@ -175,16 +193,17 @@ pub fn source<'scope>(
                 while let Some((mut block, bytes)) =
                     waiting.next(take, reached, epoch.stamped.bytes < epoch_bytes_max)
                 {
-                    epoch.stamped.add(&block, bytes);
-                    count(&block, &counts);
+                    epoch.stamped.add(&block, bytes, &counts);
                     epoch.skipped.append(&mut block.skipped);
-                    if !block.events.is_empty() {
+                    let mut session = ends_output.session_with_builder(ends);
+                    session.give_iterator(timing.seen(&block, epoch.stamped.epoch));
+                    if let Some(batch) = some(&mut block.events) {
                         let mut session = events_output.session_with_builder(events);
-                        session.give_container(&mut block.events);
+                        session.give_container(batch);
                     }
-                    if !block.dead_letters.is_empty() {
+                    if let Some(batch) = some(&mut block.dead_letters) {
                         let mut session = dead_output.session_with_builder(dead_letters);
-                        session.give_container(&mut block.dead_letters);
+                        session.give_container(batch);
                     }
                 }
                 let mut unwritten = unwritten.borrow_mut();
@@ -197,9 +216,10 @@ pub fn source<'scope>(
                 }
                 waiting.queue.need(false);
                 if epoch.take == Take::Waiting {
+                    let skipped = epoch.skipped.drain(..).map(Taken::Skipped);
+                    let reached = epoch.reached.drain(..).map(Taken::Before);
                     let mut session = ends_output.session_with_builder(ends);
-                    session.give_iterator(epoch.skipped.drain(..).map(Taken::Skipped));
-                    session.give_iterator(epoch.reached.drain(..).map(Taken::Before));
+                    session.give_iterator(skipped.chain(reached));
                 }
                 if epoch.stamped.records > 0 {
                     unwritten.epochs.push_back(epoch.stamped);
@@ -209,6 +229,39 @@ pub fn source<'scope>(
         }
     });
     (events, dead_letters, ends)
+}
+
+impl Timing {
+    /// Tells the clock of an epoch to all who ask for it.
+    fn tell(&self, epoch: u64, clock_ms: Option<i64>) {
+        for clocks in &self.clocks {
+            clocks.tell(epoch, clock_ms);
+        }
+    }
+
+    /// What a block tells of its partitions' place in time.
+    fn seen(&self, block: &Block, epoch: u64) -> impl Iterator<Item = Taken> {
+        let latest_ms = latest_ms(epoch, self.future_ms);
+        let times = self
+            .time
+            .map(|time| seen_in(&block.events, time, latest_ms));
+        let lags = block.lags.iter().map(|(partition, lags)| Seen {
+            partition: *partition,
+            greatest_ms: None,
+            lags: Some(*lags),
+        });
+        let lags: Vec<Seen> = if times.is_some() {
+            lags.collect()
+        } else {
+            Vec::new()
+        };
+        times.into_iter().flatten().chain(lags).map(Taken::Seen)
+    }
+}
+
+/// A batch, if it has rows: timely refuses empty ones.
+fn some(batch: &mut Batch) -> Option<&mut Batch> {
+    Some(batch).filter(|batch| !batch.is_empty())
 }
 
 fn count(block: &Block, counts: &SharedCounts) {
@@ -232,20 +285,22 @@ struct Open {
 }
 
 impl Open {
-    fn new(capabilities: [Capability<u64>; 3], take: Take) -> Self {
+    fn new(capability: &InputCapability<u64>, take: Take) -> Option<Self> {
+        let retain = |output| capability.retain_least(output);
+        let capabilities = [retain(0)?, retain(1)?, retain(2)?];
         let stamped = Stamped {
             epoch: *capabilities[0].time(),
             bytes: 0,
             records: 0,
             published_ms: u64::MAX,
         };
-        Self {
+        Some(Self {
             capabilities,
             take,
             reached: Ends::new(),
             skipped: Vec::new(),
             stamped,
-        }
+        })
     }
 }
 
@@ -260,7 +315,8 @@ impl Take {
 }
 
 impl Stamped {
-    fn add(&mut self, block: &Block, bytes: usize) {
+    fn add(&mut self, block: &Block, bytes: usize, counts: &SharedCounts) {
+        count(block, counts);
         self.bytes += bytes;
         self.records += block.records;
         self.published_ms = self.published_ms.min(block.published_ms);
@@ -309,8 +365,9 @@ impl Waiting {
                 // What was not there is no part of a bound epoch.
                 if block.records == 0 && block.skipped.is_empty() {
                     let bytes = *bytes;
-                    self.left_over.remove(self.looked_at);
-                    return Some((taken, bytes));
+                    let rest = self.left_over.remove(self.looked_at);
+                    let lags = rest.map_or_else(Vec::new, |(rest, _)| rest.lags);
+                    return Some((Block { lags, ..taken }, bytes));
                 }
                 self.looked_at += 1;
                 if taken.records > 0 {
@@ -333,6 +390,7 @@ impl Block {
             dead_letters,
             records,
             skipped: Vec::new(),
+            lags: Vec::new(),
             published_ms: self.published_ms,
         }
     }

@@ -61,6 +61,21 @@ impl<K: Slot> Table<K> {
         ((u128::from(key.order()) * homes as u128) >> 64) as usize
     }
 
+    fn contains(&self, key: K) -> bool {
+        let free = K::default();
+        if key == free {
+            return self.zero;
+        }
+        if self.homes == 0 {
+            return false;
+        }
+        let rest = &self.slots[Self::home(self.homes, key)..];
+        let mut taken = rest
+            .iter()
+            .take_while(|slot| **slot != free && **slot <= key);
+        taken.any(|slot| *slot == key)
+    }
+
     /// Adds a key; returns whether it was new.
     fn insert(&mut self, key: K) -> bool {
         let free = K::default();
@@ -208,6 +223,22 @@ impl KeySet {
         new
     }
 
+    /// Whether it has the key of one row.
+    ///
+    /// # Panics
+    /// If the keys are of the other width.
+    pub fn contains(&self, keys: &Keys, row: usize) -> bool {
+        match (&self.tables, keys) {
+            (Tables::Narrow(tables), Keys::Narrow(keys)) => {
+                tables[key_group(keys[row])].contains(keys[row])
+            }
+            (Tables::Wide(tables), Keys::Wide(high, _)) => {
+                tables[key_group(high[row])].contains(keys.get(row))
+            }
+            _ => panic!("a set holds keys of one width"),
+        }
+    }
+
     /// Whether its keys are of one integer each.
     pub fn is_narrow(&self) -> bool {
         matches!(self.tables, Tables::Narrow(_))
@@ -329,6 +360,11 @@ mod tests {
             Keys::Wide(ScalarBuffer::from(high), ScalarBuffer::from(low))
         };
         for row in 0..keys.len() {
+            assert_eq!(
+                set.contains(&columns, row),
+                model.contains(&columns.get(row)),
+                "row {row}"
+            );
             assert_eq!(
                 set.insert(&columns, row),
                 model.insert(columns.get(row)),

@@ -1,7 +1,12 @@
 //! State that operators keep between epochs.
 
+mod bucket_ring;
 mod key_set;
+mod recent_rows;
 mod reference;
 
+pub use bucket_ring::{BucketRing, Buckets};
 pub use key_set::KeySet;
+pub(crate) use recent_rows::{Place, RecentRows, Wanted};
+pub(crate) use reference::MixedKeys;
 pub use reference::ReferenceTable;

@@ -8,7 +8,7 @@
 //! * Rows that are no longer live are swept out once they outnumber the live ones, and batches
 //!   are merged once there are many, so memory and gathering follow the live rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use arrow_array::{Array, ArrayRef, new_null_array};
@@ -37,10 +37,13 @@ impl Hasher for MixedKeyHasher {
     }
 }
 
+/// Hashes mixed keys.
+pub(crate) type MixedKeys = BuildHasherDefault<MixedKeyHasher>;
+
 /// The live rows of the reference table.
 #[derive(Debug)]
 pub struct ReferenceTable {
-    live: HashMap<u128, RowIndex, BuildHasherDefault<MixedKeyHasher>>,
+    live: HashMap<u128, RowIndex, MixedKeys>,
     rows: Gather,
     rows_held: usize,
     /// Columns that a look-up gives: those that are not the key.
@@ -66,21 +69,59 @@ impl ReferenceTable {
         }
     }
 
-    /// Applies changes in order: `+1` replaces the row of its key, `-1` removes it.
-    pub fn apply(&mut self, updates: Batch) {
-        let rows = updates.len();
-        self.rows_held += rows;
+    /// The keys whose rows are others after some changes, made in order: `+1` replaces the row of
+    /// its key, `-1` removes it.
+    pub(crate) fn differing(&self, changes: &[Batch]) -> HashSet<u128, MixedKeys> {
+        let mut last: HashMap<u128, RowIndex, MixedKeys> = HashMap::default();
+        for (index, batch) in changes.iter().enumerate() {
+            last.extend((0..batch.len()).map(|row| (batch.keys().get(row), (index, row))));
+        }
+        let differs = |(key, (batch, row)): &(u128, RowIndex)| {
+            let (batch, row) = (&changes[*batch], *row);
+            match (self.get(*key), batch.diffs()[row] > 0) {
+                (None, present) => present,
+                (Some(_), false) => true,
+                (Some((known, at)), true) => {
+                    let known = &self.rows.batches()[known - 1];
+                    let mut columns = self.value_columns.iter();
+                    columns.any(|column| known.slot(*column, at) != batch.slot(*column, row))
+                }
+            }
+        };
+        let differing = last.into_iter().filter(differs);
+        differing.map(|(key, _)| key).collect()
+    }
+
+    /// Makes changes, in order; those of keys whose rows stay as they were are left out.
+    pub fn apply(&mut self, changes: Vec<Batch>) {
+        let differing = self.differing(&changes);
+        for batch in changes {
+            self.apply_batch(batch, &differing);
+        }
+    }
+
+    fn apply_batch(&mut self, changes: Batch, differing: &HashSet<u128, MixedKeys>) {
+        let rows = changes.len();
         // Batch 0 is the one of nulls.
         let batch = self.rows.batches().len() + 1;
+        let mut taken = false;
         for row in 0..rows {
-            let key = updates.keys().get(row);
-            if updates.diffs()[row] > 0 {
+            let key = changes.keys().get(row);
+            if !differing.contains(&key) {
+                continue;
+            }
+            taken = true;
+            if changes.diffs()[row] > 0 {
                 self.live.insert(key, (batch, row));
             } else {
                 self.live.remove(&key);
             }
         }
-        self.rows.push(updates);
+        if !taken {
+            return;
+        }
+        self.rows_held += rows;
+        self.rows.push(changes);
         if self.rows.batches().len() > BATCHES_MAX || self.rows_held > 2 * self.live.len() + 1024 {
             self.merge();
         }
@@ -178,7 +219,7 @@ mod tests {
                     builder.push(&slots, Origin::default(), if *insert { 1 } else { -1 });
                     if *insert { model.insert(*id, name); } else { model.remove(id); }
                 }
-                table.apply(builder.finish());
+                table.apply(vec![builder.finish()]);
                 prop_assert_eq!(table.len(), model.len());
                 let keys: Vec<_> = (0..20i64)
                     .map(|id| table.get(u128::from(crate::key::mix64(id.cast_unsigned())) << 64))

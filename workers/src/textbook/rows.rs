@@ -19,7 +19,7 @@ use timely::dataflow::operators::generic::{Operator, OutputBuilder};
 
 use crate::batch::{Batch, BatchBuilder, Gather, Origin, Slot, ToEach};
 use crate::key::key_group;
-use crate::operators::{Join, SharedCounts, Unmatched, Whole, unmatched_letters};
+use crate::operators::{Join, Keep, Letters, SharedCounts, Unmatched, Whole, unmatched_letters};
 use crate::textbook::{Event, Key, Row, Version};
 
 type Updates<D> = CapacityContainerBuilder<Vec<(D, u64, isize)>>;
@@ -43,8 +43,9 @@ fn decode(row: &Row) -> Batch {
 /// Events as updates, keyed by the event's key.
 pub(crate) fn events<'scope>(
     events: Stream<'scope, u64, Batch>,
-    join_columns: Vec<usize>,
+    settings: &Join,
 ) -> VecCollection<'scope, u64, (Key, Event)> {
+    let (join_columns, keep, time) = (settings.event_columns.clone(), settings.keep, settings.time);
     let updates = events.unary::<Updates<(Key, Event)>, _, _, _>(Pipeline, "Rows", move |_, _| {
         move |input, output| {
             input.for_each(|capability, batch| {
@@ -59,7 +60,14 @@ pub(crate) fn events<'scope>(
                 for row in 0..batch.len() {
                     let Origin { partition, offset } = batch.origin(row);
                     let join_key = batch.key_of(&join_columns, row, &mut scratch).map(halves);
-                    let event = (epoch, partition, offset, join_key, encode(&batches, row));
+                    let at_ms = time.map_or(0, |time| time.of(batch, row));
+                    let rank = match keep {
+                        Keep::First => 0,
+                        Keep::Earliest => at_ms,
+                        Keep::Latest => -at_ms,
+                    };
+                    let origin = (epoch, partition, offset);
+                    let event = (rank, origin, join_key, encode(&batches, row));
                     session.give(((halves(batch.keys().get(row)), event), epoch, 1));
                 }
             });
@@ -112,7 +120,7 @@ type Joined = ((Key, Event), Option<Row>);
 /// engine emits them.
 pub(crate) fn batches<'scope>(
     joined: VecCollection<'scope, u64, Joined>,
-    settings: Join,
+    (settings, letters): (Join, Letters),
     counts: SharedCounts,
 ) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
     let mut builder = OperatorBuilder::new("Batches".to_owned(), joined.inner.scope());
@@ -141,9 +149,9 @@ pub(crate) fn batches<'scope>(
             {
                 let (rows_capability, dead_capability, mut updates) = entry.remove();
                 updates.sort_unstable_by_key(|(((key, event), _), diff)| {
-                    (key_group(key.0), event.1, event.2, *diff)
+                    (key_group(key.0), event.1, *diff)
                 });
-                let (mut rows, mut dead) = build(&settings, updates, &counts);
+                let (mut rows, mut dead) = build((&settings, &letters), updates, &counts);
                 if !rows.is_empty() {
                     rows_output
                         .session_with_builder(&rows_capability)
@@ -160,7 +168,11 @@ pub(crate) fn batches<'scope>(
     (rows, dead_letters)
 }
 
-fn build(settings: &Join, updates: Vec<(Joined, isize)>, counts: &SharedCounts) -> (Batch, Batch) {
+fn build(
+    (settings, letters): (&Join, &Letters),
+    updates: Vec<(Joined, isize)>,
+    counts: &SharedCounts,
+) -> (Batch, Batch) {
     let mut rows = BatchBuilder::new(Arc::clone(&settings.joined));
     let mut dead = Gather::default();
     let mut counts = counts.borrow_mut();
@@ -168,11 +180,12 @@ fn build(settings: &Join, updates: Vec<(Joined, isize)>, counts: &SharedCounts) 
         let diff = i8::try_from(diff).expect("one event a key, and one row a reference key");
         counts.distinct += 1;
         counts.unmatched += u64::from(reference.is_none());
-        let event_row = decode(&event.4);
+        let event_row = decode(&event.3);
         if reference.is_none() && settings.unmatched != Unmatched::Keep {
-            if settings.unmatched == Unmatched::DeadLetter {
+            if settings.unmatched == Unmatched::DeadLetter && diff > 0 {
                 counts.dead_letters += 1;
-                dead.push(unmatched_letters(settings, &event_row, &[None]));
+                let letter = unmatched_letters(settings, letters, &event_row, &[None]);
+                dead.push(letter.expect("one event has no row"));
             }
             continue;
         }

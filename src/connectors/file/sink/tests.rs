@@ -24,7 +24,7 @@ fn rows(ids: std::ops::Range<i64>) -> Batch {
 }
 
 fn format() -> Format {
-    Format::rows(&schema().schema)
+    Format::rows(&schema().schema, crate::codec::Envelope::Upsert)
 }
 
 fn never() -> Fatal {

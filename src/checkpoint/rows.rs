@@ -1,0 +1,363 @@
+//! Rows that may be revised, as objects: Arrow's IPC stream, which other tools read as well.
+//!
+//! Behind the columns of the rows stand four of ours: `__epoch`, `__partition`, `__offset` and
+//! `__diff`. Keys are not written: they follow from their columns. The manifest has the checksum,
+//! the xxh3-64 of all bytes.
+//!
+//! # Invariants
+//! * A row that is read back is the row that was written, with its epoch, origin and diff.
+//! * No row is given out before the checksum of its object has been compared.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow_array::types::{Int8Type, Int32Type, Int64Type, UInt64Type};
+use arrow_array::{
+    Array, ArrayRef, Int8Array, Int32Array, Int64Array, RecordBatch, UInt64Array, cast::AsArray,
+};
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{ArrowError, DataType, Field, Schema as ArrowSchema};
+use deltajoin_workers::batch::{Batch, BatchSchema, Gather, RowIndex};
+use deltajoin_workers::checkpoint::Kept;
+use deltajoin_workers::key::key_group;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::checkpoint::layout::check_groups;
+use crate::checkpoint::sealed::damaged;
+use crate::checkpoint::store::Store;
+use crate::checkpoint::{Error, Groups, Put, hex};
+
+/// The columns behind those of the rows.
+const BESIDE: [(&str, DataType); 4] = [
+    ("__epoch", DataType::UInt64),
+    ("__partition", DataType::Int32),
+    ("__offset", DataType::Int64),
+    ("__diff", DataType::Int8),
+];
+/// Rows of an object have so many bytes at most, but for the last batch of them.
+const OBJECT_BYTES: usize = 64 << 20;
+/// Batches of an epoch are small: rows of so many are written as one.
+const BATCH_ROWS: usize = 8192;
+
+/// Rows of one worker, as manifests name them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowsEntry {
+    /// The object.
+    pub name: String,
+    /// The first key group of a row.
+    pub first_group: u16,
+    /// The last key group of a row.
+    pub last_group: u16,
+    /// How many rows it has.
+    pub rows: u64,
+    /// The time of the latest row, in milliseconds since 1970.
+    pub latest_ms: i64,
+    /// The size of the object.
+    pub bytes: u64,
+    /// Its checksum.
+    #[serde(with = "hex")]
+    pub checksum: u64,
+}
+
+impl RowsEntry {
+    /// The key groups of its rows.
+    pub fn groups(&self) -> Groups {
+        Groups {
+            first: self.first_group,
+            last: self.last_group,
+        }
+    }
+}
+
+/// Writes rows, in their order, as objects with names of `name`. `at_ms` is the time of a row.
+///
+/// # Errors
+/// If they are not known to be there.
+pub fn write_rows(
+    store: &Store,
+    name: impl Fn() -> String,
+    kept: &[Kept],
+    at_ms: impl Fn(u64, &Batch, usize) -> i64,
+) -> Result<Vec<RowsEntry>, Error> {
+    let mut entries = Vec::new();
+    let mut rest = kept;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let mut count = 0;
+        while bytes < OBJECT_BYTES && count < rest.len() {
+            bytes += rest[count].rows.bytes();
+            count += 1;
+        }
+        let (object, later) = rest.split_at(count);
+        rest = later;
+        entries.push(write_object(store, name(), object, &at_ms)?);
+    }
+    Ok(entries)
+}
+
+fn write_object(
+    store: &Store,
+    name: String,
+    kept: &[Kept],
+    at_ms: impl Fn(u64, &Batch, usize) -> i64,
+) -> Result<RowsEntry, Error> {
+    let mut entry = RowsEntry {
+        name,
+        first_group: u16::MAX,
+        last_group: 0,
+        rows: 0,
+        latest_ms: i64::MIN,
+        bytes: 0,
+        checksum: 0,
+    };
+    for Kept { epoch, rows } in kept {
+        entry.rows += rows.len() as u64;
+        for (row, high) in rows.keys().high().iter().enumerate() {
+            let group = u16::try_from(key_group(*high)).expect("there are 1024");
+            entry.first_group = entry.first_group.min(group);
+            entry.last_group = entry.last_group.max(group);
+            entry.latest_ms = entry.latest_ms.max(at_ms(*epoch, rows, row));
+        }
+    }
+    let object = encode(kept).expect("columns of one schema make a stream in memory");
+    entry.bytes = object.len() as u64;
+    entry.checksum = xxh3_64(&object);
+    let mut writer = store.writer(&entry.name);
+    writer.write(&object)?;
+    match writer.finish()? {
+        Put::Written => Ok(entry),
+        Put::Taken => Err(Error::Taken { name: entry.name }),
+    }
+}
+
+fn encode(kept: &[Kept]) -> Result<Vec<u8>, ArrowError> {
+    let columns = &kept[0].rows.schema().schema.columns;
+    let own = columns.iter().map(|column| {
+        let data_type = column.column_type.arrow();
+        Field::new(&*column.name, data_type, column.nullable)
+    });
+    let beside = BESIDE.map(|(name, data_type)| Field::new(name, data_type, false));
+    let schema = Arc::new(ArrowSchema::new(own.chain(beside).collect::<Vec<_>>()));
+    let mut writer = StreamWriter::try_new(Vec::new(), &schema)?;
+    let mut rest = kept;
+    while !rest.is_empty() {
+        let (mut gather, mut epochs, mut rows) = (Gather::default(), Vec::new(), Vec::new());
+        while let Some((Kept { epoch, rows: batch }, later)) = rest.split_first()
+            && (rows.is_empty() || rows.len() + batch.len() <= BATCH_ROWS)
+        {
+            let index = gather.push(batch.clone());
+            epochs.extend(std::iter::repeat_n(*epoch, batch.len()));
+            rows.extend((0..batch.len()).map(|row| (index, row)));
+            rest = later;
+        }
+        let batch = gather.rows(&rows);
+        let mut columns = batch.columns().to_vec();
+        columns.push(Arc::new(UInt64Array::from(epochs)));
+        columns.push(Arc::new(Int32Array::from(batch.partitions().to_vec())));
+        columns.push(Arc::new(Int64Array::from(batch.offsets().to_vec())));
+        columns.push(Arc::new(Int8Array::from(batch.diffs().to_vec())));
+        writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
+    }
+    writer.finish()?;
+    writer.into_inner()
+}
+
+/// Reads the rows of some key groups back, in their order. They are of one of these schemas, which
+/// have different numbers of columns or are the same.
+///
+/// # Errors
+/// If the object is not there, cannot be read, or is damaged.
+pub fn read_rows(
+    store: &Store,
+    entry: &RowsEntry,
+    groups: Groups,
+    schemas: &[Arc<BatchSchema>],
+) -> Result<Vec<Kept>, Error> {
+    let object = verify_rows(store, entry)?;
+    let fault = |reason: &dyn ToString| damaged(&entry.name, &reason.to_string());
+    let reader = StreamReader::try_new(Cursor::new(object), None);
+    let reader = reader.map_err(|error| fault(&error))?;
+    let mut kept = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(|error| fault(&error))?;
+        let rows = decode(&batch, schemas).ok_or_else(|| fault(&"it has not the job's columns"))?;
+        for Kept { epoch, rows } in rows {
+            let highs = rows.keys().high().iter().enumerate();
+            let own = highs.filter(|(_, high)| groups.contains(key_group(**high) as u16));
+            let own: Vec<RowIndex> = own.map(|(row, _)| (0, row)).collect();
+            if own.len() == rows.len() {
+                kept.push(Kept { epoch, rows });
+            } else if !own.is_empty() {
+                let mut gather = Gather::default();
+                gather.push(rows);
+                let rows = gather.rows(&own);
+                kept.push(Kept { epoch, rows });
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// Rows of one batch, apart by their epochs.
+fn decode(batch: &RecordBatch, schemas: &[Arc<BatchSchema>]) -> Option<Vec<Kept>> {
+    let own = batch.num_columns().checked_sub(BESIDE.len())?;
+    let mut known = schemas.iter();
+    let schema = known.find(|schema| schema.schema.columns.len() == own)?;
+    let (columns, beside) = batch.columns().split_at(own);
+    let [epochs, partitions, offsets, diffs] = beside else {
+        return None;
+    };
+    let epochs = epochs.as_primitive_opt::<UInt64Type>()?;
+    let partitions = partitions.as_primitive_opt::<Int32Type>()?;
+    let offsets = offsets.as_primitive_opt::<Int64Type>()?;
+    let diffs = diffs.as_primitive_opt::<Int8Type>()?;
+    let mut kept = Vec::new();
+    let mut start = 0;
+    for end in 1..=batch.num_rows() {
+        if end < batch.num_rows() && epochs.value(end) == epochs.value(start) {
+            continue;
+        }
+        let length = end - start;
+        let columns: Vec<ArrayRef> = columns
+            .iter()
+            .map(|column| column.slice(start, length))
+            .collect();
+        let beside = (
+            partitions.values().slice(start, length),
+            offsets.values().slice(start, length),
+            diffs.values().slice(start, length),
+        );
+        let rows = Batch::of_columns(Arc::clone(schema), columns, beside)?;
+        kept.push(Kept {
+            epoch: epochs.value(start),
+            rows,
+        });
+        start = end;
+    }
+    Some(kept)
+}
+
+/// Reads every byte of an object of rows, and returns it.
+pub(super) fn verify_rows(store: &Store, entry: &RowsEntry) -> Result<Vec<u8>, Error> {
+    check_groups(entry.groups()).map_err(|reason| damaged(&entry.name, &reason))?;
+    let object = store.get(&entry.name)?;
+    let checksum = xxh3_64(&object);
+    if checksum != entry.checksum || object.len() as u64 != entry.bytes {
+        let expected = entry.checksum;
+        let reason = format!("its checksum is {checksum:016x}, not {expected:016x}");
+        return Err(damaged(&entry.name, &reason));
+    }
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use deltajoin_workers::batch::{BatchBuilder, Origin, Slot};
+    use deltajoin_workers::schema::{Column, ColumnType, Schema};
+
+    use super::*;
+    use crate::checkpoint::layout::rows_name;
+    use crate::checkpoint::testing::{folder, overwrite, read, store};
+
+    fn schema(wide: bool) -> Arc<BatchSchema> {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("name", ColumnType::String).nullable(),
+            Column::new("at", ColumnType::Timestamp),
+        ];
+        let key = if wide { vec![0, 1] } else { vec![0] };
+        BatchSchema::register(Schema::new(columns, key))
+    }
+
+    fn kept(epoch: u64, ids: std::ops::Range<i64>, wide: bool) -> Kept {
+        let mut builder = BatchBuilder::new(schema(wide));
+        for id in ids {
+            let name = match id % 3 {
+                0 if !wide => Slot::Null,
+                _ => Slot::String(format!("name{id}").into()),
+            };
+            let origin = Origin {
+                partition: (id % 7) as i32,
+                offset: id * 10,
+            };
+            let slots = [Slot::Int64(id), name, Slot::Timestamp(id * 1000)];
+            builder.push(&slots, origin, i8::from(id % 5 != 0));
+        }
+        Kept {
+            epoch,
+            rows: builder.finish(),
+        }
+    }
+
+    fn told(kept: &[Kept]) -> Vec<String> {
+        let rows = kept.iter().flat_map(|kept| {
+            (0..kept.rows.len()).map(move |row| {
+                let Kept { epoch, rows } = kept;
+                let slots: Vec<_> = (0..3).map(|column| rows.slot(column, row)).collect();
+                let (key, diff) = (rows.keys().get(row), rows.diffs()[row]);
+                format!("{epoch} {key:x} {slots:?} {:?} {diff}", rows.origin(row))
+            })
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn rows_are_read_back_by_key_groups_as_they_were_written() {
+        for wide in [false, true] {
+            let folder = folder();
+            let store = store(&folder);
+            let all = [
+                kept(3, 0..10, wide),
+                kept(4, 10..9000, wide),
+                kept(9, 9000..9001, wide),
+            ];
+            let at_ms = |_: u64, rows: &Batch, row: usize| rows.offsets()[row];
+            let entries = write_rows(&store, || rows_name(1), &all, at_ms).unwrap();
+            let [entry] = &entries[..] else {
+                panic!("they fit into one")
+            };
+            assert_eq!((entry.rows, entry.latest_ms), (9001, 90_000));
+            let schemas = [schema(wide)];
+            let back = read_rows(&store, entry, Groups::ALL, &schemas).unwrap();
+            assert_eq!(told(&back), told(&all));
+            let half = Groups {
+                first: 0,
+                last: 511,
+            };
+            let half = read_rows(&store, entry, half, &schemas).unwrap();
+            let rows = told(&half);
+            assert!(rows.len() > 4000 && rows.len() < 5000, "{}", rows.len());
+            let mut expected = told(&all);
+            expected.retain(|row| rows.contains(row));
+            assert_eq!(rows, expected);
+        }
+    }
+
+    #[test]
+    fn a_change_of_any_byte_is_noticed() {
+        let folder = folder();
+        let store = store(&folder);
+        let at_ms = |epoch: u64, _: &Batch, _: usize| epoch.cast_signed();
+        let entries = write_rows(&store, || rows_name(1), &[kept(3, 0..10, false)], at_ms);
+        let entry = &entries.unwrap()[0];
+        let good = read(&folder, &entry.name);
+        for position in 0..good.len() {
+            let mut bad = good.clone();
+            bad[position] ^= 1;
+            overwrite(&folder, &entry.name, &bad);
+            let error = verify_rows(&store, entry).unwrap_err();
+            assert!(error.is_damage(), "byte {position}: {error}");
+        }
+        overwrite(&folder, &entry.name, &good);
+        let other = [schema(true)];
+        let other = [BatchSchema::register(Schema::new(
+            other[0].schema.columns[..2].to_vec(),
+            vec![0],
+        ))];
+        let refused = read_rows(&store, entry, Groups::ALL, &other).unwrap_err();
+        assert!(refused.to_string().contains("columns"), "{refused}");
+    }
+}

@@ -1,0 +1,361 @@
+//! What `join` does with one epoch.
+//!
+//! It is apart from `join`, which deals in capabilities, because here is what a result is.
+//!
+//! # Invariants
+//! * The collection of all results so far is what the definition says of the epoch: nothing is
+//!   retracted that was not given out, and nothing is given out twice.
+//! * Rows of an epoch that revises are in the order (key group, partition, offset, diff). A
+//!   retraction stands right before the row that takes its place, and in one batch with it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::batch::{Batch, Gather, RowIndex};
+use crate::checkpoint::Kept;
+use crate::clock::Clocks;
+use crate::operators::distinct::SharedAdmitted;
+use crate::operators::join::{Join, Keep, Unmatched};
+use crate::operators::rivals::{Before, Rival, Rivals};
+use crate::operators::{Letters, Output, ROWS_MAX, SharedCounts};
+use crate::ports::reason;
+use crate::state::{Place, RecentRows, ReferenceTable, Wanted};
+
+/// What has come of an epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Events of new keys.
+    pub(crate) events: Vec<Batch>,
+    /// Events of keys that were seen before them.
+    pub(crate) duplicates: Vec<Batch>,
+    /// Changes of the reference table.
+    pub(crate) changes: Vec<Batch>,
+}
+
+/// What is made of it.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) rows: Vec<Batch>,
+    pub(crate) dead_letters: Vec<Batch>,
+}
+
+/// The state of `join` on one worker.
+pub(crate) struct Joiner {
+    join: Join,
+    letters: Letters,
+    table: ReferenceTable,
+    recent: Option<RecentRows>,
+    /// The rows of the window as the checkpoint has them, until its epoch is over.
+    restored: Option<(u64, Vec<Kept>)>,
+    rivals: Rivals,
+    admitted: Option<SharedAdmitted>,
+    clocks: Clocks,
+    counts: SharedCounts,
+    /// Whether this worker tells the size of the table.
+    first: bool,
+}
+
+impl Joiner {
+    pub(crate) fn new(
+        join: Join,
+        letters: Letters,
+        restored: (u64, Vec<Kept>),
+        admitted: Option<SharedAdmitted>,
+        (clocks, counts, first): (Clocks, SharedCounts, bool),
+    ) -> Self {
+        let wanted = Wanted {
+            by_key: join.compares(),
+            by_join_key: join.revise.then(|| join.event_columns.clone()),
+            time: join.time,
+        };
+        Self {
+            table: ReferenceTable::new(&join.reference),
+            recent: join.holds_recent().then(|| RecentRows::new(wanted)),
+            restored: join.holds_recent().then_some(restored),
+            rivals: Rivals::default(),
+            join,
+            letters,
+            admitted,
+            clocks,
+            counts,
+            first,
+        }
+    }
+
+    /// Makes the results of an epoch, which comes after all that were made.
+    pub(crate) fn epoch(&mut self, epoch: u64, work: Work) -> Done {
+        self.restore(epoch);
+        let mut done = Done::default();
+        match self.recent.take() {
+            Some(mut recent) => {
+                self.revise(&mut recent, epoch, work, &mut done);
+                let mut counts = self.counts.borrow_mut();
+                (counts.recent_rows, counts.recent_bytes) = (recent.len(), recent.bytes());
+                drop(counts);
+                self.recent = Some(recent);
+            }
+            None => {
+                self.table.apply(work.changes);
+                for batch in work.events {
+                    let rows = self.join_new(&batch, &mut done);
+                    done.rows.push(given(rows));
+                }
+            }
+        }
+        done.rows.retain(|rows| !rows.is_empty());
+        let mut counts = self.counts.borrow_mut();
+        counts.rows_out += done.rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
+        let letters = done.dead_letters.iter().map(|letters| letters.len() as u64);
+        counts.dead_letters += letters.sum::<u64>();
+        if self.first {
+            counts.reference_rows = self.table.len() as u64;
+        }
+        drop(counts);
+        done
+    }
+
+    /// Takes over the rows of the window once the epoch of the checkpoint is over: the reference
+    /// table comes in that epoch as a whole, and revises nothing.
+    fn restore(&mut self, epoch: u64) {
+        let Some((_, kept)) = self.restored.take_if(|(of, _)| *of < epoch) else {
+            return;
+        };
+        let mut recent = self.recent.take().expect("rows are restored to be held");
+        for Kept { epoch, rows } in kept {
+            let rows = self.as_held(rows);
+            if self.join.keep != Keep::First {
+                // Whatever came later was better.
+                for row in 0..rows.len() {
+                    if let Some(before) = recent.find(rows.keys().get(row)) {
+                        recent.remove(before);
+                    }
+                }
+            }
+            recent.push(rows, epoch);
+            recent.seal();
+        }
+        self.recent = Some(recent);
+    }
+
+    /// Rows as they are held: before, a job with other settings may have held events, or results.
+    fn as_held(&self, rows: Batch) -> Batch {
+        let are_results = rows.schema().schema == self.join.joined.schema;
+        match (self.join.holds_results(), are_results) {
+            (true, false) => self.joined(&rows, &self.find(&rows)),
+            (false, true) => rows.prefix(&self.join.events).with_diff(1),
+            _ => rows,
+        }
+    }
+
+    /// An epoch of a job that holds recent rows.
+    fn revise(&mut self, recent: &mut RecentRows, epoch: u64, work: Work, done: &mut Done) {
+        let oldest_ms = self.oldest_ms(epoch);
+        recent.forget_until(oldest_ms);
+        let (events, duplicates) = (gathered(work.events), gathered(work.duplicates));
+        let simple = duplicates.batches().is_empty() && work.changes.is_empty();
+
+        // STEP 1. Which events take the place of others, and which results a change touches.
+        let found = self.rivals.compare(
+            (&self.join, &self.letters, &self.counts),
+            (&events, &duplicates),
+            recent,
+            (epoch, oldest_ms),
+        );
+        done.dead_letters.extend(found.letters);
+        let replaced = |place: &Place| found.replaced.contains(&Before::Held(*place));
+        let mut touched = Vec::new();
+        if self.join.revise && !work.changes.is_empty() {
+            touched = recent.joined_on(&self.table.differing(&work.changes));
+            touched.retain(|place| recent.at_ms(*place) > oldest_ms && !replaced(place));
+            touched.sort_unstable();
+        }
+
+        // STEP 2. Results as they were are taken back.
+        let mut output = Output::default();
+        for places in touched.chunks(ROWS_MAX) {
+            let rows = self.given_before(recent.rows(places));
+            output.push(rows.with_diff(-1));
+        }
+        for rivals in found.rivals.chunks(ROWS_MAX) {
+            self.take_back(recent, rivals, &duplicates, &mut output);
+        }
+        self.counts.borrow_mut().retracted += output.len() as u64;
+
+        // STEP 3. With the table of this epoch, they are made again, and the new ones are.
+        self.table.apply(work.changes);
+        for places in touched.chunks(ROWS_MAX) {
+            let rows = self.join_again(&recent.rows(places), done);
+            output.push(rows);
+        }
+        for (index, batch) in events.batches().iter().enumerate() {
+            let stays = |row: &RowIndex| !found.replaced.contains(&Before::New(*row));
+            let rows = (0..batch.len()).map(|row| (index, row));
+            let rows: Vec<RowIndex> = rows.filter(stays).collect();
+            let batch = match rows.len() == batch.len() {
+                true => batch.clone(),
+                false => events.rows(&rows),
+            };
+            let rows = self.hold(recent, batch, epoch, done);
+            match simple {
+                true => done.rows.push(rows),
+                false => output.push(rows),
+            }
+        }
+        for rivals in found.rivals.chunks(ROWS_MAX) {
+            let rows: Vec<RowIndex> = rivals.iter().map(|rival| rival.row).collect();
+            let rows = self.hold(recent, duplicates.rows(&rows), epoch, done);
+            output.push(rows);
+        }
+        done.rows.extend(output.finish());
+        recent.seal();
+    }
+
+    /// The time at which or before which a row is out of the window.
+    fn oldest_ms(&self, epoch: u64) -> i64 {
+        let now_ms = match self.join.time {
+            Some(_) => self.clocks.at(epoch),
+            None => Some(epoch.cast_signed()),
+        };
+        let window_ms = i64::try_from(self.join.window_ms).unwrap_or(i64::MAX);
+        now_ms.map_or(i64::MIN, |now_ms| now_ms.saturating_sub(window_ms))
+    }
+
+    /// Takes back what rivals take the place of, and forgets it.
+    fn take_back(
+        &self,
+        recent: &mut RecentRows,
+        rivals: &[Rival],
+        duplicates: &Gather,
+        output: &mut Output,
+    ) {
+        let held = rivals.iter().filter_map(|rival| match rival.before {
+            Before::Held(place) => Some((place, rival.row)),
+            Before::New(_) => None,
+        });
+        let (places, rows): (Vec<Place>, Vec<RowIndex>) = held.unzip();
+        if places.is_empty() {
+            return;
+        }
+        let before = recent.rows(&places);
+        let by_origin: HashMap<_, _> = (0..before.len())
+            .map(|row| ((before.keys().get(row), before.origin(row)), rows[row]))
+            .collect();
+        let given = self.given_before(before).with_diff(-1);
+        // It stands where its successor does.
+        let successor = |row: usize| {
+            let (batch, at) = by_origin[&(given.keys().get(row), given.origin(row))];
+            duplicates.batches()[batch].origin(at)
+        };
+        let origins = (0..given.len()).map(successor).collect();
+        output.push_at(given, origins);
+        places.into_iter().for_each(|place| recent.remove(place));
+    }
+
+    /// What was given out of rows that are held, with the table as it is.
+    fn given_before(&self, held: Batch) -> Batch {
+        if held.is_empty() || self.join.holds_results() {
+            return given(held);
+        }
+        let found = self.find(&held);
+        given(self.joined(&held, &found))
+    }
+
+    /// Joins events that were joined before.
+    fn join_again(&self, events: &Batch, done: &mut Done) -> Batch {
+        let found = self.find(events);
+        self.tell_unmatched(events, &found, done);
+        given(self.joined(events, &found))
+    }
+
+    /// Joins new events, and holds them for as long as they are in the window. Returns what is
+    /// given out.
+    fn hold(&self, recent: &mut RecentRows, events: Batch, epoch: u64, done: &mut Done) -> Batch {
+        if events.is_empty() {
+            return events;
+        }
+        let rows = self.join_new(&events, done);
+        let held = match self.join.holds_results() {
+            true => rows.clone(),
+            false => events,
+        };
+        if let Some(admitted) = &self.admitted {
+            admitted.borrow_mut().hold(epoch, held.clone());
+        }
+        recent.push(held, epoch);
+        given(rows)
+    }
+
+    /// Joins new events: a row for each, with diff 0 if it is not given out.
+    fn join_new(&self, events: &Batch, done: &mut Done) -> Batch {
+        let found = self.find(events);
+        let unmatched = found.iter().filter(|row| row.is_none()).count();
+        self.counts.borrow_mut().unmatched += unmatched as u64;
+        self.tell_unmatched(events, &found, done);
+        self.joined(events, &found)
+    }
+
+    fn find(&self, events: &Batch) -> Vec<Option<RowIndex>> {
+        let mut scratch = Vec::new();
+        let columns = &self.join.event_columns;
+        let find = |row| self.table.get(events.key_of(columns, row, &mut scratch)?);
+        (0..events.len()).map(find).collect()
+    }
+
+    /// Events with the columns of their reference rows, and diff 0 if they are not given out.
+    fn joined(&self, events: &Batch, found: &[Option<RowIndex>]) -> Batch {
+        let columns = self.table.columns(found);
+        let rows = events
+            .clone()
+            .extended(Arc::clone(&self.join.joined), columns);
+        let all = self.join.unmatched == Unmatched::Keep || found.iter().all(Option::is_some);
+        match all {
+            true => rows,
+            false => rows.with_diffs(found.iter().map(|row| i8::from(row.is_some()))),
+        }
+    }
+
+    /// Dead letters for events without a reference row, if that is what becomes of them.
+    fn tell_unmatched(&self, events: &Batch, found: &[Option<RowIndex>], done: &mut Done) {
+        if self.join.unmatched == Unmatched::DeadLetter {
+            let letters = unmatched_letters(&self.join, &self.letters, events, found);
+            done.dead_letters.extend(letters);
+        }
+    }
+}
+
+fn gathered(batches: Vec<Batch>) -> Gather {
+    let mut gather = Gather::default();
+    for batch in batches {
+        gather.push(batch);
+    }
+    gather
+}
+
+/// The rows that are given out.
+fn given(rows: Batch) -> Batch {
+    if rows.diffs().iter().all(|diff| *diff != 0) {
+        return rows;
+    }
+    let kept = (0..rows.len()).filter(|row| rows.diffs()[*row] != 0);
+    let kept: Vec<RowIndex> = kept.map(|row| (0, row)).collect();
+    gathered(vec![rows]).rows(&kept)
+}
+
+/// A dead letter for each event of the batch that has no reference row.
+pub(crate) fn unmatched_letters(
+    join: &Join,
+    letters: &Letters,
+    events: &Batch,
+    found: &[Option<RowIndex>],
+) -> Option<Batch> {
+    let columns = join.event_columns.iter();
+    let names = columns.map(|column| &events.schema().schema.columns[*column].name);
+    let names: Vec<_> = names.map(|name| format!("\"{name}\"")).collect();
+    let error = format!("no reference row for the event's {}", names.join(", "));
+    let rows = (0..events.len()).filter(|row| found[*row].is_none());
+    let letters = letters.of(
+        events,
+        rows.map(|row| (row, reason::UNMATCHED, error.clone())),
+    );
+    (!letters.is_empty()).then_some(letters)
+}

@@ -1,0 +1,194 @@
+//! Events that come again: which of them take the place of the one before, and which contradict it.
+//!
+//! It is apart from `joiner`, which makes results of what is found here.
+//!
+//! # Invariants
+//! * Of a key's events that are compared, the one that is kept does not depend on batches or
+//!   workers: duplicates come in the order of their origins.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::batch::{Batch, Gather, Origin, RowIndex};
+use crate::clock::EventTime;
+use crate::key::key_group;
+use crate::operators::join::{Join, Keep};
+use crate::operators::{Letters, SharedCounts};
+use crate::ports::reason;
+use crate::state::{MixedKeys, Place, RecentRows};
+
+/// A key group has so many conflicts dead-lettered in a minute of epochs: enough to see what is
+/// wrong.
+const LETTERS_A_MINUTE: u32 = 3;
+
+/// The event of a key before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Before {
+    /// It came in the same epoch, for the first time.
+    New(RowIndex),
+    /// It came earlier.
+    Held(Place),
+}
+
+/// An event that takes the place of another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rival {
+    /// Where it is among the duplicates.
+    pub(crate) row: RowIndex,
+    /// What it replaces, of what there was before the epoch or is new in it.
+    pub(crate) before: Before,
+}
+
+/// What was found in an epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// At most one of each key, in the order of their rows.
+    pub(crate) rivals: Vec<Rival>,
+    /// What they replace.
+    pub(crate) replaced: HashSet<Before>,
+    /// Conflicts.
+    pub(crate) letters: Option<Batch>,
+}
+
+/// Compares duplicates.
+#[derive(Debug, Default)]
+pub(crate) struct Rivals {
+    /// The minute of the last conflict, and how many each key group has had in it.
+    minute: u64,
+    letters: HashMap<usize, u32>,
+}
+
+impl Rivals {
+    /// Compares the duplicates of an epoch with what is held and with its new events. Rows at
+    /// `oldest_ms` or before are out of the window.
+    pub(crate) fn compare(
+        &mut self,
+        (join, letters, counts): (&Join, &Letters, &SharedCounts),
+        (events, duplicates): (&Gather, &Gather),
+        recent: &RecentRows,
+        (epoch, oldest_ms): (u64, i64),
+    ) -> Found {
+        let mut found = Found::default();
+        if duplicates.batches().is_empty() {
+            return found;
+        }
+        let mut new: HashMap<u128, RowIndex, MixedKeys> = HashMap::default();
+        for (index, batch) in events.batches().iter().enumerate() {
+            new.extend((0..batch.len()).map(|row| (batch.keys().get(row), (index, row))));
+        }
+        let mut kept: HashMap<u128, Rival, MixedKeys> = HashMap::default();
+        let mut conflicts = Vec::new();
+        let mut counts = counts.borrow_mut();
+        for (index, batch) in duplicates.batches().iter().enumerate() {
+            for row in 0..batch.len() {
+                let key = batch.keys().get(row);
+                let rival = kept.get(&key).copied();
+                let first = || match new.get(&key) {
+                    Some(row) => Some(Before::New(*row)),
+                    None => recent.find(key).map(Before::Held),
+                };
+                let Some(before) = rival.map(|rival| rival.before).or_else(first) else {
+                    counts.late_winners += u64::from(join.keep != Keep::First);
+                    continue;
+                };
+                let (now, at) = match (rival, before) {
+                    (
+                        Some(Rival {
+                            row: (batch, row), ..
+                        }),
+                        _,
+                    ) => (&duplicates.batches()[batch], row),
+                    (None, Before::New((batch, row))) => (&events.batches()[batch], row),
+                    (None, Before::Held(place)) => recent.row(place),
+                };
+                let held_ms = match before {
+                    Before::Held(place) if rival.is_none() => recent.at_ms(place),
+                    _ => join
+                        .time
+                        .map_or(epoch.cast_signed(), |time| time.of(now, at)),
+                };
+                if join.detect_conflicts
+                    && let Some(error) = contradiction((now, at), (batch, row))
+                {
+                    counts.conflicts += 1;
+                    if self.tells(epoch, key_group(batch.keys().high()[row])) {
+                        conflicts.push(((index, row), error));
+                    }
+                }
+                if !better(join.keep, join.time, (now, at), (batch, row)) {
+                    continue;
+                }
+                if held_ms <= oldest_ms {
+                    counts.late_winners += 1;
+                    continue;
+                }
+                let row = (index, row);
+                kept.insert(key, Rival { row, before });
+            }
+        }
+        found.rivals = kept.into_values().collect();
+        found.rivals.sort_unstable_by_key(|rival| rival.row);
+        found.replaced = found.rivals.iter().map(|rival| rival.before).collect();
+        found.letters = letters_of(letters, duplicates, &conflicts);
+        found
+    }
+
+    /// Whether a conflict of a key group is dead-lettered.
+    fn tells(&mut self, epoch: u64, group: usize) -> bool {
+        let minute = epoch / 60_000;
+        if self.minute != minute {
+            self.minute = minute;
+            self.letters.clear();
+        }
+        let letters = self.letters.entry(group).or_default();
+        *letters += 1;
+        *letters <= LETTERS_A_MINUTE
+    }
+}
+
+/// Whether an event that came later is to be kept in the place of another.
+fn better(
+    keep: Keep,
+    time: Option<EventTime>,
+    (before, at): (&Batch, usize),
+    (batch, row): (&Batch, usize),
+) -> bool {
+    let Some(time) = time else { return false };
+    let (before_ms, now_ms) = (time.values(before)[at], time.values(batch)[row]);
+    match keep {
+        Keep::First => false,
+        Keep::Earliest => now_ms < before_ms,
+        Keep::Latest => now_ms > before_ms,
+    }
+}
+
+/// How an event differs from one of the same key that came before it.
+fn contradiction((before, at): (&Batch, usize), (batch, row): (&Batch, usize)) -> Option<String> {
+    let columns = &batch.schema().schema.columns;
+    let differs = |column: &usize| batch.slot(*column, row) != before.slot(*column, at);
+    let differing: Vec<String> = (0..columns.len())
+        .filter(differs)
+        .map(|column| format!("\"{}\"", columns[column].name))
+        .collect();
+    if differing.is_empty() {
+        return None;
+    }
+    let Origin { partition, offset } = before.origin(at);
+    let columns = differing.join(", ");
+    Some(format!(
+        "the event of this key at partition {partition}, offset {offset} has another {columns}"
+    ))
+}
+
+fn letters_of(
+    letters: &Letters,
+    duplicates: &Gather,
+    conflicts: &[(RowIndex, String)],
+) -> Option<Batch> {
+    if conflicts.is_empty() {
+        return None;
+    }
+    let rows: Vec<RowIndex> = conflicts.iter().map(|(row, _)| *row).collect();
+    let errors = conflicts.iter().enumerate();
+    let told = errors.map(|(row, (_, error))| (row, reason::CONFLICT, error.clone()));
+    Some(letters.of(&duplicates.rows(&rows), told))
+}
