@@ -14,20 +14,20 @@ use crate::config::settings::Table;
 use crate::config::tree::{Entry, Node, Origin, Value};
 
 const AT_LEAST_ONCE: &str = "at-least-once";
+const EXACTLY_ONCE: &str = "exactly-once";
 
 /// Puts derived defaults into the tree.
 pub(super) fn derive(tree: &mut Node) {
     let Value::Table(entries) = &mut tree.value else {
         return;
     };
-    let promised = promised(entries);
     if let Some(sinks) = child(entries, "sinks")
         && let Value::List(sinks) = &mut sinks.value
     {
         for sink in sinks {
             name_sink(sink);
             if type_of(sink, "sinks") == Some("kafka") {
-                fill(sink, "delivery", promised.clone());
+                fill(sink, "delivery", Value::Text(EXACTLY_ONCE.to_owned()));
             }
         }
     }
@@ -42,16 +42,6 @@ pub(super) fn derive(tree: &mut Node) {
     if let Some(dead_letters) = child(entries, "dead_letters") {
         address_dead_letters(dead_letters, &sinks);
     }
-}
-
-/// What is promised unless something else is written: exactly-once, if events can be read again.
-fn promised(entries: &[Entry]) -> Value {
-    let events = entries.iter().find(|entry| entry.name == "events");
-    let delivery = match events.map(|entry| type_of(&entry.node, "events")) {
-        Some(Some("kafka")) => "exactly-once",
-        _ => AT_LEAST_ONCE,
-    };
-    Value::Text(delivery.to_owned())
 }
 
 fn name_sink(sink: &mut Node) {

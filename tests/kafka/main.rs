@@ -18,7 +18,7 @@
 //! | `damage` | checkpoints that are damaged |
 //! | `settings_change` | what may change between two starts |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
-//! | `files` | jobs that write files |
+//! | `files`, `file_events` | jobs that write files, and that read them |
 //! | `bindings` | the binding log as a topic |
 //! | `topics_change` | partitions that are added, records and topics that are gone |
 //! | `disks` | disks that are full or read-only |
@@ -46,6 +46,7 @@ mod check;
 mod damage;
 mod disks;
 mod exactly_once;
+mod file_events;
 mod files;
 #[cfg(feature = "fault-points")]
 mod late;
