@@ -16,7 +16,7 @@
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |
 //! | `check` | `deltajoin check` of jobs that have run |
 //! | `damage` | checkpoints that are damaged |
-//! | `settings_change` | what may change between two starts |
+//! | `settings_change`, `places_change` | what may change between two starts |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files`, `file_events` | jobs that write files, and that read them |
 //! | `bindings` | the binding log as a topic |
@@ -51,6 +51,7 @@ mod files;
 #[cfg(feature = "fault-points")]
 mod late;
 mod outage;
+mod places_change;
 mod poison;
 mod reference;
 mod refusals;
