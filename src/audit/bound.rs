@@ -8,6 +8,7 @@
 //!   that is read is bound, and each that is judged is written.
 //! * What cannot be known is refused, with the epoch from which on it can: nothing is guessed.
 
+#[cfg(feature = "kafka")]
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,11 +18,17 @@ use deltajoin_workers::ports::Stop;
 
 use crate::audit::Options;
 use crate::audit::epochs::{Epochs, Judged};
-use crate::bindings::Reader;
+use crate::audit::source::Source;
+#[cfg(not(feature = "kafka"))]
+use crate::audit::source::without_kafka;
+use crate::bindings::{Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, read_reference};
 use crate::codec::reference_schema;
-use crate::config::{Config, EventSource, KafkaTopic, Start, Target};
+use crate::config::{Bindings, Config, EventSource, Target};
+#[cfg(feature = "kafka")]
+use crate::config::{KafkaTopic, Start};
 use crate::connectors::file;
+#[cfg(feature = "kafka")]
 use crate::connectors::kafka::{BindingReader, Error, Progress, Scan, read_progress};
 use crate::failure::Failure;
 
@@ -43,9 +50,8 @@ pub(super) struct Bound {
 
 /// A job's log of bindings, and how far its sinks had come before anything else was read.
 pub(super) struct Log {
-    reader: BindingReader,
-    events: KafkaTopic,
-    start: Start,
+    reader: Box<dyn Records>,
+    events: EventSource,
     checkpoints: Checkpoints,
     written: u64,
 }
@@ -56,13 +62,7 @@ type Checkpoints = Result<(Store, Vec<Manifest>), checkpoint::Error>;
 impl Log {
     /// Looks for the log; none if there is none.
     pub(super) fn open(config: &Config) -> Result<Option<Self>, Failure> {
-        let EventSource::Kafka { topic, start, .. } = &config.events.source else {
-            return Ok(None);
-        };
-        let Some(bindings) = config.bindings_topic() else {
-            return Ok(None);
-        };
-        let Some(reader) = BindingReader::open(&bindings, &Stop::default())? else {
+        let Some(reader) = reader(&config.bindings())? else {
             return Ok(None);
         };
         let checkpoints = checkpoints(config);
@@ -71,8 +71,7 @@ impl Log {
         let newest = newest.map_or(0, |manifest| manifest.epoch);
         Ok(Some(Self {
             reader,
-            events: topic.clone(),
-            start: *start,
+            events: config.events.source.clone(),
             written: recorded(config)?.max(newest),
             checkpoints,
         }))
@@ -159,38 +158,44 @@ impl Log {
 
     /// Where reading has started, when the log does not tell it any more.
     fn starts(&self) -> Result<Vec<(i32, i64)>, Failure> {
-        if self.start == Start::Latest {
-            return Err(
-                Failure::usage("where the job began to read is not known any more")
-                    .detail("Its events.start is \"latest\", and its binding log has been trimmed.")
-                    .hint("Name the time of its start: --set events.start=2026-01-31T12:00:00Z"),
-            );
+        match &self.events {
+            // Nobody trims a file.
+            EventSource::File { .. } => Ok(vec![(0, file::FIRST_LINE)]),
+            #[cfg(feature = "kafka")]
+            EventSource::Kafka { topic, start, .. } => starts(topic, *start),
+            #[cfg(not(feature = "kafka"))]
+            EventSource::Kafka { .. } => Err(without_kafka("[events]")),
         }
-        let stop = Stop::default();
-        let earliest = Scan::connect(&self.events, Start::Earliest, &stop)?;
-        let starts = Scan::connect(&self.events, self.start, &stop)?;
-        for ((partition, first), (_, start)) in earliest.starts().zip(starts.starts()) {
-            if first > 0 && start == first {
-                let topic = &self.events.topic;
-                return Err(Failure::usage(format!(
-                    "there are no events before {topic}[{partition}]@{first}"
-                ))
-                .detail("The job may have read some: its binding log has been trimmed.")
-                .hint(ALL_EVENTS));
-            }
-        }
-        Ok(starts.starts().collect())
     }
 }
 
 impl Bound {
     /// The records that are bound, to be read.
-    pub(super) fn events(&self, topic: &KafkaTopic) -> Result<Scan, Failure> {
-        let scan = Scan::connect_ranges(topic, self.epochs.ranges(), &Stop::default());
-        scan.map_err(|error| match error {
-            gone @ Error::OffsetGone { .. } => Failure::from(gone).hint(ALL_EVENTS),
-            error => error.into(),
-        })
+    pub(super) fn events(&self, config: &Config) -> Result<Source, Failure> {
+        match &config.events.source {
+            EventSource::File { path } => {
+                // What stands behind the bound lines is of no epoch that is judged.
+                let scan = file::Scan::open(path, config.limits.max_record_bytes)?;
+                let end = self.epochs.ranges().map(|(_, range)| range.end).next();
+                let last = end.unwrap_or(file::FIRST_LINE).unsigned_abs() - 1;
+                if scan.last() < last {
+                    let (path, line) = (path.clone(), last);
+                    let gone = file::Error::LineGone { path, line };
+                    return Err(Failure::from(gone).hint(ALL_EVENTS));
+                }
+                Ok(Source::File(scan))
+            }
+            #[cfg(feature = "kafka")]
+            EventSource::Kafka { topic, .. } => {
+                let scan = Scan::connect_ranges(topic, self.epochs.ranges(), &Stop::default());
+                scan.map(Source::Kafka).map_err(|error| match error {
+                    gone @ Error::OffsetGone { .. } => Failure::from(gone).hint(ALL_EVENTS),
+                    error => error.into(),
+                })
+            }
+            #[cfg(not(feature = "kafka"))]
+            EventSource::Kafka { .. } => Err(without_kafka("[events]")),
+        }
     }
 
     /// Says where reading has started.
@@ -250,13 +255,58 @@ impl Bound {
     }
 }
 
+/// The records of a log; none if it is not there.
+fn reader(bindings: &Bindings) -> Result<Option<Box<dyn Records>>, Failure> {
+    match bindings {
+        Bindings::File(path) => {
+            let reader = file::BindingReader::open(path)?;
+            Ok(reader.map(|reader| Box::new(reader) as _))
+        }
+        #[cfg(feature = "kafka")]
+        Bindings::Topic(topic) => {
+            let reader = BindingReader::open(topic, &Stop::default())?;
+            Ok(reader.map(|reader| Box::new(reader) as _))
+        }
+        #[cfg(not(feature = "kafka"))]
+        Bindings::Topic(_) => Err(without_kafka("[events]")),
+    }
+}
+
+/// Where reading of a topic has started, when the log does not tell it any more.
+#[cfg(feature = "kafka")]
+fn starts(topic: &KafkaTopic, start: Start) -> Result<Vec<(i32, i64)>, Failure> {
+    if start == Start::Latest {
+        return Err(
+            Failure::usage("where the job began to read is not known any more")
+                .detail("Its events.start is \"latest\", and its binding log has been trimmed.")
+                .hint("Name the time of its start: --set events.start=2026-01-31T12:00:00Z"),
+        );
+    }
+    let stop = Stop::default();
+    let earliest = Scan::connect(topic, Start::Earliest, &stop)?;
+    let starts = Scan::connect(topic, start, &stop)?;
+    for ((partition, first), (_, start)) in earliest.starts().zip(starts.starts()) {
+        if first > 0 && start == first {
+            let topic = &topic.topic;
+            return Err(Failure::usage(format!(
+                "there are no events before {topic}[{partition}]@{first}"
+            ))
+            .detail("The job may have read some: its binding log has been trimmed.")
+            .hint(ALL_EVENTS));
+        }
+    }
+    Ok(starts.starts().collect())
+}
+
 /// The least epoch up to which a sink says that it has written everything.
 fn recorded(config: &Config) -> Result<u64, Failure> {
+    #[cfg(feature = "kafka")]
     let mut topics: BTreeMap<&str, Progress> = BTreeMap::new();
     let mut least = u64::MAX;
     for sink in &config.sinks {
         let epoch = match &sink.target {
             Target::JsonLines { path } => file::recorded(path)?.map_or(0, |(epoch, _)| epoch),
+            #[cfg(feature = "kafka")]
             Target::Kafka { topic, .. } => {
                 if !topics.contains_key(&*topic.brokers) {
                     let progress = read_progress(&config.progress_topic(topic), &Stop::default());
@@ -269,6 +319,8 @@ fn recorded(config: &Config) -> Result<u64, Failure> {
                 let shards = topics[&*topic.brokers].of_shards(&sink.name, 0..config.limits.shards);
                 shards.into_iter().min().unwrap_or(0)
             }
+            #[cfg(not(feature = "kafka"))]
+            Target::Kafka { .. } => return Err(without_kafka("a sink")),
         };
         least = least.min(epoch);
     }

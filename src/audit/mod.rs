@@ -21,13 +21,8 @@
 //! * Nothing is written anywhere.
 //! * The number of passes changes nothing but the time that it takes.
 
-#[cfg(feature = "kafka")]
 mod bound;
 mod canonical;
-#[cfg_attr(
-    not(any(feature = "kafka", test)),
-    expect(dead_code, reason = "without Kafka there is no log to tell epochs")
-)]
 mod epochs;
 mod expected;
 mod finding;
@@ -47,8 +42,6 @@ use crate::audit::report::show;
 use crate::audit::source::Source;
 use crate::audit::table::{KeyCounts, Table};
 use crate::config::Config;
-#[cfg(feature = "kafka")]
-use crate::config::EventSource;
 use crate::failure::Failure;
 
 /// More passes would take longer than anyone waits, and a little more memory saves them.
@@ -144,27 +137,19 @@ struct OutputTally {
 }
 
 impl<'a> Audit<'a> {
-    #[cfg(feature = "kafka")]
     fn connect(config: &'a Config, options: &'a Options) -> Result<Self, Failure> {
-        let (Some(log), EventSource::Kafka { topic, .. }) =
-            (bound::Log::open(config)?, &config.events.source)
-        else {
+        let Some(log) = bound::Log::open(config)? else {
             return Self::unbound(config, options);
         };
         let outputs = outputs(config, true)?;
         let bound = log.read(config, options)?;
         Ok(Self {
             options,
-            events: Source::Kafka(bound.events(topic)?),
+            events: bound.events(config)?,
             outputs,
             memory_bytes: options.memory_bytes - bound.epochs.bytes(),
             join: Join::new(config, Some((bound.epochs, bound.changes)))?,
         })
-    }
-
-    #[cfg(not(feature = "kafka"))]
-    fn connect(config: &'a Config, options: &'a Options) -> Result<Self, Failure> {
-        Self::unbound(config, options)
     }
 
     /// An audit of a job without a log of bindings: of all that is there.
@@ -172,7 +157,9 @@ impl<'a> Audit<'a> {
         if options.from.or(options.to).is_some() {
             return Err(
                 Failure::usage("this job has no binding log to tell its epochs")
-                    .detail("A job has one if its events are in Kafka, once it has been started.")
+                    .detail(
+                        "A job has one once it has been started, but for one that reads a pipe.",
+                    )
                     .hint("Leave out --from and --to."),
             );
         }

@@ -18,7 +18,7 @@ use deltajoin_workers::ports::Stop;
 use crate::bindings::appender::{Appender, Fatal, Tail, Writing};
 use crate::bindings::record::BindingEncoder;
 use crate::bindings::{
-    Announced, Error, History, Lasting, Log, Marker, Place, Reader, Record, announced,
+    Announced, Error, History, Lasting, Log, Marker, Place, Reader, Record, Records, announced,
 };
 use crate::fault_point;
 
@@ -89,7 +89,7 @@ pub fn claim<L: Log>(
 ///
 /// # Errors
 /// If there is one, if the log cannot be read, or a record in it cannot be; or if `stop` is set.
-pub fn superseded(log: &mut dyn Log, generation: u64, stop: &Stop) -> Result<(), Error> {
+pub fn superseded(log: &mut dyn Records, generation: u64, stop: &Stop) -> Result<(), Error> {
     let mut newer: Option<Announced> = None;
     let read = log.read(generation + 1, stop, &mut |_, bytes| {
         newer = announced(bytes).or(newer.take());

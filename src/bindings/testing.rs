@@ -13,7 +13,7 @@ use deltajoin_workers::ports::Stop;
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
 use crate::bindings::record::BindingEncoder;
-use crate::bindings::{Error, Log, Marker, MarkerId, Visit};
+use crate::bindings::{Error, Log, Marker, MarkerId, Records, Visit};
 use crate::codec::reference_schema;
 
 /// Longer than anything takes.
@@ -88,13 +88,13 @@ impl MemoryLog {
     }
 }
 
-impl Log for MemoryLog {
+impl Records for MemoryLog {
     fn name(&self) -> String {
         "log \"memory\"".to_owned()
     }
 
-    fn record_bytes_max(&self) -> usize {
-        1000
+    fn first(&mut self, _stop: &Stop) -> Result<u64, Error> {
+        Ok(0)
     }
 
     fn read(&mut self, from: u64, _stop: &Stop, visit: Visit<'_>) -> Result<(), Error> {
@@ -107,6 +107,12 @@ impl Log for MemoryLog {
             }
         }
         Ok(())
+    }
+}
+
+impl Log for MemoryLog {
+    fn record_bytes_max(&self) -> usize {
+        1000
     }
 
     fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, Error> {

@@ -10,7 +10,6 @@ mod cluster;
 mod demo;
 mod generate;
 mod run;
-#[cfg(feature = "kafka")]
 mod state;
 
 use std::io::{self, Write};
@@ -66,7 +65,6 @@ enum Command {
     /// Recompute the result from the input and compare it with what the sinks have written.
     Audit(audit::AuditArgs),
     /// Show what outlives a restart of a job: checkpoints, offsets, progress of sinks.
-    #[cfg(feature = "kafka")]
     State(state::StateArgs),
     /// Make the events of the example, and its reference table.
     Generate(generate::GenerateArgs),
@@ -136,7 +134,6 @@ pub fn run() -> ExitCode {
             offline,
         } => check::run(&settings, print, offline),
         Command::Audit(args) => audit::run(&args),
-        #[cfg(feature = "kafka")]
         Command::State(args) => state::run(&args),
         Command::Generate(args) => generate::run(&args),
         #[cfg(feature = "demo")]

@@ -31,20 +31,35 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
     memory(sections, faults);
     files(sections, faults);
     sink_names(sections, faults);
-    exactly_once(sections, faults);
+    bindings(sections, faults);
 }
 
-/// What is promised exactly once must be there to be read again.
-fn exactly_once(sections: &Sections, faults: &mut Faults) {
-    let mut outputs = sections.all("sinks").chain(sections.all("dead_letters"));
-    let promised = outputs.find(|section| section.text("delivery") == Some("exactly-once"));
+/// Bindings of events in a file are a file too, beside the checkpoints.
+fn bindings(sections: &Sections, faults: &mut Faults) {
     let events = sections.get("events");
-    if let Some(promised) = promised
-        && events.and_then(|events| events.text("type")) != Some("kafka")
+    if events.and_then(|events| events.text("type")) != Some("file") {
+        return;
+    }
+    let Some(checkpoint) = sections.get("checkpoint") else {
+        return;
+    };
+    let location = checkpoint.text("location");
+    if let Some(location) = location.filter(|location| !location.starts_with("file://")) {
+        let message = format!("events in a file need a folder of checkpoints, not \"{location}\"");
+        faults
+            .add(checkpoint.place(&["location"]), message)
+            .detail("The bindings of such a job are a file beside its checkpoints.")
+            .hint("Write file:// and a path.");
+    }
+    if checkpoint
+        .text("bindings_brokers")
+        .is_some_and(|brokers| !brokers.is_empty())
     {
-        let message = "exactly-once needs events from Kafka".to_owned();
-        let fault = faults.add(promised.place(&["delivery"]), message);
-        fault.hint("A file of events is read once; set delivery = \"at-least-once\".");
+        let message = "events in a file have no topic of bindings".to_owned();
+        faults
+            .add(checkpoint.place(&["bindings_brokers"]), message)
+            .detail("The bindings of such a job are a file beside its checkpoints.")
+            .hint("Leave it out.");
     }
 }
 

@@ -14,13 +14,13 @@ use crate::config::settings::Table;
 use crate::config::tree::{Entry, Node, Origin, Value};
 
 const AT_LEAST_ONCE: &str = "at-least-once";
+const EXACTLY_ONCE: &str = "exactly-once";
 
 /// Puts derived defaults into the tree.
 pub(super) fn derive(tree: &mut Node) {
     let Value::Table(entries) = &mut tree.value else {
         return;
     };
-    let promised = promised(entries);
     let retry_time = retry_time(entries);
     if child(entries, "distinct").is_none() {
         entries.push(derived("distinct", Value::Table(Vec::new())));
@@ -34,7 +34,7 @@ pub(super) fn derive(tree: &mut Node) {
         for sink in sinks {
             name_sink(sink);
             if type_of(sink, "sinks") == Some("kafka") {
-                fill(sink, "delivery", promised.clone());
+                fill(sink, "delivery", Value::Text(EXACTLY_ONCE.to_owned()));
             }
         }
     }
@@ -59,16 +59,6 @@ fn retry_time(entries: &[Entry]) -> Value {
     let timed = table("events").is_some_and(|entry| entry.node.get("time").is_some());
     let found = if first && timed { "same" } else { "may-differ" };
     Value::Text(found.to_owned())
-}
-
-/// What is promised unless something else is written: exactly-once, if events can be read again.
-fn promised(entries: &[Entry]) -> Value {
-    let events = entries.iter().find(|entry| entry.name == "events");
-    let delivery = match events.map(|entry| type_of(&entry.node, "events")) {
-        Some(Some("kafka")) => "exactly-once",
-        _ => AT_LEAST_ONCE,
-    };
-    Value::Text(delivery.to_owned())
 }
 
 fn name_sink(sink: &mut Node) {

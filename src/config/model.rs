@@ -51,13 +51,22 @@ impl Config {
         files.into_iter().flatten().map(PathBuf::as_path).collect()
     }
 
-    /// The topic of the job's bindings; none if its events are in a file.
-    pub fn bindings_topic(&self) -> Option<KafkaTopic> {
-        let EventSource::Kafka { topic: events, .. } = &self.events.source else {
-            return None;
-        };
+    /// Where the job's bindings are kept: at the events' cluster or another one; of events in a
+    /// file beside the checkpoints.
+    pub fn bindings(&self) -> Bindings {
+        match &self.events.source {
+            EventSource::Kafka { topic, .. } => Bindings::Topic(self.bindings_topic(topic)),
+            EventSource::File { .. } => {
+                let location = &self.checkpoint.location;
+                let folder = location.strip_prefix("file://").unwrap_or(location);
+                Bindings::File(bindings_file(Path::new(folder), &self.job))
+            }
+        }
+    }
+
+    fn bindings_topic(&self, events: &KafkaTopic) -> KafkaTopic {
         let Some(brokers) = &self.checkpoint.bindings_brokers else {
-            return Some(self.own_topic(events, "bindings"));
+            return self.own_topic(events, "bindings");
         };
         let targets = self.sinks.iter().map(|sink| &sink.target);
         let outputs = targets.chain([&self.dead_letters]);
@@ -70,7 +79,7 @@ impl Config {
             brokers: brokers.clone(),
             ..known.unwrap_or(events).clone()
         };
-        Some(self.own_topic(&at_cluster, "bindings"))
+        self.own_topic(&at_cluster, "bindings")
     }
 
     /// The topic of the progress of all sinks at the cluster of this one.
@@ -366,6 +375,20 @@ pub struct Telemetry {
     pub log: String,
     /// Where the state is written every second.
     pub status_file: Option<PathBuf>,
+}
+
+/// Where the job's bindings are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bindings {
+    /// In a topic.
+    Topic(KafkaTopic),
+    /// In a file.
+    File(PathBuf),
+}
+
+/// The file of bindings of a job whose checkpoints are in this folder.
+pub(super) fn bindings_file(folder: &Path, job: &str) -> PathBuf {
+    folder.join(job).join("bindings.jsonl")
 }
 
 /// The files that tell how far the file of rows at `path` has come: the one that is read, and the

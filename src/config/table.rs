@@ -297,8 +297,8 @@ static SINKS: &[Setting] = &[
     Setting::new(
         "path",
         Text,
-        "The file to write. If events are read from Kafka, the file named so with `.progress` \
-         behind it tells how far it has come: leave the two together.",
+        "The file to write. The file named so with `.progress` behind it tells how far it has \
+         come: leave the two together.",
     )
     .required()
     .only_for("jsonl"),
@@ -320,7 +320,7 @@ static SINKS: &[Setting] = &[
          second of them may come again after a crash, and their headers `epoch`, `shard` and `seq` \
          tell which.",
     )
-    .derived("`\"exactly-once\"` if events are read from Kafka, else `\"at-least-once\"`")
+    .derived("`\"exactly-once\"`")
     .only_for("kafka"),
     Setting::new(
         "commit_interval",
@@ -409,7 +409,9 @@ static CHECKPOINT: &[Setting] = &[
     Setting::new(
         "location",
         Text,
-        "Where checkpoints go: `file://` with a path, or `s3://` with a bucket and a prefix.",
+        "Where checkpoints go: `file://` with a path, or `s3://` with a bucket and a prefix. If \
+         events are in a file it is a folder, and holds the file of bindings too, \
+         `<job>/bindings.jsonl`.",
     ),
     Setting::new(
         "interval",
@@ -419,13 +421,14 @@ static CHECKPOINT: &[Setting] = &[
     Setting::new(
         "bindings_retention",
         Duration("1h", "3650d"),
-        "How long bindings are kept that no restart needs, for audits.",
+        "How long bindings in a topic are kept that no restart needs, for audits.",
     ),
     Setting::new(
         "bindings_brokers",
         OptionalBrokers,
-        "The cluster of the topic of bindings; empty for the events' own. The librdkafka settings \
-         are those of a table with the same brokers, else those of the events.",
+        "The cluster of the topic of bindings; empty for the events' own, or if events are in a \
+         file. The librdkafka settings are those of a table with the same brokers, else those of \
+         the events.",
     ),
     Setting::new(
         "commit_group_offsets",

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::config::address::brokers;
 use crate::config::fault::Faults;
 use crate::config::identity::{FileIdentity, plain};
-use crate::config::model::{StatusFile, progress_files};
+use crate::config::model::{StatusFile, bindings_file, progress_files};
 use crate::config::section::Sections;
 use crate::config::tree::Origin;
 use crate::config::walk::Section;
@@ -101,6 +101,7 @@ fn uses<'a>(sections: &'a Sections, configuration: &Path) -> Vec<Use<'a>> {
             uses.extend(secret(sections));
         }
     }
+    uses.extend(bindings(sections));
     uses.extend(status_files(sections));
     uses
 }
@@ -113,6 +114,19 @@ fn secret(sections: &Sections) -> Option<Use<'_>> {
         origin: cluster.place(&["secret_file"]),
         who: "\"secret_file\" in [cluster]".to_owned(),
         read_as: Some("which is \"secret_file\" in [cluster]".to_owned()),
+    })
+}
+
+fn bindings(sections: &Sections) -> Option<Use<'_>> {
+    let events = sections.get("events")?;
+    let checkpoint = sections.get("checkpoint")?;
+    let folder = checkpoint.text("location")?.strip_prefix("file://")?;
+    let job = sections.get("")?.text("job")?;
+    (events.text("type") == Some("file")).then(|| Use {
+        places: vec![Place::file(&bindings_file(Path::new(folder), job))],
+        origin: checkpoint.place(&["location"]),
+        who: "[checkpoint]".to_owned(),
+        read_as: None,
     })
 }
 

@@ -13,7 +13,7 @@ use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
-#[cfg(feature = "kafka")]
+use crate::process::promises::outlives;
 use crate::process::rehearsal::rehearse;
 
 /// Looks at every input and output; gives a line for each.
@@ -36,7 +36,6 @@ pub fn check(loaded: &Loaded, stop: &Arc<Stop>) -> Result<Vec<String>, Failure> 
         "dead letters: {}",
         check_target(config, DEAD_LETTERS, &config.dead_letters, stop)?
     ));
-    #[cfg(feature = "kafka")]
     lines.extend(rehearse(config, stop)?);
     Ok(lines)
 }
@@ -148,9 +147,9 @@ fn check_target(
                 Failure::usage(format!("cannot write file {path:?}")).detail(obstacle)
             })?;
             // Only such a job goes on with what is there.
-            let written = match &config.events.source {
-                EventSource::Kafka { .. } => file::look(path, &config.job, name)?,
-                EventSource::File { .. } => 0,
+            let written = match outlives(config) {
+                true => file::look(path, &config.job, name)?,
+                false => 0,
             };
             let path = path.display();
             Ok(match written {

@@ -5,7 +5,6 @@
 //! # Invariants
 //! * What a worker needs is taken once, by that worker.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deltajoin_workers::batch::BatchSchema;
@@ -17,19 +16,19 @@ use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{ReferenceBlock, Sink};
 use deltajoin_workers::queue::Sender;
 
-use crate::config::{DEAD_LETTERS, Delivery};
+use crate::config::DEAD_LETTERS;
 use crate::connectors::file::JsonLines;
-use crate::connectors::kafka::{Destination, Progress, Recorder, Transactions};
 use crate::failure::Failure;
 use crate::process::checkpoints::Keeper;
-use crate::process::promises::Settings;
-use crate::process::recording::Noting;
+use crate::process::ledger::Noting;
+use crate::process::promises::outlives;
 use crate::process::skipping::Skipping;
+use crate::process::topics::Topics;
 use crate::process::{Process, REFERENCE_BYTES_MAX, Remembered, changes};
 
 /// Whether the job goes on where it has ended. The textbook engine keeps no bindings.
 pub(super) fn goes_on(process: &Process) -> bool {
-    Settings::of(&process.config).is_some() && process.engine != Engine::Textbook
+    outlives(&process.config) && process.engine != Engine::Textbook
 }
 
 /// What makes a process go on where others have ended.
@@ -38,11 +37,8 @@ pub(super) struct Durable {
     pub(super) replay: Mutex<Replay>,
     pub(super) log: Mutex<Option<Noting>>,
     pub(super) reference: Arc<BatchSchema>,
-    /// Of sinks that are exactly-once, with the lists of brokers that name their cluster.
-    pub(super) transactions: Vec<(Vec<String>, Transactions)>,
-    /// On process 0, of sinks that write at least once.
-    pub(super) recorders: Vec<Recorder>,
-    pub(super) progress: Progress,
+    /// What it has at the clusters of sinks.
+    pub(super) topics: Topics,
     pub(super) ownership: Ownership,
     /// The expiry clock as it stands; worker 0 takes it.
     pub(super) clock: Mutex<ExpiryClock>,
@@ -88,35 +84,6 @@ impl Durable {
             .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))
     }
 
-    /// A sink of one worker to a topic, which gets what it does not have.
-    pub(super) fn sink(
-        &self,
-        name: &str,
-        destination: &Arc<Destination>,
-        delivery: Delivery,
-        worker: usize,
-    ) -> Result<Box<dyn Sink + Send>, Failure> {
-        let shards: Range<usize> = self.ownership.shards_of(worker);
-        let sink = match delivery {
-            Delivery::ExactlyOnce { .. } => {
-                let mut clusters = self.transactions.iter();
-                let own = clusters
-                    .find(|(lists, _)| lists.iter().any(|list| list == destination.brokers()));
-                let (_, transactions) = own.expect("such a sink has transactions at its cluster");
-                destination.open_in(transactions, name, shards.clone())
-            }
-            // Dead letters are told apart by their keys: where their record stands.
-            _ if name == DEAD_LETTERS => destination.open(None)?,
-            _ => destination.open(Some(self.ownership.clone()))?,
-        };
-        let committed = self.progress.of_shards(name, shards.clone());
-        if committed.iter().all(|epoch| *epoch == 0) && name != DEAD_LETTERS {
-            self.tell_new(name);
-        }
-        let ownership = self.ownership.clone();
-        Ok(Box::new(Skipping::new(sink, ownership, shards, committed)))
-    }
-
     /// A sink to a file, on worker 0, which gets what it does not have: all epochs after `written`.
     pub(super) fn file(&self, name: &str, sink: JsonLines, written: u64) -> Box<dyn Sink + Send> {
         if written == 0 && name != DEAD_LETTERS {
@@ -129,7 +96,7 @@ impl Durable {
     }
 
     /// A sink that has nothing gets what is not in the checkpoint.
-    fn tell_new(&self, sink: &str) {
+    pub(super) fn tell_new(&self, sink: &str) {
         if let Some(checkpoint) = self.begins_behind {
             tracing::warn!(
                 sink,
@@ -142,7 +109,6 @@ impl Durable {
     /// Commits and records how far sinks have come, now that all rows are written.
     pub(super) fn end(self) {
         self.keeper.end();
-        drop(self.transactions);
-        drop(self.recorders);
+        self.topics.end();
     }
 }

@@ -5,21 +5,17 @@
 //!   `p` modulo the number of workers, and by nobody else.
 //! * The reference is read by process 0 alone.
 
-#[cfg(feature = "kafka")]
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 #[cfg(feature = "kafka")]
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deltajoin_workers::batch::BatchSchema;
-#[cfg(feature = "kafka")]
-use deltajoin_workers::bindings::Ends;
+use deltajoin_workers::bindings::{Binding, Ends};
 #[cfg(feature = "kafka")]
 use deltajoin_workers::dataflow::reader;
-use deltajoin_workers::ports::Clock;
-#[cfg(feature = "kafka")]
-use deltajoin_workers::ports::Stop;
+use deltajoin_workers::ports::{Clock, Stop};
 
 use crate::config::{EventSource, ReferenceSource};
 use crate::connectors::file;
@@ -27,6 +23,8 @@ use crate::connectors::file;
 use crate::connectors::kafka;
 use crate::failure::Failure;
 use crate::process::outputs::Rejected;
+use crate::process::promises::outlives;
+use crate::process::recovery::Ranges;
 use crate::process::{Process, Senders};
 use crate::telemetry::{Monitor, WallClock};
 
@@ -52,9 +50,15 @@ pub(super) struct Inputs {
 
 enum Events {
     /// A file, on process 0; nothing on others.
-    File(Option<file::Events>),
+    File(Option<EventFile>),
     #[cfg(feature = "kafka")]
     Kafka(kafka::Source),
+}
+
+struct EventFile {
+    events: file::Events,
+    /// What tells it from another of the same name, if the job can go on behind what it has read.
+    id: Option<String>,
 }
 
 enum Reference {
@@ -92,10 +96,15 @@ impl Inputs {
         let record_bytes_max = config.limits.max_record_bytes;
         let events = match &config.events.source {
             EventSource::File { path } => {
-                let file = (*index == 0)
-                    .then(|| file::Events::open(path))
-                    .transpose()?;
-                Events::File(file)
+                let open = || {
+                    let events = file::Events::open(path)?;
+                    let id = match outlives(config) {
+                        true => events.first_line()?,
+                        false => None,
+                    };
+                    Ok::<_, file::Error>(EventFile { events, id })
+                };
+                Events::File((*index == 0).then(open).transpose()?)
             }
             #[cfg(feature = "kafka")]
             EventSource::Kafka {
@@ -137,33 +146,40 @@ impl Inputs {
         })
     }
 
-    /// Where reading starts; none for a file.
-    #[cfg(feature = "kafka")]
+    /// Where reading starts.
     pub(super) fn starts(&self) -> Ends {
         match &self.events {
-            Events::File(_) => Vec::new(),
+            Events::File(_) => vec![(0, file::FIRST_LINE)],
+            #[cfg(feature = "kafka")]
             Events::Kafka(source) => source.starts(),
         }
     }
 
-    /// What tells the events' topic from another of the same name, if it is known.
-    #[cfg(feature = "kafka")]
-    pub(super) fn topic_id(&self) -> Option<&str> {
+    /// What tells the events' topic or file from another of the same name, if it is known.
+    pub(super) fn id(&self) -> Option<&str> {
         match &self.events {
-            Events::File(_) => None,
+            Events::File(file) => file.as_ref()?.id.as_deref(),
+            #[cfg(feature = "kafka")]
             Events::Kafka(source) => source.id(),
         }
     }
 
     /// Has reading start where it is bound to, and waits for what is bound behind that.
-    #[cfg(feature = "kafka")]
     pub(super) fn resume(
         &mut self,
-        ranges: &BTreeMap<i32, (i64, i64)>,
+        ranges: &Ranges,
+        bindings: &VecDeque<Binding>,
         stop: &Stop,
     ) -> Result<(), Failure> {
         match &mut self.events {
-            Events::File(_) => Ok(()),
+            Events::File(None) => Ok(()),
+            Events::File(Some(file)) => {
+                let from = ranges.get(&0).map_or(file::FIRST_LINE, |(from, _)| *from);
+                let ends = bindings.iter().flat_map(|binding| &binding.ends);
+                let ends: Vec<i64> = ends.map(|(_, end)| *end).collect();
+                Ok(file.events.resume(from, &ends, stop)?)
+            }
+            #[cfg(feature = "kafka")]
             Events::Kafka(source) => Ok(source.resume(ranges, stop)?),
         }
     }
@@ -196,7 +212,8 @@ impl Inputs {
                     let fatal = self.fatal;
                     let fatal: file::Fatal = Arc::new(move |error| fatal(&error.into()));
                     let clock: Arc<dyn Clock> = self.clock;
-                    file.read(self.schema, self.record_bytes_max, sender, clock, fatal);
+                    let events = file.events;
+                    events.read(self.schema, self.record_bytes_max, sender, clock, fatal);
                 }
                 // The other workers have nothing to read.
                 senders.for_each(|sender| sender.finish());

@@ -25,43 +25,36 @@ use std::sync::{Arc, Mutex};
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Replay};
 use deltajoin_workers::clock::ExpiryClock;
-use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::key::Ownership;
-use deltajoin_workers::ports::{Clock, Stop};
+use deltajoin_workers::ports::Stop;
 
-use crate::bindings::{self, Appender, History, Marker, TransactionalId};
+use crate::bindings::{self, Appender, History, Log, Marker};
 use crate::checkpoint::{self, Options, Store};
 use crate::codec::reference_schema;
-use crate::config::{Config, EventSource, KafkaTopic};
-use crate::connectors::kafka::{
-    BindingProducer, BindingTopic, GroupOffsets, Progress, Recorder, TransactionOptions,
-    Transactions, read_progress, trim_bindings,
-};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::fault_point;
-use crate::process::checkpoints::{self, Keeper, Published, Publishing};
-use crate::process::durable::Durable;
-use crate::process::inputs::{Inputs, kafka_fatal};
-use crate::process::ledger::Ledger;
+use crate::process::checkpoints::{self, Keeper, Publishing};
+use crate::process::durable::{self, Durable};
+use crate::process::inputs::Inputs;
+use crate::process::ledger::{Ledger, NewestBound, Noting};
+use crate::process::log::{self, Prepared};
 use crate::process::memory::Memory;
 use crate::process::plan::joined_schema;
 use crate::process::promises::Settings;
-use crate::process::recording::{self, NewestBound, Noting};
 use crate::process::recovery::{Loaded, Loading, Ranges};
-use crate::process::{Process, recovery, verdict};
+use crate::process::topics::{self, Topics};
+use crate::process::{Process, recovery};
 use crate::telemetry::{Monitor, WallClock};
 
 /// The epoch of the binding that says where reading starts: before any epoch of the clock.
 pub(super) const FIRST_EPOCH: u64 = 1;
 
-/// How often the log is trimmed, at most.
-const TRIM_EVERY_MS: u64 = 60_000;
-
 /// The log with the marker of this generation: process 0 has it.
-type Claim = bindings::Claim<BindingTopic>;
+type Claim = bindings::Claim<Box<dyn Log>>;
 
 /// The log when its history is known.
-type Opened = bindings::Opened<BindingTopic>;
+type Opened = bindings::Opened<Box<dyn Log>>;
 
 /// What is made again.
 struct Found {
@@ -119,36 +112,31 @@ pub(super) struct Joining<'a> {
     claim: Option<Claim>,
     opened: Option<Opened>,
     generation: u64,
-    transactions: Vec<(Vec<String>, Transactions)>,
+    /// What it has at the clusters of sinks.
+    topics: Topics,
 }
 
 impl<'a> Joining<'a> {
     /// What takes a while to be ready for `begin`, on process 0.
-    pub(super) fn prepare(process: &Process) -> Result<Option<BindingProducer>, Failure> {
-        let settings = Settings::of(&process.config).filter(|_| process.index == 0);
-        let producer = settings.map(|settings| BindingProducer::new(&settings.bindings));
-        Ok(producer.transpose()?)
+    pub(super) fn prepare(process: &Process) -> Result<Option<Prepared>, Failure> {
+        let prepares = process.index == 0 && durable::goes_on(process);
+        let bindings = prepares.then(|| process.config.bindings());
+        bindings.as_ref().map(Prepared::new).transpose()
     }
 
     /// Claims the log, on process 0. None if nothing of the job outlives a restart.
     pub(super) fn begin(
         process: &'a Process,
-        prepared: Option<BindingProducer>,
+        prepared: Option<Prepared>,
         inputs: &Inputs,
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
         let Process { config, stop, .. } = process;
-        let Some(mut settings) = Settings::of(config) else {
-            return Ok(None);
-        };
-        settings.topic_id = inputs.topic_id().map(str::to_owned);
-        if process.engine == Engine::Textbook {
-            if settings.exactly_once.is_empty() {
-                return Ok(None);
-            }
-            return Err(Failure::usage("the textbook engine is not exactly-once")
-                .hint("Set delivery = \"at-least-once\" in every sink and in [dead_letters]."));
+        let mut settings = Settings::of(config);
+        if !durable::goes_on(process) {
+            return settings.refuse_exactly_once(process.engine).map(|()| None);
         }
+        settings.events_id = inputs.id().map(str::to_owned);
         let reference = reference_schema(&config.reference.schema);
         let store_stop = Arc::new(Stop::default());
         let store = Store::open(
@@ -159,8 +147,8 @@ impl<'a> Joining<'a> {
         )?;
         let store = Arc::new(store);
         let (mut claim, mut reaches) = (None, None);
-        if let Some(producer) = prepared {
-            let mut log = producer.open(settings.replicas(), stop)?;
+        if let Some(prepared) = prepared {
+            let mut log = prepared.open(settings.replicas(), stop)?;
             let place = recovery::place(&store, log.first(stop)?)?;
             let goes_on = place.is_some();
             reaches = Some(place.as_ref().map_or(0, |place| place.next));
@@ -178,7 +166,7 @@ impl<'a> Joining<'a> {
                 };
                 claimed.append(&first, stop)?;
             }
-            fence_earlier(&settings, claimed.earlier(), stop)?;
+            topics::fence_earlier(&settings, claimed.earlier(), stop)?;
             claim = Some(claimed);
         }
         let threads = config.cluster.threads;
@@ -203,7 +191,7 @@ impl<'a> Joining<'a> {
             generation: claim.as_ref().map_or(0, Claim::generation),
             claim,
             opened: None,
-            transactions: Vec::new(),
+            topics: Topics::default(),
         }))
     }
 
@@ -215,29 +203,7 @@ impl<'a> Joining<'a> {
     /// Takes the transactional ids away from older generations.
     pub(super) fn fence(&mut self, generation: u64) -> Result<(), Failure> {
         self.generation = generation;
-        let Self {
-            process, settings, ..
-        } = self;
-        if process.index == 0 {
-            for cluster in settings.at_least_once.keys() {
-                let topic = &settings.progress[cluster];
-                Recorder::prepare(topic, settings.replicas(), &process.stop)?;
-            }
-        }
-        for (number, cluster) in settings.exactly_once.iter().enumerate() {
-            let options = TransactionOptions {
-                progress: cluster.progress.clone(),
-                replicas: settings.replicas(),
-                transactional_id: settings.transactional_id(process.index, number),
-                generation,
-                commit_interval: cluster.commit_interval,
-                bytes_max: process.config.limits.max_in_flight_bytes / 4,
-                fail: verdict::on_kafka(process, settings, generation),
-            };
-            let brokers = cluster.brokers.iter().map(|list| (*list).to_owned());
-            let transactions = Transactions::connect(options, &process.stop)?;
-            self.transactions.push((brokers.collect(), transactions));
-        }
+        self.topics = Topics::fence(self.process, &self.settings, generation)?;
         Ok(())
     }
 
@@ -254,7 +220,7 @@ impl<'a> Joining<'a> {
             // Further back, there is more to be made again.
             let made = loaded.checkpoint.as_ref();
             let made = made.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
-            let log = format!("topic {:?}", self.settings.bindings.topic);
+            let log = log::name(&self.settings.bindings);
             let lasting = self.settings.lasting();
             let checked = lasting.check(&opened.history, made, &log);
             checked.map_err(|error| self.settings.refused(error))?;
@@ -278,14 +244,11 @@ impl<'a> Joining<'a> {
         let log = self.opened.take().map(|opened| self.start_log(opened));
         let (history, log) = log.unzip();
         let found = self.find(&mut loaded, history)?;
-        let mut progress = Progress::default();
-        for topic in self.settings.progress.values() {
-            progress.merge(read_progress(topic, stop)?);
-        }
+        let written = self.topics.read(&self.settings, stop)?.max(written);
         fault_point::reach("progress.read");
-        inputs.resume(&found.ranges, stop)?;
+        inputs.resume(&found.ranges, &found.bindings, stop)?;
         let newest_bound = found.newest();
-        let newest = newest_bound.max(progress.newest()).max(written);
+        let newest = newest_bound.max(written);
         let (from, replayed) = (found.first.epoch, found.bindings.len());
         tracing::debug!(from, replayed, newest, "took the job over");
         self.clock.tell_behind(newest);
@@ -300,12 +263,10 @@ impl<'a> Joining<'a> {
         let restored = found.first.epoch;
         let keeper = self.keep(loaded, &ledger, log.as_ref())?;
         let newest_bound = NewestBound::new(newest_bound.into());
-        let mut recorders = Vec::new();
         if log.is_some() {
-            let (settings, generation) = (&self.settings, self.generation);
-            let fail = kafka_fatal(self.process.fatal);
-            let bound = &newest_bound;
-            recorders = recording::start(settings, generation, &progress, bound, monitor, &fail)?;
+            let bound = (&newest_bound, monitor);
+            let topics = &mut self.topics;
+            topics.record(self.process, &self.settings, self.generation, bound)?;
         }
         let log = log.map(|(log, _)| Noting {
             log,
@@ -317,9 +278,7 @@ impl<'a> Joining<'a> {
             replay: Mutex::new(Replay { bindings, newest }),
             log: Mutex::new(log),
             reference: self.reference,
-            transactions: self.transactions,
-            recorders,
-            progress,
+            topics: self.topics,
             ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
             clock: Mutex::new(clock),
             state: Mutex::new(state),
@@ -353,7 +312,7 @@ impl<'a> Joining<'a> {
                     .map_or_else(Vec::new, |manifest| manifest.rows.clone()),
                 newest: loaded.checkpoint,
                 number: self.loading.number,
-                published: self.published(),
+                published: topics::published(&self.settings, &self.clock, &self.store_stop),
             }
         });
         Keeper::start(checkpoints::Options {
@@ -365,38 +324,6 @@ impl<'a> Joining<'a> {
             memory: Memory::of(config),
             fatal: self.process.fatal,
             publishing,
-        })
-    }
-
-    /// What is done when a checkpoint is published: monitors of lag are told, and what it makes
-    /// needless of the log is removed.
-    fn published(&self) -> Published {
-        let config = &self.process.config;
-        let EventSource::Kafka { topic, .. } = &config.events.source else {
-            return Box::new(|_, _| {});
-        };
-        let retention_ms = config.checkpoint.bindings_retention.as_millis();
-        let retention_ms = u64::try_from(retention_ms).unwrap_or(u64::MAX);
-        let group = GroupOffsets::new(topic, &config.job);
-        let commit = config.checkpoint.commit_group_offsets;
-        let (bindings, clock) = (self.settings.bindings.clone(), Arc::clone(&self.clock));
-        let stop = Arc::clone(&self.store_stop);
-        let mut trimmed_ms = clock.now_ms();
-        Box::new(move |manifest, before| {
-            let offsets = manifest.offsets.iter();
-            let ends = offsets.map(|(partition, end)| (*partition, *end)).collect();
-            if commit && let Err(error) = group.commit(&ends) {
-                tracing::warn!(%error, "could not commit offsets for monitors of lag");
-            }
-            let now_ms = clock.now_ms();
-            let Some(before) = before.filter(|_| now_ms > trimmed_ms + TRIM_EVERY_MS) else {
-                return;
-            };
-            trimmed_ms = now_ms;
-            let oldest_ms = now_ms.saturating_sub(retention_ms);
-            if let Err(error) = trim_bindings(&bindings, before.log.next, oldest_ms, &stop) {
-                tracing::warn!(%error, "could not trim the binding log; tried again later");
-            }
         })
     }
 
@@ -447,28 +374,4 @@ fn rows_held(config: &Config) -> [Arc<BatchSchema>; 2] {
 /// A start binds where reading starts before anything else.
 fn nothing_bound() -> Failure {
     Failure::failed("the binding log does not say where reading starts")
-}
-
-/// Fences the ids that earlier generations named and this one does not use.
-fn fence_earlier<'a>(
-    settings: &Settings<'_>,
-    earlier: impl Iterator<Item = &'a Marker>,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    let used = settings.producers();
-    let producers = earlier.flat_map(|marker| &marker.producers);
-    let mut unused: Vec<_> = producers
-        .filter(|producer| !used.contains(producer))
-        .collect();
-    unused.sort_by_key(|producer| (&producer.brokers, &producer.id));
-    unused.dedup();
-    for TransactionalId { brokers, id } in unused {
-        let topic = settings.progress.get(&**brokers).cloned();
-        let topic = topic.unwrap_or_else(|| KafkaTopic {
-            brokers: brokers.clone(),
-            ..settings.bindings.clone()
-        });
-        Transactions::fence(&topic, std::slice::from_ref(id), stop)?;
-    }
-    Ok(())
 }

@@ -5,13 +5,17 @@
 //!
 //! # Invariants
 //! * Epochs are folded in order; what is folded is held once, what is not as it was bound.
+//! * A binding is noted before its epoch can be written, so nothing that has rows goes unnoted.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deltajoin_workers::batch::Batch;
-use deltajoin_workers::bindings::Binding;
+use deltajoin_workers::bindings::{Binding, BindingLog};
+use deltajoin_workers::queue::Waker;
 
+use crate::bindings::Appender;
 use crate::process::changes::Table;
 
 /// What is bound; its clones are the same ledger.
@@ -79,6 +83,32 @@ impl Ledger {
             clock_ms: state.clock_ms,
             reference,
         }
+    }
+}
+
+/// The last epoch that is bound.
+pub(super) type NewestBound = Arc<AtomicU64>;
+
+/// A log that notes what it is given.
+pub(super) struct Noting {
+    pub(super) log: Appender,
+    pub(super) newest: NewestBound,
+    pub(super) ledger: Ledger,
+}
+
+impl BindingLog for Noting {
+    fn append(&mut self, binding: Binding) {
+        self.newest.fetch_max(binding.epoch, Ordering::AcqRel);
+        self.ledger.push(binding.clone());
+        self.log.append(binding);
+    }
+
+    fn durable(&self) -> u64 {
+        self.log.durable()
+    }
+
+    fn wake_by(&mut self, waker: Waker) {
+        self.log.wake_by(waker);
     }
 }
 

@@ -10,13 +10,14 @@
 //! | `changes` | the reference as it differs from what is bound |
 //! | `joining` | takes the job over from earlier generations, in the order that this needs |
 //! | `verdict` | whether a newer generation is why this one ends |
-//! | `durable` | what a process has then, for its workers; `never_durable` without Kafka |
+//! | `log` | the log of bindings, wherever it is |
+//! | `topics` | transactions and progress at the sinks' clusters; `no_topics` without Kafka |
+//! | `durable` | what a process has then, for its workers |
 //! | `promises` | what the configuration says of it |
 //! | `checkpoints`, `ledger` | makes checkpoints, so that less must be replayed |
 //! | `recovery` | which checkpoint a start goes on from |
 //! | `check`, `rehearsal` | what a start would find, looked at beforehand |
 //! | `state` | what is kept, looked at and forgotten |
-//! | `recording` | how far sinks have come that write at least once |
 //! | `outputs` | sinks and dead letters, for each worker |
 //! | `skipping` | what a sink has committed before is not written again |
 //!
@@ -25,44 +26,31 @@
 //!   have been found good.
 //! * An error on any thread ends the process, with one report and the exit code of that error.
 
-#[cfg(feature = "kafka")]
 mod changes;
 mod check;
-#[cfg(feature = "kafka")]
 mod checkpoints;
-#[cfg(feature = "kafka")]
-mod durable;
-#[cfg(not(feature = "kafka"))]
-#[path = "never_durable.rs"]
 mod durable;
 mod inputs;
-#[cfg(feature = "kafka")]
 mod joining;
-#[cfg(feature = "kafka")]
 mod ledger;
-#[cfg(feature = "kafka")]
+mod log;
 mod memory;
 mod outputs;
 mod plan;
-#[cfg(feature = "kafka")]
 mod promises;
-#[cfg(feature = "kafka")]
-mod recording;
-#[cfg(feature = "kafka")]
 mod recovery;
-#[cfg(feature = "kafka")]
 mod rehearsal;
-#[cfg(feature = "kafka")]
 mod skipping;
-#[cfg(feature = "kafka")]
 mod state;
 #[cfg(feature = "kafka")]
+mod topics;
+#[cfg(not(feature = "kafka"))]
+#[path = "no_topics.rs"]
+mod topics;
 mod verdict;
 
 pub use check::check;
-#[cfg(feature = "kafka")]
 pub use skipping::Skipping;
-#[cfg(feature = "kafka")]
 pub use state::{forget_job, kept, state};
 
 use std::rc::Rc;
@@ -86,10 +74,7 @@ use crate::config::{self, Config};
 use crate::error::ExitCode;
 use crate::failure::Failure;
 use crate::process::durable::Durable;
-#[cfg(not(feature = "kafka"))]
-use crate::process::durable::{self as verdict, Joining};
 use crate::process::inputs::Inputs;
-#[cfg(feature = "kafka")]
 use crate::process::joining::Joining;
 use crate::process::outputs::{Outputs, Rejected, SendSink, WorkerSinks};
 use crate::telemetry::{Monitor, State, WallClock, report_every_second};
@@ -393,7 +378,13 @@ fn membership(process: &Process) -> Result<Membership, Failure> {
         })?,
         None => Vec::new(),
     };
-    let engine = format!("{:?} until_end={}", process.engine, process.until_end);
+    // All must find the same: a pipe on one host may be nothing on another.
+    let goes_on = durable::goes_on(process);
+    let engine = process.engine;
+    let engine = format!(
+        "{engine:?} until_end={} goes_on={goes_on}",
+        process.until_end
+    );
     let settings = cluster::settings_digest(&format!("{} {engine}", config::digest(config)));
     Ok(Membership {
         job: config.job.clone(),

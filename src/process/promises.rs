@@ -9,23 +9,27 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
 use crate::bindings::{self, Lasting, Marker, MarkerId, TransactionalId};
 use crate::config::{
-    Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched, share_a_broker,
+    Bindings, Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched,
+    share_a_broker,
 };
-use crate::connectors::kafka::Error;
+use crate::connectors::file;
+#[cfg(feature = "kafka")]
+use crate::connectors::kafka;
 use crate::failure::Failure;
 use crate::telemetry::WallClock;
 
 /// What the configuration says of it.
 pub(super) struct Settings<'a> {
     pub(super) config: &'a Config,
-    /// What tells the events' topic from another of the same name, once it is known.
-    pub(super) topic_id: Option<String>,
-    pub(super) bindings: KafkaTopic,
+    /// What tells the events' topic or file from another of the same name, once it is known.
+    pub(super) events_id: Option<String>,
+    pub(super) bindings: Bindings,
     /// The topic of progress at each cluster with a Kafka sink.
     pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
     /// By cluster, the sinks that write at least once.
@@ -43,12 +47,11 @@ pub(super) struct ExactlyOnce<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// None if nothing can outlive a restart: a file of events is read once.
-    pub(super) fn of(config: &'a Config) -> Option<Self> {
+    pub(super) fn of(config: &'a Config) -> Self {
         let mut settings = Self {
             config,
-            topic_id: None,
-            bindings: config.bindings_topic()?,
+            events_id: None,
+            bindings: config.bindings(),
             progress: BTreeMap::new(),
             at_least_once: BTreeMap::new(),
             exactly_once: Vec::new(),
@@ -75,12 +78,26 @@ impl<'a> Settings<'a> {
                 }
             }
         }
-        Some(settings)
+        settings
+    }
+
+    /// Refuses what cannot be promised by a job of which nothing outlives a restart.
+    pub(super) fn refuse_exactly_once(&self, engine: Engine) -> Result<(), Failure> {
+        if self.exactly_once.is_empty() {
+            return Ok(());
+        }
+        let message = match engine {
+            Engine::Textbook => "the textbook engine is not exactly-once",
+            Engine::Production => "what is read from a pipe is not exactly-once",
+        };
+        Err(Failure::usage(message)
+            .hint("Set delivery = \"at-least-once\" in every sink and in [dead_letters]."))
     }
 
     /// Why the job cannot go on from what is bound.
     pub(super) fn refused(&self, error: bindings::Error) -> Failure {
         match (error, &self.config.events.source) {
+            #[cfg(feature = "kafka")]
             (
                 bindings::Error::SettingChanged {
                     name, before, now, ..
@@ -88,7 +105,13 @@ impl<'a> Settings<'a> {
                 EventSource::Kafka { topic, .. },
             ) if name == TOPIC_ID => {
                 let topic = topic.topic.clone();
-                Error::TopicReplaced { topic, before, now }.into()
+                kafka::Error::TopicReplaced { topic, before, now }.into()
+            }
+            (bindings::Error::SettingChanged { name, .. }, EventSource::File { path })
+                if name == FIRST_LINE =>
+            {
+                let path = path.clone();
+                file::Error::Replaced { path }.into()
             }
             (error, _) => error.into(),
         }
@@ -143,10 +166,16 @@ impl<'a> Settings<'a> {
     /// Settings that must not change as long as the job goes on from its bindings, or as long as
     /// rows are to be made again.
     pub(super) fn lasting(&self) -> Lasting {
-        let topic_id = self.topic_id.iter();
-        let topic_id = topic_id.map(|id| (TOPIC_ID.to_owned(), id.clone()));
+        let name = match &self.config.events.source {
+            EventSource::Kafka { .. } => TOPIC_ID,
+            EventSource::File { .. } => FIRST_LINE,
+        };
+        let id = self
+            .events_id
+            .iter()
+            .map(|id| (name.to_owned(), id.clone()));
         Lasting {
-            settings: lasting(self.config).into_iter().chain(topic_id).collect(),
+            settings: lasting(self.config).into_iter().chain(id).collect(),
             of_rows: &OF_ROWS,
         }
     }
@@ -166,6 +195,18 @@ impl<'a> Settings<'a> {
 /// Names the id of the events' topic among the settings that must not change: a topic that was made
 /// anew has other records at the offsets that are bound.
 const TOPIC_ID: &str = "events.topic_id";
+
+/// Names the checksum of the first line of the events' file in the same way.
+const FIRST_LINE: &str = "events.first_line";
+
+/// Whether events can be read again after a restart: what a pipe gives is given once.
+pub(super) fn outlives(config: &Config) -> bool {
+    match &config.events.source {
+        EventSource::Kafka { .. } => true,
+        // One that is not there is said so by whoever reads it.
+        EventSource::File { path } => path.metadata().map_or(true, |found| found.is_file()),
+    }
+}
 
 /// This process, for people.
 fn holder() -> String {
@@ -191,15 +232,15 @@ const OF_ROWS: [&str; 9] = [
 /// Settings that what was bound and committed is told in.
 fn lasting(config: &Config) -> BTreeMap<String, String> {
     let events = match &config.events.source {
-        EventSource::Kafka { topic, .. } => topic.topic.clone(),
-        EventSource::File { path } => path.display().to_string(),
+        EventSource::Kafka { topic, .. } => ("events.topic", topic.topic.clone()),
+        EventSource::File { path } => ("events.path", path.display().to_string()),
     };
     let all = |schema: &Schema| columns(schema, 0..schema.columns.len());
     let key = |schema: &Schema| columns(schema, schema.key.iter().copied());
     let (events_schema, reference) = (&config.events.schema, &config.reference.schema);
     let record_bytes_max = config.limits.max_record_bytes;
     let settings = [
-        ("events.topic", events),
+        events,
         ("events.key", key(events_schema)),
         ("events.columns", all(events_schema)),
         ("reference.key", key(reference)),

@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use deltajoin_workers::ports::Stop;
 
-use crate::bindings::{self, Reader};
+use crate::bindings::{self, Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, newest, probe};
 use crate::codec::reference_schema;
 use crate::config::{Config, EventSource};
-use crate::connectors::kafka::{BindingReader, Connection, Scan};
+use crate::connectors::file;
+#[cfg(feature = "kafka")]
+use crate::connectors::kafka::{Connection, Scan};
 use crate::failure::Failure;
 use crate::process::joining::FIRST_EPOCH;
-use crate::process::promises::Settings;
+use crate::process::log;
+use crate::process::promises::{Settings, outlives};
 use crate::process::recovery::{self, Ranges};
 
 /// How long a store is tried: somebody waits for the answer.
@@ -27,12 +30,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Looks at all of it; a line for each. Nothing if the job keeps nothing.
 pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>, Failure> {
-    let Some(mut settings) = Settings::of(config) else {
+    if !outlives(config) {
         return Ok(Vec::new());
-    };
-    if let EventSource::Kafka { topic, .. } = &config.events.source {
-        settings.topic_id = Connection::open(topic)?.id(stop)?;
     }
+    let mut settings = Settings::of(config);
+    settings.events_id = match &config.events.source {
+        EventSource::File { path } => file::Events::open(path)?.first_line()?,
+        #[cfg(feature = "kafka")]
+        EventSource::Kafka { topic, .. } => Connection::open(topic)?.id(stop)?,
+        #[cfg(not(feature = "kafka"))]
+        EventSource::Kafka { .. } => None,
+    };
     let location = &config.checkpoint.location;
     let options = checkpoint::Options {
         patience: PATIENCE,
@@ -57,18 +65,15 @@ fn look_at_log(
     (store, manifest): (Option<&Store>, Option<&Manifest>),
     stop: &Stop,
 ) -> Result<String, Failure> {
-    let name = &settings.bindings.topic;
-    let Some(mut log) = BindingReader::open(&settings.bindings, stop)? else {
+    let name = log::name(&settings.bindings);
+    let Some(mut log) = log::look(&settings.bindings, stop)? else {
         if let Some(manifest) = manifest {
             let offset = manifest.generation;
-            let log = format!("topic {name:?}");
+            let log = name;
             return Err(bindings::Error::OtherLog { log, offset }.into());
         }
-        return Ok(format!(
-            "bindings: the job makes topic {name:?}, and begins"
-        ));
+        return Ok(format!("bindings: the job makes {name}, and begins"));
     };
-    log.check()?;
     let first = log.first(stop)?;
     let place = store.map(|store| recovery::place(store, first));
     let place = place.transpose()?.flatten();
@@ -111,13 +116,29 @@ fn look_at_log(
         .lasting()
         .check(reader.history(), made, &log.name());
     checked.map_err(|error| settings.refused(error))?;
-    if let EventSource::Kafka { topic, .. } = &settings.config.events.source {
-        let ranges = ranges.into_iter();
-        let ranges = ranges.map(|(partition, (start, end))| (partition, start..end));
-        Scan::connect_ranges(topic, ranges, stop)?;
-    }
+    look_at_events(&settings.config.events.source, ranges, stop)?;
     Ok(match newest {
-        0 => format!("bindings: topic {name:?}, and nothing in it"),
-        newest => format!("bindings: topic {name:?}, up to epoch {newest}"),
+        0 => format!("bindings: {name}, and nothing in it"),
+        newest => format!("bindings: {name}, up to epoch {newest}"),
     })
+}
+
+/// Looks whether the events that are bound are still there.
+fn look_at_events(source: &EventSource, ranges: Ranges, stop: &Stop) -> Result<(), Failure> {
+    match source {
+        EventSource::File { path } => {
+            if let Some((_, bound)) = ranges.into_values().next() {
+                file::Events::open(path)?.resume(bound, &[], stop)?;
+            }
+        }
+        #[cfg(feature = "kafka")]
+        EventSource::Kafka { topic, .. } => {
+            let ranges = ranges.into_iter();
+            let ranges = ranges.map(|(partition, (start, end))| (partition, start..end));
+            Scan::connect_ranges(topic, ranges, stop)?;
+        }
+        #[cfg(not(feature = "kafka"))]
+        EventSource::Kafka { .. } => {}
+    }
+    Ok(())
 }

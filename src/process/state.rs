@@ -6,38 +6,32 @@
 //! * A look changes nothing.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use deltajoin_workers::ports::Stop;
 
 use crate::checkpoint::{Checkpoint, Options, Store, forget, list, verify_all};
-use crate::config::{Config, Target};
+use crate::config::{Bindings, Config, Target};
 use crate::connectors::file;
-use crate::connectors::kafka::{Error, Progress, delete_topic, read_progress};
 use crate::error::ExitCode;
 use crate::failure::Failure;
-use crate::process::promises::Settings;
+use crate::process::promises::{Settings, outlives};
+use crate::process::topics;
 
 /// Tells of checkpoints, offsets and progress; with `verify` every byte of checkpoints is read.
 ///
 /// # Errors
 /// If it cannot be read, or if a byte is wrong.
 pub fn state(config: &Config, verify: bool, stop: &Arc<Stop>) -> Result<String, Failure> {
-    let settings = Settings::of(config).ok_or_else(nothing)?;
+    let settings = settings(config)?;
     let location = &config.checkpoint.location;
     let options = Options::default();
     let store = Store::open_to_read(location, &config.job, options, Arc::clone(stop))?;
     let mut text = String::new();
     let checkpoints = list(&store)?;
     write_checkpoints(&mut text, &checkpoints).expect("a string takes all");
-    for topic in settings.progress.values() {
-        let progress = match read_progress(topic, stop) {
-            Err(Error::UnknownTopic { .. }) => continue,
-            progress => progress?,
-        };
-        write_progress(&mut text, &progress).expect("a string takes all");
-    }
+    topics::show_progress(&mut text, &settings, stop)?;
     if !verify {
         return Ok(text);
     }
@@ -95,27 +89,17 @@ fn write_checkpoints(text: &mut String, checkpoints: &[Checkpoint]) -> std::fmt:
     Ok(())
 }
 
-fn write_progress(text: &mut String, progress: &Progress) -> std::fmt::Result {
-    writeln!(
-        text,
-        "\n{:<24} {:>9} {:>14} {:>10}",
-        "sink", "shards", "epoch", "generation"
-    )?;
-    for (sink, record) in progress.records() {
-        let shards = format!("{}-{}", record.shards.start, record.shards.end - 1);
-        let (epoch, generation) = (record.epoch, record.generation);
-        writeln!(text, "{sink:<24} {shards:>9} {epoch:>14} {generation:>10}")?;
-    }
-    Ok(())
-}
-
 /// What `forget_job` would remove, a line each.
 ///
 /// # Errors
 /// If the job keeps nothing.
 pub fn kept(config: &Config) -> Result<Vec<String>, Failure> {
-    let settings = Settings::of(config).ok_or_else(nothing)?;
-    let topics = settings.progress.values().chain([&settings.bindings]);
+    let settings = settings(config)?;
+    let bindings = match &settings.bindings {
+        Bindings::Topic(topic) => Some(topic),
+        Bindings::File(_) => None,
+    };
+    let topics = settings.progress.values().chain(bindings);
     let mut kept: Vec<String> = topics
         .map(|topic| format!("topic {} at {}", topic.topic, topic.brokers))
         .collect();
@@ -130,33 +114,43 @@ pub fn kept(config: &Config) -> Result<Vec<String>, Failure> {
 /// # Errors
 /// If something cannot be removed.
 pub fn forget_job(config: &Config, stop: &Arc<Stop>) -> Result<(), Failure> {
-    let settings = Settings::of(config).ok_or_else(nothing)?;
+    let settings = settings(config)?;
     // Bindings first: without them nothing else is gone on from.
-    for topic in [&settings.bindings]
-        .into_iter()
-        .chain(settings.progress.values())
-    {
-        delete_topic(topic, stop)?;
+    if let Bindings::File(path) = &settings.bindings {
+        // Not while the job runs.
+        if path.exists() {
+            drop(file::BindingFile::open(path)?);
+        }
+        remove(path)?;
     }
+    topics::forget(&settings, stop)?;
     let location = &config.checkpoint.location;
     let options = Options::default();
     let store = Store::open(location, &config.job, options, Arc::clone(stop))?;
     forget(&store)?;
-    for path in files(config) {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::failed(format!(
-                    "could not remove {path:?}: {error}"
-                )));
-            }
-            _ => {}
-        }
+    progress_files(config).try_for_each(|path| remove(&path))
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::failed(
+            format!("could not remove {path:?}: {error}"),
+        )),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The files that tell of the job: of bindings, and of what stands in files of rows.
+fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let bindings = match config.bindings() {
+        Bindings::Topic(_) => None,
+        Bindings::File(path) => Some(path),
+    };
+    progress_files(config).chain(bindings)
 }
 
 /// The progress of files, each beside its file.
-fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
+fn progress_files(config: &Config) -> impl Iterator<Item = PathBuf> {
     let targets = config.sinks.iter().map(|sink| &sink.target);
     targets
         .chain([&config.dead_letters])
@@ -166,6 +160,11 @@ fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
         })
 }
 
-fn nothing() -> Failure {
-    Failure::usage("this job keeps nothing: its events are in a file")
+fn settings(config: &Config) -> Result<Settings<'_>, Failure> {
+    if outlives(config) {
+        return Ok(Settings::of(config));
+    }
+    Err(Failure::usage(
+        "this job keeps nothing: its events come from a pipe",
+    ))
 }

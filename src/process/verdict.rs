@@ -6,48 +6,54 @@
 //! # Invariants
 //! * Superseded means that the log holds a newer marker, and nothing else.
 
+#[cfg(feature = "kafka")]
 use std::sync::Arc;
 
 use deltajoin_workers::ports::Stop;
 
 use crate::bindings;
-use crate::connectors::kafka::{BindingTopic, Error, Fail};
+use crate::config::Bindings;
+#[cfg(feature = "kafka")]
+use crate::connectors::kafka::{Error, Fail};
 use crate::failure::Failure;
-use crate::process::Process;
+#[cfg(feature = "kafka")]
 use crate::process::promises::Settings;
+use crate::process::{Process, durable, log};
 
+#[cfg(feature = "kafka")]
 /// Ends the process for an error of Kafka. What has fenced it, the log of bindings tells.
 pub(super) fn on_kafka(process: &Process, settings: &Settings<'_>, generation: u64) -> Fail {
-    let (fatal, replicas) = (process.fatal, settings.replicas());
-    let topic = settings.bindings.clone();
+    let (fatal, bindings) = (process.fatal, settings.bindings.clone());
     Arc::new(move |error| match error {
         Error::Stopped => {}
-        Error::Fenced { .. } => {
-            let log = BindingTopic::open(&topic, replicas, &Stop::default());
-            fatal(&judge(log, generation, error.into(), &Stop::default()))
-        }
+        Error::Fenced { .. } => fatal(&judge(
+            &bindings,
+            generation,
+            error.into(),
+            &Stop::default(),
+        )),
         error => fatal(&error.into()),
     })
 }
 
 /// Why a start has failed: a newer generation deletes and changes what an older one reads.
 pub(super) fn on_start(process: &Process, generation: u64, failure: Failure) -> Failure {
-    let Some(settings) = Settings::of(&process.config) else {
+    if !durable::goes_on(process) {
         return failure;
-    };
-    let log = BindingTopic::open(&settings.bindings, settings.replicas(), &process.stop);
-    judge(log, generation, failure, &process.stop)
+    }
+    judge(
+        &process.config.bindings(),
+        generation,
+        failure,
+        &process.stop,
+    )
 }
 
-fn judge(
-    log: Result<BindingTopic, Error>,
-    generation: u64,
-    failure: Failure,
-    stop: &Stop,
-) -> Failure {
-    let newer = log
-        .map_err(bindings::Error::from)
-        .and_then(|mut log| bindings::superseded(&mut log, generation, stop));
+fn judge(bindings: &Bindings, generation: u64, failure: Failure, stop: &Stop) -> Failure {
+    let newer = log::look(bindings, stop).and_then(|log| match log {
+        Some(mut log) => bindings::superseded(&mut log, generation, stop),
+        None => Ok(()),
+    });
     match newer {
         Ok(()) => failure,
         Err(superseded @ bindings::Error::Superseded { .. }) => superseded.into(),

@@ -11,6 +11,7 @@
 
 #[path = "../integration/case.rs"]
 mod case;
+mod going_on;
 mod idle;
 mod loss;
 mod result;

@@ -30,6 +30,7 @@ fn three_processes_under_a_supervisor_give_the_result() {
         assert_eq!(outcome.stdout.len(), 14, "{:?}", outcome.stdout);
         let errors = outcome.stderr.iter().any(|line| line.contains("ERROR"));
         assert!(!errors, "{:#?}", outcome.stderr);
+        folder.forget();
     }
 }
 

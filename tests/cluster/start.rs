@@ -56,7 +56,11 @@ fn a_process_with_another_engine_is_refused() {
 fn an_address_in_use_is_named_and_no_result_is_lost() {
     let folder = Folder::with_case(&config(2), &options(100));
     folder.write("secret", "not to be guessed");
-    folder.write("joined.jsonl", "of an earlier run\n");
+    let alone = ["cluster.processes=1", "cluster.addresses=[]"];
+    let alone = ["--set", alone[0], "--set", alone[1], "--until-end"];
+    folder.run_job("run", &alone).assert_code(0);
+    let results = folder.read("joined.jsonl");
+    assert!(!results.is_empty());
     let address = address(&folder, 0);
     let _taken = TcpListener::bind(&address).expect("the port is free");
     let outcome = worker(&folder, 0, &[]).wait(SOON);
@@ -65,7 +69,7 @@ fn an_address_in_use_is_named_and_no_result_is_lost() {
     let primary = format!("error: could not listen on \"{address}\" for process 0");
     assert!(said.contains(&primary), "{said}");
     assert!(said.contains("in use"), "{said}");
-    assert_eq!(folder.read("joined.jsonl"), "of an earlier run\n");
+    assert_eq!(folder.read("joined.jsonl"), results);
 }
 
 #[test]
@@ -106,4 +110,24 @@ fn a_process_that_waits_for_its_peers_can_be_stopped() {
     first.wait_for_line("process 1", LIMIT);
     first.signal(Signal::Terminate);
     first.wait(SOON).assert_code(0);
+}
+
+#[test]
+fn a_process_that_does_not_see_the_pipe_of_the_others_is_refused() {
+    // What is read from a pipe is kept by nobody, and what is read from a file by all.
+    let config = config(2);
+    let (folder, _pipe) = held(&config);
+    let elsewhere = Folder::with_config(&config);
+    elsewhere.write("secret", folder.read("secret"));
+    let mut first = worker(&folder, 0, &[]);
+    wait_until("its start", LIMIT, || status(&folder, 0).is_some());
+    let outcome = worker(&elsewhere, 1, &[]).wait(SOON);
+    outcome.assert_code(2);
+    let said = outcome.stderr.join("\n");
+    assert!(
+        said.contains("refused") && said.contains("settings"),
+        "{said}"
+    );
+    first.signal(Signal::Terminate);
+    first.wait(LIMIT).assert_code(0);
 }

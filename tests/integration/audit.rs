@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use crate::case::{CONFIG, Fifo, Folder, options};
 
-/// A folder in which the job has written its output.
+/// A folder in which the job has written its output, and was forgotten: all that is there is
+/// judged.
 fn finished(options: &Options) -> Folder {
     let folder = Folder::with_case(CONFIG, options);
     folder.run_job("run", &["--until-end"]).assert_code(0);
+    folder.reset();
     folder
 }
 
@@ -263,6 +265,7 @@ fn events_without_a_reference_row_have_rows_as_the_settings_say() {
             let (report, _) = audit(&folder, &[], 1);
             assert!(found(&report)[0] > 10, "{report}");
         }
+        folder.forget();
     }
 }
 

@@ -113,6 +113,20 @@ impl Folder {
         self.run(&all)
     }
 
+    /// Forgets the job of `job.toml`; its results stay.
+    pub(crate) fn reset(&self) {
+        let outcome = self.run(&["state", "reset", "--config", "job.toml", "--yes"]);
+        outcome.assert_code(0);
+    }
+
+    /// Has the job begin anew, with no results.
+    pub(crate) fn forget(&self) {
+        self.reset();
+        for name in ["joined.jsonl", "joined.jsonl.dead.jsonl"] {
+            fs::remove_file(self.path(name)).expect("the job has made it");
+        }
+    }
+
     /// Writes `events.jsonl` and `reference.csv` as `deltajoin generate` makes them.
     pub(crate) fn generate(&self, options: &Options) {
         let mut arguments: Vec<String> = ["generate", "--file", "events.jsonl"]

@@ -8,21 +8,22 @@ use expect_test::{Expect, expect, expect_file};
 use crate::case::{CONFIG, Fifo, Folder, LIMIT, options};
 use crate::configuration::report;
 
-const OLD: &str = "results of an earlier run\n";
-
 /// A folder where everything is right, and results of an earlier run are there.
 fn good(config: &str) -> Folder {
-    let folder = Folder::with_case(config, &options(100));
-    folder.write("joined.jsonl", OLD);
+    let folder = Folder::with_case(CONFIG, &options(100));
+    folder.run_job("run", &["--until-end"]).assert_code(0);
+    folder.write("job.toml", config);
     folder
 }
 
 /// The job does not start, says so, and leaves the results of an earlier run as they are.
 fn refusal(folder: &Folder) -> String {
+    let results = folder.read("joined.jsonl");
+    assert!(!results.is_empty());
     let outcome = folder.run_job("run", &["--until-end"]);
     outcome.assert_code(2);
     assert!(outcome.stdout.is_empty());
-    assert_eq!(folder.read("joined.jsonl"), OLD);
+    assert_eq!(folder.read("joined.jsonl"), results);
     report(&outcome)
 }
 

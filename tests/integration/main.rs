@@ -14,6 +14,7 @@ mod case;
 mod configuration;
 mod fault;
 mod generate;
+mod going_on;
 mod job;
 mod status;
 mod stop;

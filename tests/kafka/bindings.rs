@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use deltajoin::bindings::{Appender, Error, Fatal, History, Log, Marker, MarkerId, open};
+use deltajoin::bindings::{Appender, Error, Fatal, History, Marker, MarkerId, Records, open};
 use deltajoin::codec::reference_schema;
 use deltajoin::connectors::kafka::BindingTopic;
 use deltajoin::error::ExitCode;

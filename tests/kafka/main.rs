@@ -16,9 +16,9 @@
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |
 //! | `check` | `deltajoin check` of jobs that have run |
 //! | `damage` | checkpoints that are damaged |
-//! | `settings_change` | what may change between two starts |
+//! | `settings_change`, `places_change` | what may change between two starts |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
-//! | `files` | jobs that write files |
+//! | `files`, `file_events` | jobs that write files, and that read them |
 //! | `bindings` | the binding log as a topic |
 //! | `topics_change` | partitions that are added, records and topics that are gone |
 //! | `disks` | disks that are full or read-only |
@@ -46,10 +46,12 @@ mod check;
 mod damage;
 mod disks;
 mod exactly_once;
+mod file_events;
 mod files;
 #[cfg(feature = "fault-points")]
 mod late;
 mod outage;
+mod places_change;
 mod poison;
 mod reference;
 mod refusals;

@@ -1,6 +1,7 @@
 //! What may change between two starts: each row of the table in `docs/recovery.md`, once.
 
 use std::cell::Cell;
+use std::path::Path;
 
 use deltajoin_testkit::Broker;
 use serde_json::Value;
@@ -8,17 +9,17 @@ use serde_json::Value;
 use crate::setup::{LIMIT, Setup, quoted};
 use crate::topics::{Publisher, Tail, event, values};
 
-const TABLE: &str = "geographical_location_oid,geographical_location\n1,Here\n";
+pub(crate) const TABLE: &str = "geographical_location_oid,geographical_location\n1,Here\n";
 
 /// A job that keeps its checkpoints in a folder that outlives its setups.
-struct Changing {
+pub(crate) struct Changing {
     name: &'static str,
     state: tempfile::TempDir,
     next: Cell<i64>,
 }
 
 impl Changing {
-    fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         let broker = Broker::shared();
         broker.create_topic(name, 2, &[]);
         drop(Setup::new(broker, name));
@@ -29,14 +30,19 @@ impl Changing {
         }
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup::without_topics(Broker::shared(), self.name)
             .state(self.state.path())
             .reference(TABLE)
     }
 
+    /// Where its checkpoints are.
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
     /// Publishes one more event, and the one before it again.
-    fn publish(&self) -> i64 {
+    pub(crate) fn publish(&self) -> i64 {
         let oid = self.next.replace(self.next.get() + 1);
         let publisher = Publisher::new(Broker::shared(), self.name);
         for oid in [oid.max(1) - 1, oid] {
@@ -47,7 +53,7 @@ impl Changing {
     }
 
     /// All rows, by the key's column.
-    fn rows(&self) -> Vec<(i64, Value)> {
+    pub(crate) fn rows(&self) -> Vec<(i64, Value)> {
         let rows = values(Broker::shared(), &format!("{}-joined", self.name)).into_iter();
         let mut rows: Vec<_> = rows
             .map(|row| (row["detection_oid"].as_i64().unwrap(), row))
@@ -57,7 +63,7 @@ impl Changing {
     }
 
     /// Runs with one more event; then each event has one row. Gives the last.
-    fn goes_on(&self, what: &str, setup: &Setup, arguments: &[&str]) -> Value {
+    pub(crate) fn goes_on(&self, what: &str, setup: &Setup, arguments: &[&str]) -> Value {
         let last = self.publish();
         setup.run_until_end(arguments);
         let rows = self.rows();
@@ -67,7 +73,7 @@ impl Changing {
     }
 
     /// Is refused, by the start and by `check`, with exit code 2.
-    fn refused(&self, setup: &Setup, arguments: &[&str], texts: &[&str]) {
+    pub(crate) fn refused(&self, setup: &Setup, arguments: &[&str], texts: &[&str]) {
         for command in ["check", "run"] {
             let outcome = setup.command(command, arguments).wait(LIMIT);
             let said = outcome.stderr.join("\n");

@@ -118,6 +118,16 @@ impl Setup {
         self
     }
 
+    /// Reads events from a file, and from no topic.
+    pub(crate) fn events_from(mut self, path: &str) -> Self {
+        let table = self.tables.entry("events").or_default();
+        for setting in ["topic", "brokers", "kafka"] {
+            table.remove(setting);
+        }
+        self.set("events", "type", quoted("file"))
+            .set("events", "path", quoted(path))
+    }
+
     /// Writes results to a file, and to no topic.
     pub(crate) fn rows_to(self, path: &str) -> Self {
         self.file("[sinks]", path)

@@ -4,6 +4,7 @@
 
 use expect_test::expect;
 
+use crate::config::Bindings;
 use crate::config::tests::{check, edited, load_with};
 
 #[test]
@@ -302,4 +303,42 @@ fn a_derived_topic_is_checked() {
         report.starts_with("error: \"topic\" in [dead_letters] is not"),
         "{report}"
     );
+}
+
+#[test]
+fn events_in_a_file_keep_their_bindings_in_a_folder() {
+    let file = (
+        "brokers = \"k1:9092\"\ntopic = \"events\"",
+        "type = \"file\"\npath = \"events.jsonl\"",
+    );
+    let tables = "[checkpoint]\nlocation = \"s3://bucket/state\"\nbindings_brokers = \"k2:9092\"\n";
+    check(
+        &[file, ("", tables)],
+        expect![[r#"
+        error: events in a file need a folder of checkpoints, not "s3://bucket/state"
+          --> job.toml:26:12
+           |
+        26 | location = "s3://bucket/state"
+           |            ^^^^^^^^^^^^^^^^^^^
+          detail: The bindings of such a job are a file beside its checkpoints.
+          hint: Write file:// and a path.
+
+        error: events in a file have no topic of bindings
+          --> job.toml:27:20
+           |
+        27 | bindings_brokers = "k2:9092"
+           |                    ^^^^^^^^^
+          detail: The bindings of such a job are a file beside its checkpoints.
+          hint: Leave it out.
+
+        2 faults in job.toml
+    "#]],
+    );
+    let text = edited(&[
+        file,
+        ("", "[checkpoint]\nlocation = \"file:///var/state\"\n"),
+    ]);
+    let config = load_with(&text, &[], &[]).unwrap().config;
+    let path = "/var/state/detections/bindings.jsonl".into();
+    assert_eq!(config.bindings(), Bindings::File(path));
 }

@@ -19,7 +19,7 @@ use deltajoin_workers::ports::Stop;
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::bindings::{Error, Fault, Log, Visit, announced};
+use crate::bindings::{Error, Fault, Log, Records, Visit, announced};
 use crate::connectors::file;
 
 /// Lines stay of a size that an editor can show.
@@ -88,36 +88,24 @@ impl BindingFile {
     }
 }
 
-impl Log for BindingFile {
+impl Records for BindingFile {
     fn name(&self) -> String {
         name(&self.path)
     }
 
-    fn record_bytes_max(&self) -> usize {
-        RECORD_BYTES_MAX
+    fn first(&mut self, _stop: &Stop) -> Result<u64, Error> {
+        Ok(0)
     }
 
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), Error> {
-        let failed = |source| read_failed(&self.path, source);
-        (&self.file).seek(SeekFrom::Start(0)).map_err(failed)?;
         // What stands behind the records is of an append that has failed.
-        let mut lines = BufReader::new(&self.file);
-        let mut line = Vec::new();
-        for offset in 0..self.next {
-            if stop.asked() {
-                return Err(Error::Stopped);
-            }
-            line.clear();
-            lines.read_until(b'\n', &mut line).map_err(failed)?;
-            if offset >= from {
-                let visited = record_of(&line).and_then(|record| visit(offset, record));
-                let place = || format!("{}:{}", self.path.display(), offset + 1);
-                if !visited.map_err(|fault| fault.at(place()))? {
-                    break;
-                }
-            }
-        }
-        Ok(())
+        read((&self.file, &self.path), from..self.next, stop, visit)
+    }
+}
+
+impl Log for BindingFile {
+    fn record_bytes_max(&self) -> usize {
+        RECORD_BYTES_MAX
     }
 
     fn append(&mut self, records: &[Vec<u8>], _stop: &Stop) -> Result<Range<u64>, Error> {
@@ -135,6 +123,75 @@ impl Log for BindingFile {
         self.next += records.len() as u64;
         Ok(first..self.next)
     }
+}
+
+/// A binding log in a file, only to be read, also while another process has it.
+#[derive(Debug)]
+pub struct BindingReader {
+    file: File,
+    path: PathBuf,
+}
+
+impl BindingReader {
+    /// Opens the file; none if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path) -> Result<Option<Self>, Error> {
+        match File::open(path) {
+            Ok(file) => Ok(Some(Self {
+                file,
+                path: path.to_owned(),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(read_failed(path, source)),
+        }
+    }
+}
+
+impl Records for BindingReader {
+    fn name(&self) -> String {
+        name(&self.path)
+    }
+
+    fn first(&mut self, _stop: &Stop) -> Result<u64, Error> {
+        Ok(0)
+    }
+
+    fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), Error> {
+        read((&self.file, &self.path), from..u64::MAX, stop, visit)
+    }
+}
+
+/// Reads the records at these offsets, as far as they are there with the end of their lines.
+fn read(
+    (mut file, path): (&File, &Path),
+    offsets: Range<u64>,
+    stop: &Stop,
+    visit: Visit<'_>,
+) -> Result<(), Error> {
+    let failed = |source| read_failed(path, source);
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let mut lines = BufReader::new(file);
+    let mut line = Vec::new();
+    for offset in 0..offsets.end {
+        if stop.asked() {
+            return Err(Error::Stopped);
+        }
+        line.clear();
+        lines.read_until(b'\n', &mut line).map_err(failed)?;
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        if offset >= offsets.start {
+            let visited = record_of(&line).and_then(|record| visit(offset, record));
+            let place = || format!("{}:{}", path.display(), offset + 1);
+            if !visited.map_err(|fault| fault.at(place()))? {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes a record out of its line.

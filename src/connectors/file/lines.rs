@@ -4,9 +4,12 @@
 //!
 //! # Invariants
 //! * Lines are counted from 1, blank ones included; blank ones are not given out.
-//! * A last line without a newline is a line.
+//! * A last line without a newline is a line; in a file that may grow, only if it is a whole JSON
+//!   object: else somebody may still be writing it, and it is left.
 
 use std::io::{self, BufRead, Read};
+
+use serde::de::IgnoredAny;
 
 /// The mark that some editors put at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -32,6 +35,8 @@ pub(super) struct Lines<R> {
     number: u64,
     line: Vec<u8>,
     line_bytes_max: usize,
+    grows: bool,
+    left: Option<u64>,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -41,7 +46,23 @@ impl<R: BufRead> Lines<R> {
             number: 0,
             line: Vec::new(),
             line_bytes_max,
+            grows: false,
+            left: None,
         }
+    }
+
+    /// The lines of a file that may grow, of which `number` were read before.
+    pub(super) fn behind(reader: R, line_bytes_max: usize, number: u64) -> Self {
+        Self {
+            number,
+            grows: true,
+            ..Self::new(reader, line_bytes_max)
+        }
+    }
+
+    /// The number of the last line if that was left, as it has no end yet.
+    pub(super) fn left(&self) -> Option<u64> {
+        self.left
     }
 
     /// What the lines are read from.
@@ -61,7 +82,12 @@ impl<R: BufRead> Lines<R> {
             }
             self.number += 1;
             if self.line.len() == limit && self.line.last() != Some(&b'\n') {
-                let bytes = limit as u64 + skip_line(&mut self.reader)?;
+                let (bytes, ended) = skip_line(&mut self.reader)?;
+                let bytes = limit as u64 + bytes;
+                if self.grows && !ended {
+                    self.left = Some(self.number);
+                    return Ok(None);
+                }
                 let head = &self.line[..self.line_bytes_max];
                 return Ok(Some((self.number, Line::TooLong { head, bytes })));
             }
@@ -72,14 +98,24 @@ impl<R: BufRead> Lines<R> {
                 break;
             }
         }
+        if self.grows && self.line.last() != Some(&b'\n') && !is_whole(&self.line) {
+            self.left = Some(self.number);
+            return Ok(None);
+        }
         let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         Ok(Some((self.number, Line::Whole(line))))
     }
 }
 
-/// Skips the rest of a line and returns its bytes without the end.
-fn skip_line(reader: &mut impl BufRead) -> io::Result<u64> {
+/// Whether a line is a JSON object: then it has its end in itself.
+fn is_whole(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    line.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(line).is_ok()
+}
+
+/// Skips the rest of a line and returns its bytes without the end, and whether it has one.
+fn skip_line(reader: &mut impl BufRead) -> io::Result<(u64, bool)> {
     let mut skipped = 0;
     loop {
         let bytes = match reader.fill_buf() {
@@ -92,7 +128,7 @@ fn skip_line(reader: &mut impl BufRead) -> io::Result<u64> {
         reader.consume(length + usize::from(end.is_some()));
         skipped += length as u64;
         if at_end {
-            return Ok(skipped);
+            return Ok((skipped, end.is_some()));
         }
     }
 }
@@ -124,6 +160,25 @@ mod tests {
                 (5, Line::Whole(b"b")),
             ],
         );
+    }
+
+    #[test]
+    fn a_last_line_that_may_still_be_written_is_left() {
+        let check = |text: &[u8], expected: &[u64], left| {
+            let mut lines = Lines::behind(text, 8, 4);
+            for number in expected {
+                assert_eq!(lines.next().unwrap().unwrap().0, *number);
+            }
+            assert_eq!(lines.next().unwrap(), None);
+            assert_eq!(lines.left(), left);
+        };
+        check(b"", &[], None);
+        check(b"{}\n{\"a\":1}", &[5, 6], None);
+        check(b"{}\n{}\n", &[5, 6], None);
+        check(b"{}\n{\"a\":", &[5], Some(6));
+        check(b"{\"a\":1\n1", &[5], Some(6));
+        check(b"123456789012", &[], Some(5));
+        check(b"123456789012\n\n ", &[5], None);
     }
 
     #[test]

@@ -29,12 +29,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use bindings::BindingFile;
+pub use bindings::{BindingFile, BindingReader};
 pub use progress::{progress_beside, recorded};
 pub use reference::Table;
 pub use scan::Scan;
 pub use sink::{JsonLines, Reserved, look};
-pub use source::Events;
+pub use source::{Events, FIRST_LINE};
 
 /// Told of an error that ends the job, from a thread of a connector.
 pub type Fatal = Arc<dyn Fn(Error) + Send + Sync>;
@@ -105,6 +105,20 @@ pub enum Error {
         length: u64,
         /// How many it had.
         recorded: u64,
+    },
+    /// An event that is bound is gone.
+    #[error("line {line} of file {path:?} was read, and is not there")]
+    LineGone {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: u64,
+    },
+    /// It is not the file that was read.
+    #[error("file {path:?} begins with another line than when it was read")]
+    Replaced {
+        /// The file.
+        path: PathBuf,
     },
     /// What tells how far it has come is damaged.
     #[error("cannot read {beside:?}, which tells how far file {path:?} has come")]
@@ -182,6 +196,11 @@ impl Error {
                 "Put back what was there; or move it and its .progress away: the job then begins \
                  a new file, with rows from behind its newest checkpoint.",
             ),
+            Self::LineGone { .. } | Self::Replaced { .. } => Some(
+                "Put back what was there: a file of events may only grow. To read another one, \
+                 give the job another name, or forget it with `deltajoin state reset`: either \
+                 begins anew.",
+            ),
             Self::Open { path, source } | Self::Create { path, source }
                 if source.kind() == io::ErrorKind::NotFound && path.is_relative() =>
             {
@@ -202,6 +221,8 @@ impl Error {
             | Self::Foreign { .. }
             | Self::Shorter { .. }
             | Self::Progress { .. }
+            | Self::LineGone { .. }
+            | Self::Replaced { .. }
             | Self::UnknownFormat { .. }
             | Self::Faults { .. } => true,
             Self::Read { .. } | Self::Write { .. } => false,
@@ -223,6 +244,14 @@ pub struct Fault {
 /// Names a place of a file as compilers do.
 fn place(path: &Path, line: u64, column: usize) -> String {
     format!("{}:{line}:{column}", path.display())
+}
+
+/// A line that was read is gone.
+fn gone(path: &Path, line: u64) -> Error {
+    Error::LineGone {
+        path: path.to_owned(),
+        line,
+    }
 }
 
 /// Opens a file for reading; a folder is refused here, where reading has not begun.

@@ -22,6 +22,7 @@ pub struct Scan {
     path: PathBuf,
     bytes: u64,
     lines: u64,
+    last: u64,
     line_bytes_max: usize,
 }
 
@@ -57,14 +58,16 @@ impl Scan {
             path: path.to_owned(),
             bytes: metadata.len().min(bytes),
             lines: 0,
+            last: 0,
             line_bytes_max,
         };
-        let mut lines = 0;
-        scan.run(|_, _| {
+        let (mut lines, mut last) = (0, 0);
+        scan.run(|number, _| {
             lines += 1;
+            last = number;
             true
         })?;
-        scan.lines = lines;
+        (scan.lines, scan.last) = (lines, last);
         Ok(scan)
     }
 
@@ -76,6 +79,11 @@ impl Scan {
     /// How many lines it has, without blank ones.
     pub fn lines(&self) -> u64 {
         self.lines
+    }
+
+    /// The number of the last line that is not blank; 0 if there is none.
+    pub fn last(&self) -> u64 {
+        self.last
     }
 
     /// Gives each line that is not blank with its number, until `visit` wants no more.
@@ -127,7 +135,7 @@ mod tests {
         let scan = Scan::open(&path, 4).unwrap();
         std::fs::write(&path, "one\n\nmuch too long\nnew\n").unwrap();
         let lines = [(1, "one".to_owned()), (3, "much ".to_owned())];
-        assert_eq!(scan.lines(), 2);
+        assert_eq!((scan.lines(), scan.last()), (2, 3));
         assert_eq!(read(&scan), lines);
         assert_eq!(read(&scan), lines);
     }

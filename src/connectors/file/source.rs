@@ -1,27 +1,32 @@
 //! Events from a file of JSON lines.
 //!
-//! The file is one partition, and a line's number its offset. A thread reads it once, from its
-//! start to its end; lines that are added later are not read.
+//! The file is one partition, and a line's number its offset. A thread reads it once, to its end;
+//! lines that are added later are for the next start, which goes on behind the lines that were
+//! read.
 //!
 //! # Invariants
-//! * A line is an event or a dead letter, unless it is blank.
+//! * A line is an event or a dead letter, unless it is blank. Only the last one is left to the next
+//!   start, with a warning, while it has no end and is no whole object.
 //! * However long a line is, at most `max_record_bytes` of it are held.
 //! * A pipe may be kept open: what it has given is handed over, and does not wait for more.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use deltajoin_workers::batch::{BatchSchema, Origin};
-use deltajoin_workers::ports::{Block, Clock};
+use deltajoin_workers::ports::{Block, Clock, Stop};
 use deltajoin_workers::queue::Sender;
+use tracing::warn;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::codec::dead_letter::DeadLetters;
 use crate::codec::json::{Decoder, Reject};
 use crate::connectors::file::lines::{Line, Lines};
-use crate::connectors::file::{Error, Fatal, open, place};
+use crate::connectors::file::{Error, Fatal, gone, open, place};
 
 /// A block is handed over when it has so many records, which spreads its cost thinly enough,
 const BLOCK_RECORDS_MAX: u64 = 2_000;
@@ -29,14 +34,25 @@ const BLOCK_RECORDS_MAX: u64 = 2_000;
 const BLOCK_BYTES_MAX: usize = 256 << 10;
 /// Read from the file at once.
 const READ_BYTES: usize = 64 << 10;
+/// Read at once while lines are only counted.
+const COUNT_BYTES: usize = 1 << 20;
 /// What is kept of a line that is too long: enough to find it again.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// So much of the first line tells one file from another.
+const FIRST_BYTES: u64 = 64 << 10;
+/// The number of the first line, where reading starts.
+pub const FIRST_LINE: i64 = 1;
 
 /// A file of events, opened.
 #[derive(Debug)]
 pub struct Events {
     path: PathBuf,
     file: File,
+    /// The line that is read first, if the job goes on there.
+    from: Option<u64>,
+    /// Lines that must be records: the last one of each epoch that is bound.
+    bound: VecDeque<u64>,
 }
 
 impl Events {
@@ -45,11 +61,83 @@ impl Events {
         Ok(Self {
             path: path.to_owned(),
             file: open(path)?,
+            from: None,
+            bound: VecDeque::new(),
         })
     }
 
+    /// Tells the file from another of the same name, as soon as it has a first line: by the
+    /// checksum of that. A copy of the file is the same.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn first_line(&self) -> Result<Option<String>, Error> {
+        let mut line = Vec::new();
+        let read = self.rewound().and_then(|file| {
+            let mut first = BufReader::new(file.take(FIRST_BYTES));
+            first.read_until(b'\n', &mut line)
+        });
+        let read = read.and_then(|_| self.rewound());
+        read.map_err(|source| self.unread(source))?;
+        let is_whole = line.last() == Some(&b'\n') || line.len() as u64 == FIRST_BYTES;
+        Ok(is_whole.then(|| format!("{:016x}", xxh3_64(&line))))
+    }
+
+    /// Has reading start at the line `from`, of a file of which epochs are bound to end before
+    /// the lines `ends`.
+    ///
+    /// # Errors
+    /// If lines that are bound are gone, if the file cannot be read, or if `stop` is set.
+    pub fn resume(&mut self, from: i64, ends: &[i64], stop: &Stop) -> Result<(), Error> {
+        let line = |offset: i64| offset.max(FIRST_LINE).unsigned_abs();
+        let bound = ends.last().copied().unwrap_or(from);
+        let position = self.position(line(from), line(bound), stop)?;
+        let mut file = &self.file;
+        let sought = file.seek(SeekFrom::Start(position));
+        sought.map_err(|source| self.unread(source))?;
+        self.from = Some(line(from));
+        self.bound = ends.iter().map(|end| line(*end) - 1).collect();
+        Ok(())
+    }
+
+    /// Where the line `from` begins, in bytes, if there are so many lines before `bound`.
+    fn position(&self, from: u64, bound: u64, stop: &Stop) -> Result<u64, Error> {
+        let file = self.rewound().map_err(|source| self.unread(source))?;
+        let mut reader = BufReader::with_capacity(COUNT_BYTES, file);
+        let (mut bytes, mut position) = (0, 0);
+        for line in 1..bound {
+            if line == from {
+                position = bytes;
+            }
+            let skipped = reader.skip_until(b'\n');
+            let skipped = skipped.map_err(|source| self.unread(source))?;
+            if skipped == 0 {
+                return Err(gone(&self.path, bound - 1));
+            }
+            if stop.asked() {
+                break;
+            }
+            bytes += skipped as u64;
+        }
+        Ok(if from < bound { position } else { bytes })
+    }
+
+    fn rewound(&self) -> io::Result<&File> {
+        let mut file = &self.file;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    fn unread(&self, source: io::Error) -> Error {
+        Error::Read {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
     /// Reads the file in a thread of its own, into the queue of one worker, and finishes the
-    /// queue at the end of the file. If reading fails, `fatal` is told and the queue stays open.
+    /// queue at the end of the file. It may grow if it is read from where it was resumed. If
+    /// reading fails, `fatal` is told and the queue stays open.
     pub fn read(
         self,
         schema: Arc<BatchSchema>,
@@ -58,13 +146,15 @@ impl Events {
         clock: Arc<dyn Clock>,
         fatal: Fatal,
     ) -> JoinHandle<()> {
-        let path = self.path;
         let reader = BufReader::with_capacity(READ_BYTES, self.file);
-        let mut lines = Lines::new(reader, record_bytes_max);
-        let mut collector = Collector::new(&path, schema, record_bytes_max);
+        let mut lines = match self.from {
+            None => Lines::new(reader, record_bytes_max),
+            Some(from) => Lines::behind(reader, record_bytes_max, from - 1),
+        };
+        let mut collector = Collector::new(self.path, schema, record_bytes_max, self.bound);
         let run = move || match collector.read(&mut lines, &sender, &*clock) {
             Ok(()) => sender.finish(),
-            Err(source) => fatal(Error::Read { path, source }),
+            Err(error) => fatal(error),
         };
         std::thread::Builder::new()
             .name("file-events".to_owned())
@@ -79,6 +169,8 @@ struct Collector {
     /// The path as text: what stands for a topic in dead letters.
     topic: String,
     record_bytes_max: usize,
+    /// Lines that must be records.
+    bound: VecDeque<u64>,
     events: Decoder,
     dead_letters: DeadLetters,
     records: u64,
@@ -86,11 +178,17 @@ struct Collector {
 }
 
 impl Collector {
-    fn new(path: &Path, schema: Arc<BatchSchema>, record_bytes_max: usize) -> Self {
+    fn new(
+        path: PathBuf,
+        schema: Arc<BatchSchema>,
+        record_bytes_max: usize,
+        bound: VecDeque<u64>,
+    ) -> Self {
         Self {
-            path: path.to_owned(),
             topic: path.display().to_string(),
+            path,
             record_bytes_max,
+            bound,
             events: Decoder::new(schema, record_bytes_max),
             dead_letters: DeadLetters::default(),
             records: 0,
@@ -104,10 +202,17 @@ impl Collector {
         lines: &mut Lines<BufReader<File>>,
         sender: &Sender<Block>,
         clock: &dyn Clock,
-    ) -> io::Result<()> {
-        let may_wait = !lines.reader().get_ref().metadata()?.is_file();
+    ) -> Result<(), Error> {
+        let path = self.path.clone();
+        let failed = |source| Error::Read {
+            path: path.clone(),
+            source,
+        };
+        let metadata = lines.reader().get_ref().metadata().map_err(failed)?;
+        let may_wait = !metadata.is_file();
         let mut published_ms = 0;
-        while let Some((number, line)) = lines.next()? {
+        while let Some((number, line)) = lines.next().map_err(failed)? {
+            self.pass(number)?;
             if self.records == 0 {
                 // A line has no time of its own: that it is read stands for being published.
                 published_ms = clock.now_ms();
@@ -119,11 +224,24 @@ impl Collector {
                 return Ok(());
             }
         }
+        if let Some(line) = lines.left() {
+            let path = self.path.display();
+            warn!(%path, line, "left the last line to the next start: it has no end yet");
+        }
+        self.pass(u64::MAX)?;
         if self.records > 0 {
             // Whether the worker wants the last block makes no difference.
             let _wanted = self.send(published_ms, sender);
         }
         Ok(())
+    }
+
+    /// Notes the next record: without the last one of an epoch, that would be waited for.
+    fn pass(&mut self, number: u64) -> Result<(), Error> {
+        match self.bound.pop_front_if(|line| *line <= number) {
+            Some(line) if line < number => Err(gone(&self.path, line)),
+            _ => Ok(()),
+        }
     }
 
     fn push(&mut self, number: u64, line: Line<'_>) {
@@ -275,6 +393,70 @@ mod tests {
         assert_eq!(blocks.len(), 6);
         let offsets = blocks.iter().flat_map(|block| block.events.offsets());
         assert!(offsets.copied().eq(1..=10_001));
+    }
+
+    /// The lines that are read of a file that is resumed so, or why it is not.
+    fn resumed(text: &str, from: i64, ends: &[i64]) -> Result<Vec<i64>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let short = |error: Error| error.to_string().replace(&format!("{path:?}"), "F");
+        let mut events = Events::open(&path).unwrap();
+        events.resume(from, ends, &Stop::default()).map_err(short)?;
+        let (sender, receiver) = queue(InFlight::new(100_000));
+        let told = Arc::new(Mutex::new(None));
+        let fatal: Fatal = Arc::new({
+            let told = Arc::clone(&told);
+            move |error| *told.lock().unwrap() = Some(error)
+        });
+        let thread = events.read(schema(), 100, sender.clone(), Arc::new(AtOne), fatal);
+        thread.join().unwrap();
+        if let Some(error) = told.lock().unwrap().take() {
+            return Err(short(error));
+        }
+        let blocks = drain(&receiver);
+        let offsets = blocks.iter().flat_map(|block| block.events.offsets());
+        Ok(offsets.copied().collect())
+    }
+
+    #[test]
+    fn a_file_is_read_from_where_it_is_resumed() {
+        let text = "{\"id\":1}\n\n{\"id\":3}\n{\"id\":4}";
+        assert_eq!(resumed(text, 1, &[]), Ok(vec![1, 3, 4]));
+        assert_eq!(resumed(text, 2, &[]), Ok(vec![3, 4]));
+        assert_eq!(resumed(text, 2, &[4, 5]), Ok(vec![3, 4]));
+        assert_eq!(resumed(text, 4, &[]), Ok(vec![4]));
+        assert_eq!(resumed(text, 5, &[]), Ok(vec![]));
+        assert_eq!(resumed("", 1, &[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn lines_that_are_bound_and_gone_are_told() {
+        let gone = |line| Err(format!("line {line} of file F was read, and is not there"));
+        let text = "{\"id\":1}\n{\"id\":2}\n";
+        assert_eq!(resumed(text, 4, &[]), gone(3));
+        assert_eq!(resumed("", 1, &[2, 4]), gone(3));
+        // As many lines, but one is no record any more.
+        assert_eq!(resumed(&(text.to_owned() + "{\"id\""), 2, &[4]), gone(3));
+        assert_eq!(resumed(&(text.to_owned() + "\n"), 1, &[2, 4]), gone(3));
+        assert_eq!(resumed("{\"id\":1}\n\n{\"id\":3}\n", 1, &[3, 4]), gone(2));
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_first_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let known = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Events::open(&path).unwrap().first_line().unwrap()
+        };
+        assert_eq!([known(""), known("{\"id\":1}")], [None, None]);
+        let first = known("{\"id\":1}\n");
+        assert!(first.is_some());
+        assert_eq!(known("{\"id\":1}\n{\"id\":2}\n"), first);
+        assert_ne!(known("{\"id\":2}\n"), first);
+        let long = "x".repeat(100_000);
+        assert_eq!(known(&long), known(&(long.clone() + "y\n")));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use deltajoin_workers::ports::Stop;
 
-use crate::bindings::{self, Log, Visit};
+use crate::bindings::{self, Log, Records, Visit};
 use crate::config::{KafkaTopic, Start};
 use crate::connectors::kafka::client::Connection;
 use crate::connectors::kafka::delivery::deliver;
@@ -71,11 +71,6 @@ impl BindingReader {
         }
     }
 
-    /// Names the log, as errors do.
-    pub fn name(&self) -> String {
-        place(&self.topic)
-    }
-
     /// Whether the topic can hold a log.
     ///
     /// # Errors
@@ -83,26 +78,19 @@ impl BindingReader {
     pub fn check(&self) -> Result<(), Error> {
         TOPIC.check(&self.topic, self.partitions, &self.connection)
     }
+}
 
-    /// The offset of the first record that has not been trimmed.
-    ///
-    /// # Errors
-    /// If Kafka refuses, or if `stop` is set.
-    pub fn first(&mut self, stop: &Stop) -> Result<u64, Error> {
+impl Records for BindingReader {
+    fn name(&self) -> String {
+        place(&self.topic)
+    }
+
+    fn first(&mut self, stop: &Stop) -> Result<u64, bindings::Error> {
         let starts = self.connection.starts(1, Start::Earliest, stop)?;
         Ok(starts[0].unsigned_abs())
     }
 
-    /// Reads the log, as `Log` does.
-    ///
-    /// # Errors
-    /// As `Log::read`.
-    pub fn read(
-        &mut self,
-        from: u64,
-        stop: &Stop,
-        visit: Visit<'_>,
-    ) -> Result<(), bindings::Error> {
+    fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), bindings::Error> {
         let from = i64::try_from(from).unwrap_or(i64::MAX);
         let scan = Scan::of_rest(&mut self.connection, from, stop)?;
         let mut wanted = Ok(true);
@@ -176,28 +164,26 @@ impl BindingTopic {
     pub fn open(topic: &KafkaTopic, replicas: u16, stop: &Stop) -> Result<Self, Error> {
         BindingProducer::new(topic)?.open(replicas, stop)
     }
-
-    /// The offset of the first record that has not been trimmed.
-    ///
-    /// # Errors
-    /// If Kafka refuses, or if `stop` is set.
-    pub fn first(&mut self, stop: &Stop) -> Result<u64, Error> {
-        self.reader.first(stop)
-    }
 }
 
-impl Log for BindingTopic {
+impl Records for BindingTopic {
     fn name(&self) -> String {
-        place(&self.topic)
+        self.reader.name()
     }
 
-    fn record_bytes_max(&self) -> usize {
-        // A tenth is left for what Kafka adds.
-        MESSAGE_BYTES_MAX * 9 / 10
+    fn first(&mut self, stop: &Stop) -> Result<u64, bindings::Error> {
+        self.reader.first(stop)
     }
 
     fn read(&mut self, from: u64, stop: &Stop, visit: Visit<'_>) -> Result<(), bindings::Error> {
         self.reader.read(from, stop, visit)
+    }
+}
+
+impl Log for BindingTopic {
+    fn record_bytes_max(&self) -> usize {
+        // A tenth is left for what Kafka adds.
+        MESSAGE_BYTES_MAX * 9 / 10
     }
 
     fn append(&mut self, records: &[Vec<u8>], stop: &Stop) -> Result<Range<u64>, bindings::Error> {
