@@ -128,7 +128,7 @@ impl<'a> Joining<'a> {
     pub(super) fn begin(
         process: &'a Process,
         prepared: Option<Prepared>,
-        inputs: &Inputs,
+        inputs: &mut Inputs,
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
         let Process { config, stop, .. } = process;
@@ -159,6 +159,7 @@ impl<'a> Joining<'a> {
             let claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop);
             let mut claimed = claimed.map_err(|error| settings.refused(error))?;
             if !goes_on && claimed.is_new() {
+                inputs.needs_reference(true)?;
                 let first = Binding {
                     epoch: FIRST_EPOCH,
                     ends: inputs.starts(),
@@ -277,7 +278,6 @@ impl<'a> Joining<'a> {
         Ok(Durable {
             replay: Mutex::new(Replay { bindings, newest }),
             log: Mutex::new(log),
-            reference: self.reference,
             topics: self.topics,
             ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
             clock: Mutex::new(clock),
