@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 
 use crate::bindings::{Error, History};
 
+/// What the names of settings of single sinks begin with: sinks come and go.
+pub const OF_SINKS: &str = "sinks.";
+
 /// The settings of a start, to be compared with those of the bindings.
 #[derive(Clone, Debug)]
 pub struct Lasting {
@@ -32,7 +35,9 @@ impl Lasting {
             for (name, before) in &marker.settings {
                 let now = self.settings.get(name);
                 let of_rows = self.of_rows.contains(&&**name);
-                if now == Some(before) || of_rows && *bound <= made {
+                // A sink that is gone has no rows of either kind to come.
+                let gone = now.is_none() && name.starts_with(OF_SINKS);
+                if now == Some(before) || gone || of_rows && *bound <= made {
                     continue;
                 }
                 let (before, now) = (before.clone(), now.cloned().unwrap_or_default());
@@ -103,5 +108,18 @@ mod tests {
         assert_eq!(refused(&second, 4), told("columns", "a", "b"));
         assert_eq!(refused(&third, 9), told("key", "id", "name"));
         assert_eq!(refused(&[("columns", "b")], 9), told("key", "id", ""));
+    }
+
+    #[test]
+    fn what_a_sink_tells_is_told_in_one_way_for_as_long_as_it_is_there() {
+        let first = [("key", "id"), ("sinks.a", "upsert"), ("sinks.b", "upsert")];
+        let log = history(&[(&first, 5)]);
+        let check = |now: &[(&str, &str)]| lasting(now).check(&log, 9, "log").is_ok();
+        assert!(check(&[
+            ("key", "id"),
+            ("sinks.b", "upsert"),
+            ("sinks.c", "changelog")
+        ]));
+        assert!(!check(&[("key", "id"), ("sinks.b", "changelog")]));
     }
 }

@@ -42,7 +42,7 @@ pub use appender::{Appended, Appender, Fatal};
 pub use claim::{Claim, Opened, claim, open, superseded};
 pub use error::{Error, Fault};
 pub use history::{History, Place, Reader};
-pub use lasting::Lasting;
+pub use lasting::{Lasting, OF_SINKS};
 pub use record::{Announced, Marker, MarkerId, Record, TransactionalId, announced};
 
 /// Told of each record that is read, with its offset; says whether it wants more.

@@ -64,6 +64,7 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
             horizon_ms: milliseconds(config.distinct.horizon),
             future_ms: milliseconds(config.distinct.future),
             duplicates: config.distinct.detect_conflicts || keep != Keep::First,
+            detect_conflicts: config.distinct.detect_conflicts,
         },
         join: Join {
             event_columns: config.join.event_columns.clone(),

@@ -13,7 +13,7 @@ use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
-use crate::bindings::{self, Lasting, Marker, MarkerId, TransactionalId};
+use crate::bindings::{self, Lasting, Marker, MarkerId, OF_SINKS, TransactionalId};
 use crate::config::{
     Bindings, Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched,
     share_a_broker,
@@ -254,9 +254,12 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
         ("limits.shards", config.limits.shards.to_string()),
     ];
     let settings = settings.into_iter().chain(remembered(config));
-    settings
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    let sinks = config.sinks.iter().map(|sink| {
+        let name = format!("{OF_SINKS}{}.envelope", sink.name);
+        (name, format!("{:?}", sink.envelope).to_lowercase())
+    });
+    let settings = settings.map(|(name, value)| (name.to_owned(), value));
+    settings.chain(sinks).collect()
 }
 
 /// What decides which events are duplicates, and which results are revised.

@@ -55,6 +55,7 @@ mod places_change;
 mod poison;
 mod reference;
 mod refusals;
+mod revise;
 #[cfg(feature = "fault-points")]
 mod scenarios;
 mod settings_change;

@@ -215,21 +215,34 @@ fn take(
         bucket,
         name: None,
     };
-    let remembered = |(known, winner): &&mut (Key, Winner)| {
+    let remembered = |(known, winner): &&(Key, Winner)| {
         *known == key && winner.bucket >= oldest && (!by_time || winner.bucket == bucket)
     };
-    let Some((_, winner)) = winners.iter_mut().rev().find(remembered) else {
+    let held = |(known, winner): &(Key, Winner)| *known == key && winner.bucket >= oldest;
+    let Some(place) = winners.iter().rposition(|winner| remembered(&winner)) else {
         outcome.counts.distinct += 1;
+        let moved = setup.detect_conflicts && by_time && winners.iter().any(held);
+        outcome.counts.conflicts += u64::from(moved);
         winners.push((key, new));
         return None;
     };
     outcome.counts.duplicates += 1;
+    // The one that is compared is the last of its key, should there be several.
+    let last = winners.iter().rposition(|(known, _)| *known == key);
+    let (_, winner) = &mut winners[last.unwrap_or(place)];
+    if winner.at <= out_of_window {
+        outcome.counts.late_winners += u64::from(setup.keep != Keep::First);
+        return None;
+    }
+    if setup.detect_conflicts && text(&winner.event) != text(event) {
+        outcome.counts.conflicts += 1;
+    }
     let better = match setup.keep {
         Keep::First => false,
         Keep::Earliest => event.at < winner.event.at,
         Keep::Latest => event.at > winner.event.at,
     };
-    if better && winner.at > out_of_window {
+    if better {
         let bucket = winner.bucket;
         *winner = Winner { bucket, ..new };
     }

@@ -98,6 +98,7 @@ impl Setup {
                 horizon_ms: self.horizon_ms,
                 future_ms: self.future_ms,
                 duplicates: self.join().compares(),
+                detect_conflicts: self.detect_conflicts,
             },
             join: self.join(),
             letters: Letters {

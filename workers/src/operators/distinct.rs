@@ -64,6 +64,8 @@ pub struct Distinct {
     pub future_ms: u64,
     /// Whether duplicates are wanted by the next operator.
     pub duplicates: bool,
+    /// Whether to look for retries that have another time, where the same is relied on.
+    pub detect_conflicts: bool,
 }
 
 /// Streams of `distinct`: events of new keys, duplicates, and dead letters.
@@ -78,6 +80,8 @@ struct Judged {
     duplicates: Vec<RowIndex>,
     late: Vec<RowIndex>,
     future: Vec<RowIndex>,
+    /// How many are new only because their time is another.
+    moved: u64,
 }
 
 /// The distinct events, of keys that are not in `seen`. New keys go to `admitted` as well.
@@ -198,6 +202,8 @@ impl Judged {
                 }
             };
             if new {
+                let moved = settings.detect_conflicts && !settings.by_arrival;
+                self.moved += u64::from(moved && seen.is_elsewhere(bucket, keys, *row));
                 self.kept.push((*batch, *row));
                 self.buckets.push(bucket);
             } else if settings.duplicates {
@@ -212,6 +218,7 @@ impl Judged {
         self.duplicates.clear();
         self.late.clear();
         self.future.clear();
+        self.moved = 0;
     }
 
     /// The keys of the rows that are kept, by bucket.
@@ -270,6 +277,7 @@ impl Judged {
         let (late, future) = (self.late.len(), self.future.len());
         counts.distinct += self.kept.len() as u64;
         counts.duplicates += (rows - self.kept.len() - late - future) as u64;
+        counts.conflicts += self.moved;
         counts.late += late as u64;
         counts.future += future as u64;
         counts.dead_letters += (late + future) as u64;

@@ -86,39 +86,34 @@ impl Rivals {
                     Some(row) => Some(Before::New(*row)),
                     None => recent.find(key).map(Before::Held),
                 };
-                let Some(before) = rival.map(|rival| rival.before).or_else(first) else {
+                let before = rival.map(|rival| rival.before).or_else(first);
+                let now = before.map(|before| match (rival, before) {
+                    (Some(Rival { row, .. }), _) => at(duplicates, row),
+                    (None, Before::New(row)) => at(events, row),
+                    (None, Before::Held(place)) => recent.row(place),
+                });
+                let in_window = |(rows, row): &(&Batch, usize)| {
+                    // What is held without a time of its own is asked for its epoch.
+                    let at_ms = match (join.time, before) {
+                        (Some(time), _) => time.of(rows, *row),
+                        (None, Some(Before::Held(place))) => recent.at_ms(place),
+                        (None, _) => epoch.cast_signed(),
+                    };
+                    at_ms > oldest_ms
+                };
+                let (Some(before), Some(now)) = (before, now.filter(in_window)) else {
                     counts.late_winners += u64::from(join.keep != Keep::First);
                     continue;
                 };
-                let (now, at) = match (rival, before) {
-                    (
-                        Some(Rival {
-                            row: (batch, row), ..
-                        }),
-                        _,
-                    ) => (&duplicates.batches()[batch], row),
-                    (None, Before::New((batch, row))) => (&events.batches()[batch], row),
-                    (None, Before::Held(place)) => recent.row(place),
-                };
-                let held_ms = match before {
-                    Before::Held(place) if rival.is_none() => recent.at_ms(place),
-                    _ => join
-                        .time
-                        .map_or(epoch.cast_signed(), |time| time.of(now, at)),
-                };
                 if join.detect_conflicts
-                    && let Some(error) = contradiction((now, at), (batch, row))
+                    && let Some(error) = contradiction(now, (batch, row))
                 {
                     counts.conflicts += 1;
                     if self.tells(epoch, key_group(batch.keys().high()[row])) {
                         conflicts.push(((index, row), error));
                     }
                 }
-                if !better(join.keep, join.time, (now, at), (batch, row)) {
-                    continue;
-                }
-                if held_ms <= oldest_ms {
-                    counts.late_winners += 1;
+                if !better(join.keep, join.time, now, (batch, row)) {
                     continue;
                 }
                 let row = (index, row);
@@ -143,6 +138,10 @@ impl Rivals {
         *letters += 1;
         *letters <= LETTERS_A_MINUTE
     }
+}
+
+fn at(batches: &Gather, (batch, row): RowIndex) -> (&Batch, usize) {
+    (&batches.batches()[batch], row)
 }
 
 /// Whether an event that came later is to be kept in the place of another.

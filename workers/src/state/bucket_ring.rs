@@ -88,10 +88,15 @@ impl BucketRing {
         self.sets[place].1.insert(keys, row)
     }
 
-    /// The same, and returns whether it was in no bucket; if it was, it is not added.
-    pub fn insert_if_nowhere(&mut self, bucket: i64, keys: &Keys, row: usize) -> bool {
+    /// Whether the key of one row is in a bucket other than this one.
+    pub fn is_elsewhere(&self, bucket: i64, keys: &Keys, row: usize) -> bool {
         let mut others = self.sets.iter().filter(|(other, _)| *other != bucket);
-        !others.any(|(_, set)| set.contains(keys, row)) && self.insert(bucket, keys, row)
+        others.any(|(_, set)| set.contains(keys, row))
+    }
+
+    /// Adds the key of one row, and returns whether it was in no bucket; if it was, it is not added.
+    pub fn insert_if_nowhere(&mut self, bucket: i64, keys: &Keys, row: usize) -> bool {
+        !self.is_elsewhere(bucket, keys, row) && self.insert(bucket, keys, row)
     }
 
     fn place(&mut self, bucket: i64) -> usize {
