@@ -301,10 +301,7 @@ fn run_set(plan: &Plan<'_>, stop: &Stop) -> Option<Cause> {
 ///
 /// # Errors
 /// If no thread can be started.
-pub fn watch_supervisor(
-    stop: Arc<Stop>,
-    reload: Arc<AtomicBool>,
-) -> io::Result<JoinHandle<()>> {
+pub fn watch_supervisor(stop: Arc<Stop>, reload: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new()
         .name("supervisor".to_owned())
         .spawn(move || {

@@ -201,3 +201,62 @@ fn forward(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use deltajoin_workers::batch::Origin;
+    use deltajoin_workers::schema::{Column, ColumnType, Schema};
+
+    use super::*;
+    use crate::codec::reference_schema;
+
+    fn schema() -> Arc<BatchSchema> {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("name", ColumnType::String),
+        ];
+        reference_schema(&Schema::new(columns, vec![0]))
+    }
+
+    /// A table whose rows are on these lines, so many in a batch.
+    fn table(rows: &[(i64, &str)], count: usize) -> Table {
+        let mut builder = BatchBuilder::new(schema());
+        let batches = rows.chunks(count).map(|rows| {
+            for (line, (id, name)) in (1..).zip(rows) {
+                let origin = Origin {
+                    partition: 0,
+                    offset: line,
+                };
+                builder.push(&[Slot::Int64(*id), Slot::String((*name).into())], origin, 1);
+            }
+            builder.finish()
+        });
+        Table::of(batches.collect())
+    }
+
+    #[test]
+    fn all_that_differs_is_one_batch_and_rows_that_stay_are_not_in_it() {
+        let before = table(&[(1, "a"), (2, "b"), (3, "c"), (4, "d")], 2);
+        let now = table(&[(5, "e"), (4, "d"), (3, "C"), (1, "a")], 3);
+        let changes = difference(&before, &now, &schema());
+        let mut shown: Vec<_> = (0..changes.len())
+            .map(|row| {
+                (
+                    changes.diffs()[row],
+                    changes.slot(0, row),
+                    changes.slot(1, row),
+                )
+            })
+            .collect();
+        // Removals first; the others by their mixed keys.
+        assert_eq!(shown[0], (-1, Slot::Int64(2), Slot::Null));
+        shown[1..].sort_by_key(|(_, id, _)| format!("{id:?}"));
+        let name = |name: &'static str| Slot::String(name.into());
+        let expected = [
+            (1, Slot::Int64(3), name("C")),
+            (1, Slot::Int64(5), name("e")),
+        ];
+        assert_eq!(shown[1..], expected);
+        assert!(difference(&now, &now, &schema()).is_empty());
+    }
+}

@@ -28,9 +28,9 @@ use crate::process::outputs::Rejected;
 use crate::process::promises::outlives;
 use crate::process::recovery::Ranges;
 use crate::process::reloading::Reloading;
+use crate::process::{Process, Senders, durable};
 #[cfg(feature = "kafka")]
 use crate::process::{REFERENCE_BYTES_MAX, changes};
-use crate::process::{Process, Senders, durable};
 use crate::telemetry::{Monitor, WallClock};
 
 /// Cores beyond which one more reader for each worker is worth a thread.
@@ -268,7 +268,7 @@ fn connect_reference(process: &Process, rejected: &Rejected) -> Result<Reference
     match &config.reference.source {
         ReferenceSource::File { path } => {
             let mut file = Reloading::new(path, config, process.until_end, &process.reload);
-            file.needed(!durable::goes_on(process))?;
+            file.needed(process.until_end || !durable::goes_on(process))?;
             Ok(Reference::File(file))
         }
         #[cfg(feature = "kafka")]

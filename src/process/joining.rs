@@ -103,7 +103,6 @@ pub(super) struct Joining<'a> {
     process: &'a Process,
     settings: Settings<'a>,
     clock: Arc<WallClock>,
-    reference: Arc<BatchSchema>,
     store: Arc<Store>,
     /// Ends what the store tries again: not a clean stop, which needs it for a while.
     store_stop: Arc<Stop>,
@@ -185,7 +184,6 @@ impl<'a> Joining<'a> {
             process,
             settings,
             clock: Arc::clone(clock),
-            reference,
             store,
             store_stop,
             loading,

@@ -64,15 +64,18 @@ impl Reloading {
         }
     }
 
-    /// A job that begins needs the table. One that goes on has what is bound, whatever has become
-    /// of the file.
-    pub(super) fn needed(&mut self, begins: bool) -> Result<(), Failure> {
-        let never = matches!(self.first, Err(Error::UnknownFormat { .. }));
-        if !begins && !never {
+    /// A job that begins needs the table, and so does one that reads it only once. Another one has
+    /// what is bound, whatever has become of the file; but its name must tell what is in it.
+    pub(super) fn needed(&mut self, needed: bool) -> Result<(), Failure> {
+        let unknown = matches!(self.first, Err(Error::UnknownFormat { .. }));
+        if !needed && !unknown {
             return Ok(());
         }
-        let first = std::mem::replace(&mut self.first, Ok(Table::default()));
-        first.map(|table| self.first = Ok(table)).map_err(Into::into)
+        match std::mem::replace(&mut self.first, Ok(Table::default())) {
+            Ok(table) => self.first = Ok(table),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     /// Hands the table over, and what changes of it later, on a thread of its own.

@@ -195,3 +195,64 @@ impl Watched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use deltajoin_workers::schema::{Column, ColumnType};
+
+    use super::*;
+
+    fn schema() -> Schema {
+        Schema::new(vec![Column::new("id", ColumnType::Int64)], vec![0])
+    }
+
+    /// A look in a word, with how many rows or which fault.
+    fn word(look: &Look) -> String {
+        match look {
+            Look::Unchanged => "unchanged".to_owned(),
+            Look::Moving => "moving".to_owned(),
+            Look::Same => "same".to_owned(),
+            Look::Changed(table) => format!("{} rows", table.rows()),
+            Look::Bad(error) => error.detail().unwrap_or_else(|| "no file".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_when_it_rests_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.csv");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("id\n1\n");
+        let (mut watched, first) = Watched::new(&path, &schema(), 100);
+        assert_eq!(first.unwrap().rows(), 1);
+        let mut looks = |at_once: &[bool]| -> Vec<String> {
+            let looks = at_once.iter().map(|at_once| watched.look(*at_once));
+            let words = looks.map(|look| word(&look));
+            words
+                .map(|word| word.replace(&*path.to_string_lossy(), "r"))
+                .collect()
+        };
+        let later = [false; 4];
+        // Once more, as what has changed within a tick of the clock looks the same.
+        assert_eq!(
+            looks(&later),
+            ["same", "unchanged", "unchanged", "unchanged"]
+        );
+        write("id\n1\n2\n");
+        assert_eq!(looks(&later), ["moving", "2 rows", "same", "unchanged"]);
+        write("id\n1\n2\n");
+        assert_eq!(looks(&later), ["moving", "same", "unchanged", "unchanged"]);
+        write("id\n1\nx\n");
+        let fault = "r:3:1: column \"id\" is not an int64: \"x\"";
+        assert_eq!(looks(&later), ["moving", fault, "unchanged", "unchanged"]);
+        assert_eq!(looks(&[true, false]), [fault, "unchanged"]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(looks(&later), ["moving", "no file", "no file", "no file"]);
+        write("id\n1\nx\n");
+        assert_eq!(looks(&later), ["moving", fault, "unchanged", "unchanged"]);
+        write("id\n1\n2\n");
+        assert_eq!(looks(&later), ["moving", "same", "unchanged", "unchanged"]);
+        write("id\n3\n");
+        assert_eq!(looks(&[true, true, false]), ["1 rows", "same", "unchanged"]);
+    }
+}
