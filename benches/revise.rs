@@ -60,7 +60,7 @@ fn correct(broker: &Broker, folder: &Path, table: &str) {
     };
     let mut command = Command::new(DELTAJOIN);
     command.args(["run", "--set", "join.on_reference_change=revise"]);
-    let job = Job::spawn_command(command.arg("--config").arg(&config));
+    let mut job = Job::spawn_command(command.arg("--config").arg(&config));
     wait_until("all rows", LIMIT, || {
         status().is_some_and(|status| status.counts.lag_records == 0 && status.counts.rows_out > 0)
     });

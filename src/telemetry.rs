@@ -134,6 +134,16 @@ pub struct Status {
     /// What all workers of the job have counted since its start.
     #[serde(flatten)]
     pub counts: Counts,
+    /// When the content of the reference file that holds was taken, in milliseconds since 1970; 0
+    /// if the reference is no file.
+    pub reference_loaded_ms: u64,
+    /// For how many seconds the file has not been found to have that content: at most about
+    /// `refresh` as long as all is well.
+    pub reference_age_s: u64,
+    /// How many faults of the file have been told since the start.
+    pub reference_failures: u64,
+    /// What is wrong with the file now; empty if nothing is.
+    pub reference_error: String,
     /// Milliseconds from a record's publication until all sinks had written its epoch, in the
     /// last second of this process; half of the records were at most so late.
     pub latency_p50_ms: f64,
@@ -161,6 +171,8 @@ struct Inner {
     status: Status,
     progress: Progress,
     latency: Histogram<u64>,
+    /// When the reference file was last found to have the content that holds; 0 if never.
+    reference_ms: u64,
 }
 
 /// A poisoned lock means that another thread has panicked: the process is ending anyway.
@@ -196,6 +208,7 @@ impl Monitor {
                 status,
                 progress: Progress::default(),
                 latency: latency.expect("the bounds are constants"),
+                reference_ms: 0,
             }),
         };
         if let Some(file) = &monitor.status_file {
@@ -222,6 +235,31 @@ impl Monitor {
     /// Notes the generation.
     pub fn generation(&self, generation: u64) {
         lock(&self.inner).status.generation = generation;
+    }
+
+    /// Notes that the reference file has the content that holds, or that what it has holds now.
+    pub fn reference_good(&self, changed: bool) {
+        let now_ms = self.clock.now_ms();
+        let mut inner = lock(&self.inner);
+        inner.reference_ms = now_ms;
+        inner.status.reference_error.clear();
+        if changed {
+            inner.status.reference_loaded_ms = now_ms;
+        }
+    }
+
+    /// Notes what is wrong with the reference file.
+    pub fn reference_failed(&self, error: &str) {
+        let mut inner = lock(&self.inner);
+        inner.status.reference_failures += 1;
+        error.clone_into(&mut inner.status.reference_error);
+    }
+
+    /// Notes that the content of an earlier start holds, which was bound then.
+    pub fn reference_bound(&self, bound_ms: u64) {
+        let mut inner = lock(&self.inner);
+        inner.reference_ms = bound_ms;
+        inner.status.reference_loaded_ms = bound_ms;
     }
 
     /// Notes that the process ends, and says so in the status file.
@@ -254,12 +292,18 @@ impl Monitor {
         let quantile = |q| inner.latency.value_at_quantile(q) as f64 / 1000.0;
         let (latency_p50_ms, latency_p99_ms) = (quantile(0.5), quantile(0.99));
         inner.latency.reset();
+        let written_ms = self.clock.now_ms();
+        let reference_age_s = match inner.reference_ms {
+            0 => 0,
+            good_ms => written_ms.saturating_sub(good_ms) / 1000,
+        };
         inner.status = Status {
             epoch,
             counts,
             latency_p50_ms,
             latency_p99_ms,
-            written_ms: self.clock.now_us() / 1000,
+            reference_age_s,
+            written_ms,
             ..inner.status.clone()
         };
         inner.status.clone()

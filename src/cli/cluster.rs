@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::cli::{JobArgs, load, stop_by_signals};
+use crate::cli::{JobArgs, load, wishes_by_signals};
 use crate::cluster::supervisor::{Pace, Plan, supervise};
 use crate::error::ExitCode;
 use crate::failure::Failure;
@@ -10,7 +10,7 @@ use crate::failure::Failure;
 /// Starts and watches all processes.
 pub(super) fn run(job: &JobArgs) -> Result<ExitCode, Failure> {
     let config = load(&job.settings)?.config;
-    let stop = stop_by_signals()?;
+    let (stop, reload) = wishes_by_signals()?;
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed(format!("could not find this program: {error}")))?;
     let command = |index: usize| {
@@ -33,6 +33,7 @@ pub(super) fn run(job: &JobArgs) -> Result<ExitCode, Failure> {
         restarts: config.cluster.restarts,
         command: &command,
         pace: Pace::STANDARD,
+        reload: &reload,
     };
     Ok(supervise(&plan, &stop))
 }

@@ -15,6 +15,7 @@ mod state;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use deltajoin_workers::dataflow::Engine;
@@ -210,15 +211,25 @@ fn load(settings: &SettingsArgs) -> Result<Loaded, Failure> {
 
 /// A stop flag that signals set.
 fn stop_by_signals() -> Result<Arc<Stop>, Failure> {
+    watch_signals(None)
+}
+
+/// The same, and one that has the reference file looked at.
+fn wishes_by_signals() -> Result<(Arc<Stop>, Arc<AtomicBool>), Failure> {
+    let reload = Arc::new(AtomicBool::new(false));
+    Ok((watch_signals(Some(Arc::clone(&reload)))?, reload))
+}
+
+fn watch_signals(reload: Option<Arc<AtomicBool>>) -> Result<Arc<Stop>, Failure> {
     let stop = Arc::new(Stop::default());
-    signals::watch_signals(Arc::clone(&stop))
+    signals::watch_signals(Arc::clone(&stop), reload)
         .map_err(|error| Failure::failed(format!("could not watch signals: {error}")))?;
     Ok(stop)
 }
 
 /// Obeys the supervisor at standard input.
-fn obey_supervisor(stop: &Arc<Stop>) -> Result<(), Failure> {
-    supervisor::watch_supervisor(Arc::clone(stop))
+fn obey_supervisor(stop: &Arc<Stop>, reload: &Arc<AtomicBool>) -> Result<(), Failure> {
+    supervisor::watch_supervisor(Arc::clone(stop), Arc::clone(reload))
         .map(drop)
         .map_err(|error| Failure::failed(format!("could not watch the supervisor: {error}")))
 }

@@ -2,10 +2,11 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use deltajoin_workers::ports::Stop;
 
-use crate::cli::{JobArgs, fatal, load, obey_supervisor, print, say, stop_by_signals};
+use crate::cli::{JobArgs, fatal, load, obey_supervisor, print, say, wishes_by_signals};
 use crate::config::Config;
 use crate::error::ExitCode;
 use crate::failure::Failure;
@@ -19,24 +20,24 @@ pub(super) fn run(job: &JobArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::usage(format!("the job has {processes} processes"))
             .hint("Use `deltajoin cluster`, or add --set cluster.processes=1."));
     }
-    start(job, config, 0, stop_by_signals()?)
+    start(job, config, 0, wishes_by_signals()?)
 }
 
 /// One process of a job of several.
 pub(super) fn worker(job: &JobArgs, index: usize, supervised: bool) -> Result<ExitCode, Failure> {
     let config = load(&job.settings)?.config;
-    let stop = stop_by_signals()?;
+    let (stop, reload) = wishes_by_signals()?;
     if supervised {
-        obey_supervisor(&stop)?;
+        obey_supervisor(&stop, &reload)?;
     }
-    start(job, config, index, stop)
+    start(job, config, index, (stop, reload))
 }
 
 fn start(
     job: &JobArgs,
     config: Config,
     index: usize,
-    stop: Arc<Stop>,
+    (stop, reload): (Arc<Stop>, Arc<AtomicBool>),
 ) -> Result<ExitCode, Failure> {
     let watched = std::io::stderr().is_terminal() && index == 0;
     let until_end = job.until_end;
@@ -46,6 +47,7 @@ fn start(
         engine: job.engine.into(),
         until_end,
         stop,
+        reload,
         fatal,
         progress_line: watched.then_some(say as fn(&str)),
     })?;

@@ -1,5 +1,5 @@
 //! Signals of every command: the first SIGTERM or SIGINT asks for a clean stop, the second ends
-//! the process at once.
+//! the process at once. SIGHUP has a job look at its reference file.
 //!
 //! It is apart from the supervisor because processes that nobody supervises need it too.
 //!
@@ -9,28 +9,38 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use deltajoin_workers::ports::Stop;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::ExitCode;
 
-/// Watches for signals on a thread of its own, until the process ends.
+/// Watches for signals on a thread of its own, until the process ends. SIGHUP sets `reload`;
+/// without one it does what it does to any program.
 ///
 /// # Errors
 /// If the operating system does not let signals be watched, or no thread can be started.
-pub fn watch_signals(stop: Arc<Stop>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+pub fn watch_signals(stop: Arc<Stop>, reload: Option<Arc<AtomicBool>>) -> io::Result<()> {
+    let hangup = reload.as_ref().map(|_| SIGHUP);
+    let mut signals = Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup))?;
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            for (count, signal) in signals.forever().enumerate() {
-                if count > 0 {
+            let mut asked = false;
+            for signal in signals.forever() {
+                if let (SIGHUP, Some(reload)) = (signal, &reload) {
+                    tracing::info!("SIGHUP: the reference file is looked at");
+                    reload.store(true, Ordering::Relaxed);
+                    continue;
+                }
+                if asked {
                     ExitCode::Interrupted
                         .end_after(|| tracing::warn!(signal, "second signal; ending at once"));
                 }
+                asked = true;
                 stop.ask();
                 tracing::info!(signal, "stopping cleanly; a second signal ends at once");
             }

@@ -18,6 +18,7 @@ use std::io::{self, BufRead, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ use crate::error::ExitCode;
 
 /// The line by which the supervisor asks a process to stop cleanly.
 const STOP_LINE: &str = "stop";
+/// The line by which it asks process 0 to look at the reference file.
+const RELOAD_LINE: &str = "reload";
 /// How often processes are looked at: short beside any restart, and next to no CPU time.
 const TURN: Duration = Duration::from_millis(20);
 
@@ -40,6 +43,8 @@ pub struct Plan<'a> {
     pub command: &'a dyn Fn(usize) -> Command,
     /// How patiently.
     pub pace: Pace,
+    /// Set when process 0 must look at the reference file.
+    pub reload: &'a AtomicBool,
 }
 
 /// Durations of the supervisor; tests have shorter ones.
@@ -213,12 +218,13 @@ impl Running {
         }
     }
 
-    fn ask_to_stop(&mut self) {
+    /// Asks it for something.
+    fn ask(&mut self, line: &str) {
         let Some(stdin) = &mut self.child.stdin else {
             return;
         };
-        if let Err(error) = writeln!(stdin, "{STOP_LINE}") {
-            tracing::debug!(process = self.process, %error, "could not ask a process to stop");
+        if let Err(error) = writeln!(stdin, "{line}") {
+            tracing::debug!(process = self.process, line, %error, "could not ask a process");
         }
     }
 
@@ -260,7 +266,11 @@ fn run_set(plan: &Plan<'_>, stop: &Stop) -> Option<Cause> {
     while !running.is_empty() {
         if stop.asked() && !asked {
             asked = true;
-            running.iter_mut().for_each(Running::ask_to_stop);
+            running.iter_mut().for_each(|one| one.ask(STOP_LINE));
+        }
+        if plan.reload.swap(false, Ordering::Relaxed) {
+            let first = running.iter_mut().filter(|one| one.process == 0);
+            first.for_each(|one| one.ask(RELOAD_LINE));
         }
         running.retain_mut(|one| {
             let Some(ending) = one.ending() else {
@@ -284,27 +294,31 @@ fn run_set(plan: &Plan<'_>, stop: &Stop) -> Option<Cause> {
 }
 
 /// The process's side: watches standard input for the supervisor's wishes, on a thread of its own.
-/// A stop is asked for by `stop`; when the supervisor is gone, the process ends at once.
+/// A stop is asked for by `stop`, a look at the reference file by `reload`; when the supervisor is
+/// gone, the process ends at once.
 ///
 /// Must only be called in a process that a supervisor started.
 ///
 /// # Errors
 /// If no thread can be started.
-pub fn watch_supervisor(stop: Arc<Stop>) -> io::Result<JoinHandle<()>> {
+pub fn watch_supervisor(stop: Arc<Stop>, reload: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new()
         .name("supervisor".to_owned())
         .spawn(move || {
-            obey(io::stdin().lock(), &stop);
+            obey(io::stdin().lock(), &stop, &reload);
             ExitCode::Failed.end_after(|| tracing::error!("the supervisor is gone"));
         })
 }
 
 /// Does what the lines say, until there are no more.
-fn obey(lines: impl BufRead, stop: &Stop) {
+fn obey(lines: impl BufRead, stop: &Stop, reload: &AtomicBool) {
     for line in lines.lines().map_while(Result::ok) {
         // A signal may have asked already.
         if line == STOP_LINE && !stop.asked() {
             stop.ask();
+        }
+        if line == RELOAD_LINE {
+            reload.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -209,6 +209,8 @@ pub struct Reference {
     pub source: ReferenceSource,
     /// Its columns and key.
     pub schema: Schema,
+    /// How often a file is looked at.
+    pub refresh: Duration,
 }
 
 /// Where the reference table comes from.

@@ -6,6 +6,8 @@
 //! # Invariants
 //! * The result is `None` only if a fault was reported.
 
+use std::time::Duration;
+
 use crate::config::columns;
 use crate::config::fault::Faults;
 use crate::config::model::{
@@ -91,9 +93,14 @@ fn reference(sections: &Sections, faults: &mut Faults) -> Option<Reference> {
             path: section.path("path")?,
         },
     };
+    let refresh = match &source {
+        ReferenceSource::File { .. } => section.duration("refresh")?,
+        ReferenceSource::Kafka { .. } => Duration::ZERO,
+    };
     Some(Reference {
         source,
         schema: schema?,
+        refresh,
     })
 }
 

@@ -222,10 +222,10 @@ static REFERENCE: &[Setting] = &[
     Setting::new(
         "refresh",
         Duration("100ms", "1d"),
-        "How often to look for a changed file.",
+        "How often to look for a changed file, which is then read again whole. SIGHUP has the job \
+         look at once.",
     )
-    .only_for("file")
-    .not_built("The file is read once, when the job starts."),
+    .only_for("file"),
     Setting::new(
         "key",
         Key,

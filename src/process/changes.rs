@@ -1,12 +1,12 @@
-//! The reference table as it is now, told as a difference from the one that is bound.
+//! The reference table as it is now, told as a difference from the one that holds.
 //!
 //! After a restart the workers make the table anew from the bindings, and events of bound epochs
 //! meet exactly the rows that they met before. What the file or topic holds now may differ: that is
-//! a change of the first new epoch.
+//! a change of the first new epoch. A file that is read again is a change of a later one.
 //!
 //! # Invariants
-//! * A row that is the same costs nothing; a bound row that is gone is removed.
-//! * Nothing is told before the content is complete.
+//! * A row that is the same costs nothing; a row that is gone is removed.
+//! * Nothing is told before the content is complete, and then it is told as one block.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,42 @@ use std::sync::Arc;
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Gather, RowIndex, Slot};
 use deltajoin_workers::bindings::Binding;
 use deltajoin_workers::ports::ReferenceBlock;
-use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
+use deltajoin_workers::queue::Sender;
+#[cfg(feature = "kafka")]
+use deltajoin_workers::queue::{InFlight, Receiver, queue};
 
 /// Rows in a batch, at most.
 const ROWS_MAX: usize = 8192;
+
+/// The way of changes to worker 0, and what is there already.
+pub(super) struct Way {
+    pub(super) sender: Sender<ReferenceBlock>,
+    /// The table that is bound.
+    pub(super) bound: Table,
+    /// The epoch up to which it was bound at the latest.
+    pub(super) bound_ms: u64,
+}
+
+impl Way {
+    /// Of a job with these bindings.
+    pub(super) fn new<'a>(
+        sender: Sender<ReferenceBlock>,
+        bindings: impl IntoIterator<Item = &'a Binding>,
+    ) -> Self {
+        let (mut bound, mut bound_ms) = (Table::default(), 0);
+        for binding in bindings {
+            for changes in &binding.reference {
+                bound.apply(changes.clone());
+                bound_ms = binding.epoch;
+            }
+        }
+        Self {
+            sender,
+            bound,
+            bound_ms,
+        }
+    }
+}
 
 /// Rows by key: where each of them is.
 #[derive(Default)]
@@ -27,6 +59,18 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// The rows of these batches.
+    pub(super) fn of(batches: Vec<Batch>) -> Self {
+        let mut table = Self::default();
+        batches.into_iter().for_each(|batch| table.apply(batch));
+        table
+    }
+
+    /// How many rows it has.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Takes changes: a row with diff `+1` replaces that of its key, one with `-1` removes it.
     pub(super) fn apply(&mut self, changes: Batch) {
         if changes.is_empty() {
@@ -59,8 +103,8 @@ impl Table {
     }
 }
 
-/// What must be done to `bound` so that it becomes `now`.
-fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Vec<Batch> {
+/// What must be done to `bound` so that it becomes `now`: removals first.
+pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Batch {
     let mut removed = BatchBuilder::new(Arc::clone(schema));
     for (key, (batch, row)) in &bound.rows {
         if !now.rows.contains_key(key) {
@@ -79,7 +123,17 @@ fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Vec<Batc
         .iter()
         .filter(|(key, _)| bound.slots(**key) != now.slots(**key));
     let changed: Vec<RowIndex> = changed.map(|(_, row)| *row).collect();
-    vec![removed.finish(), now.batches.rows(&changed)]
+    let changed = now.batches.rows(&changed);
+    let mut both = Gather::default();
+    let mut rows = Vec::new();
+    for batch in [removed.finish(), changed] {
+        if !batch.is_empty() {
+            let count = batch.len();
+            let index = both.push(batch);
+            rows.extend((0..count).map(|row| (index, row)));
+        }
+    }
+    both.rows(&rows)
 }
 
 /// A sender that stands before `onward`: it takes the table's content and hands over how that
@@ -87,27 +141,21 @@ fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Vec<Batc
 ///
 /// # Errors
 /// If a thread cannot be made.
-pub(super) fn since<'a>(
-    bindings: impl IntoIterator<Item = &'a Binding>,
+#[cfg(feature = "kafka")]
+pub(super) fn since(
+    onward: Way,
     schema: Arc<BatchSchema>,
-    onward: Sender<ReferenceBlock>,
     bytes_max: usize,
 ) -> std::io::Result<Sender<ReferenceBlock>> {
-    let mut bound = Table::default();
-    for binding in bindings {
-        binding
-            .reference
-            .iter()
-            .cloned()
-            .for_each(|changes| bound.apply(changes));
-    }
-    let (sender, receiver) = queue(InFlight::new(bytes_max));
+    let Way { sender, bound, .. } = onward;
+    let (before, receiver) = queue(InFlight::new(bytes_max));
     std::thread::Builder::new()
         .name("reference-changes".to_owned())
-        .spawn(move || forward(&receiver, bound, &schema, &onward))?;
-    Ok(sender)
+        .spawn(move || forward(&receiver, bound, &schema, &sender))?;
+    Ok(before)
 }
 
+#[cfg(feature = "kafka")]
 fn forward(
     receiver: &Receiver<ReferenceBlock>,
     bound: Table,
@@ -120,34 +168,25 @@ fn forward(
     loop {
         while let Some((block, bytes)) = receiver.pop() {
             receiver.release(bytes);
-            let blocks = match &mut content {
-                None => vec![block],
+            let block = match &mut content {
+                None => block,
                 Some((bound, now)) => {
                     now.apply(block.updates);
                     if !block.complete {
                         continue;
                     }
-                    let mut blocks: Vec<_> = difference(bound, now, schema)
-                        .into_iter()
-                        .map(|updates| ReferenceBlock {
-                            updates,
-                            complete: false,
-                        })
-                        .collect();
-                    blocks.push(ReferenceBlock {
-                        updates: Batch::default(),
-                        complete: true,
-                    });
+                    let updates = difference(bound, now, schema);
                     content = None;
-                    blocks
+                    ReferenceBlock {
+                        updates,
+                        complete: true,
+                    }
                 }
             };
-            for block in blocks {
-                let bytes = block.updates.bytes();
-                if !onward.send(block, bytes) {
-                    receiver.close();
-                    return;
-                }
+            let bytes = block.updates.bytes();
+            if !onward.send(block, bytes) {
+                receiver.close();
+                return;
             }
         }
         if receiver.finished() {
@@ -160,5 +199,64 @@ fn forward(
             receiver.close();
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deltajoin_workers::batch::Origin;
+    use deltajoin_workers::schema::{Column, ColumnType, Schema};
+
+    use super::*;
+    use crate::codec::reference_schema;
+
+    fn schema() -> Arc<BatchSchema> {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("name", ColumnType::String),
+        ];
+        reference_schema(&Schema::new(columns, vec![0]))
+    }
+
+    /// A table whose rows are on these lines, so many in a batch.
+    fn table(rows: &[(i64, &str)], count: usize) -> Table {
+        let mut builder = BatchBuilder::new(schema());
+        let batches = rows.chunks(count).map(|rows| {
+            for (line, (id, name)) in (1..).zip(rows) {
+                let origin = Origin {
+                    partition: 0,
+                    offset: line,
+                };
+                builder.push(&[Slot::Int64(*id), Slot::String((*name).into())], origin, 1);
+            }
+            builder.finish()
+        });
+        Table::of(batches.collect())
+    }
+
+    #[test]
+    fn all_that_differs_is_one_batch_and_rows_that_stay_are_not_in_it() {
+        let before = table(&[(1, "a"), (2, "b"), (3, "c"), (4, "d")], 2);
+        let now = table(&[(5, "e"), (4, "d"), (3, "C"), (1, "a")], 3);
+        let changes = difference(&before, &now, &schema());
+        let mut shown: Vec<_> = (0..changes.len())
+            .map(|row| {
+                (
+                    changes.diffs()[row],
+                    changes.slot(0, row),
+                    changes.slot(1, row),
+                )
+            })
+            .collect();
+        // Removals first; the others by their mixed keys.
+        assert_eq!(shown[0], (-1, Slot::Int64(2), Slot::Null));
+        shown[1..].sort_by_key(|(_, id, _)| format!("{id:?}"));
+        let name = |name: &'static str| Slot::String(name.into());
+        let expected = [
+            (1, Slot::Int64(3), name("C")),
+            (1, Slot::Int64(5), name("e")),
+        ];
+        assert_eq!(shown[1..], expected);
+        assert!(difference(&now, &now, &schema()).is_empty());
     }
 }

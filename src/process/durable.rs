@@ -5,9 +5,8 @@
 //! # Invariants
 //! * What a worker needs is taken once, by that worker.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::checkpoint::Checkpoints;
 use deltajoin_workers::clock::ExpiryClock;
@@ -18,13 +17,13 @@ use deltajoin_workers::queue::Sender;
 
 use crate::config::DEAD_LETTERS;
 use crate::connectors::file::JsonLines;
-use crate::failure::Failure;
+use crate::process::changes::Way;
 use crate::process::checkpoints::Keeper;
 use crate::process::ledger::Noting;
 use crate::process::promises::outlives;
 use crate::process::skipping::Skipping;
 use crate::process::topics::Topics;
-use crate::process::{Process, REFERENCE_BYTES_MAX, Remembered, changes};
+use crate::process::{Process, Remembered};
 
 /// Whether the job goes on where it has ended. The textbook engine keeps no bindings.
 pub(super) fn goes_on(process: &Process) -> bool {
@@ -36,7 +35,6 @@ pub(super) struct Durable {
     /// What was bound; worker 0 takes it.
     pub(super) replay: Mutex<Replay>,
     pub(super) log: Mutex<Option<Noting>>,
-    pub(super) reference: Arc<BatchSchema>,
     /// What it has at the clusters of sinks.
     pub(super) topics: Topics,
     pub(super) ownership: Ownership,
@@ -73,15 +71,10 @@ impl Durable {
         (state, Some(self.keeper.of_worker(local)))
     }
 
-    /// Where the reference table's content goes: on to `onward` comes what is not bound of it.
-    pub(super) fn reference(
-        &self,
-        onward: Sender<ReferenceBlock>,
-    ) -> Result<Sender<ReferenceBlock>, Failure> {
+    /// The way to worker 0, with what is bound of the reference table.
+    pub(super) fn reference(&self, sender: Sender<ReferenceBlock>) -> Way {
         let replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
-        let schema = Arc::clone(&self.reference);
-        changes::since(&replay.bindings, schema, onward, REFERENCE_BYTES_MAX)
-            .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))
+        Way::new(sender, &replay.bindings)
     }
 
     /// A sink to a file, on worker 0, which gets what it does not have: all epochs after `written`.

@@ -17,6 +17,8 @@ use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::dataflow::reader;
 use deltajoin_workers::ports::{Clock, Stop};
 
+#[cfg(feature = "kafka")]
+use crate::codec::reference_schema;
 use crate::config::{EventSource, ReferenceSource};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -25,7 +27,10 @@ use crate::failure::Failure;
 use crate::process::outputs::Rejected;
 use crate::process::promises::outlives;
 use crate::process::recovery::Ranges;
-use crate::process::{Process, Senders};
+use crate::process::reloading::Reloading;
+use crate::process::{Process, Senders, durable};
+#[cfg(feature = "kafka")]
+use crate::process::{REFERENCE_BYTES_MAX, changes};
 use crate::telemetry::{Monitor, WallClock};
 
 /// Cores beyond which one more reader for each worker is worth a thread.
@@ -62,7 +67,7 @@ struct EventFile {
 }
 
 enum Reference {
-    File(file::Table),
+    File(Reloading),
     #[cfg(feature = "kafka")]
     Kafka(kafka::Reference),
 }
@@ -184,22 +189,36 @@ impl Inputs {
         }
     }
 
+    /// Refuses to go on if the reference table cannot be read and `senders` has none: nothing of
+    /// it is bound.
+    pub(super) fn check_reference(&mut self, senders: &Senders) -> Result<(), Failure> {
+        let way = senders.reference.as_ref();
+        self.needs_reference(way.is_some_and(|way| way.bound.len() == 0))
+    }
+
+    /// As `check_reference`, of a job that begins or goes on.
+    pub(super) fn needs_reference(&mut self, begins: bool) -> Result<(), Failure> {
+        match &mut self.reference {
+            Some(Reference::File(file)) => file.needed(begins),
+            _ => Ok(()),
+        }
+    }
+
     /// Starts to read.
-    pub(super) fn start(self, senders: Senders, monitor: &Monitor) -> Result<Readers, Failure> {
+    pub(super) fn start(
+        self,
+        senders: Senders,
+        monitor: &Arc<Monitor>,
+    ) -> Result<Readers, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
-        if let (Some(reference), Some(sender)) = (self.reference, senders.reference) {
+        if let (Some(reference), Some(way)) = (self.reference, senders.reference) {
             match reference {
-                Reference::File(table) => {
-                    std::thread::Builder::new()
-                        .name("reference".to_owned())
-                        .spawn(move || {
-                            // A refusal means that the job is ending.
-                            table.send(&sender);
-                        })
-                        .map_err(|error| Failure::failed(format!("no thread: {error}")))?;
-                }
+                Reference::File(file) => file.spawn(way, monitor, &stop)?,
                 #[cfg(feature = "kafka")]
                 Reference::Kafka(reference) => {
+                    let schema = reference_schema(reference.schema());
+                    let sender = changes::since(way, schema, REFERENCE_BYTES_MAX)
+                        .map_err(|error| Failure::failed(format!("no thread: {error}")))?;
                     reference.spawn(sender, Arc::clone(&stop), kafka_fatal(self.fatal))?;
                 }
             }
@@ -217,7 +236,6 @@ impl Inputs {
                 }
                 // The other workers have nothing to read.
                 senders.for_each(|sender| sender.finish());
-                let _ = monitor;
                 Ok(Readers {
                     stop,
                     #[cfg(feature = "kafka")]
@@ -247,20 +265,18 @@ impl Inputs {
 
 fn connect_reference(process: &Process, rejected: &Rejected) -> Result<Reference, Failure> {
     let Process { config, .. } = process;
-    let schema = &config.reference.schema;
-    let record_bytes_max = config.limits.max_record_bytes;
     match &config.reference.source {
         ReferenceSource::File { path } => {
-            let table = file::Table::read(path, schema, record_bytes_max)?;
-            tracing::info!(rows = table.rows(), path = %path.display(), "read the reference table");
-            Ok(Reference::File(table))
+            let mut file = Reloading::new(path, config, process.until_end, &process.reload);
+            file.needed(process.until_end || !durable::goes_on(process))?;
+            Ok(Reference::File(file))
         }
         #[cfg(feature = "kafka")]
         ReferenceSource::Kafka { topic } => {
             let options = kafka::ReferenceOptions {
                 topic: topic.clone(),
-                schema: schema.clone(),
-                record_bytes_max,
+                schema: config.reference.schema.clone(),
+                record_bytes_max: config.limits.max_record_bytes,
                 until_end: process.until_end,
                 on_rejected: collect_reference(rejected),
             };

@@ -103,7 +103,6 @@ pub(super) struct Joining<'a> {
     process: &'a Process,
     settings: Settings<'a>,
     clock: Arc<WallClock>,
-    reference: Arc<BatchSchema>,
     store: Arc<Store>,
     /// Ends what the store tries again: not a clean stop, which needs it for a while.
     store_stop: Arc<Stop>,
@@ -128,7 +127,7 @@ impl<'a> Joining<'a> {
     pub(super) fn begin(
         process: &'a Process,
         prepared: Option<Prepared>,
-        inputs: &Inputs,
+        inputs: &mut Inputs,
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
         let Process { config, stop, .. } = process;
@@ -159,6 +158,7 @@ impl<'a> Joining<'a> {
             let claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop);
             let mut claimed = claimed.map_err(|error| settings.refused(error))?;
             if !goes_on && claimed.is_new() {
+                inputs.needs_reference(true)?;
                 let first = Binding {
                     epoch: FIRST_EPOCH,
                     ends: inputs.starts(),
@@ -184,7 +184,6 @@ impl<'a> Joining<'a> {
             process,
             settings,
             clock: Arc::clone(clock),
-            reference,
             store,
             store_stop,
             loading,
@@ -277,7 +276,6 @@ impl<'a> Joining<'a> {
         Ok(Durable {
             replay: Mutex::new(Replay { bindings, newest }),
             log: Mutex::new(log),
-            reference: self.reference,
             topics: self.topics,
             ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
             clock: Mutex::new(clock),

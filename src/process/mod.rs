@@ -8,6 +8,7 @@
 //! | `plan` | the core's plan from the configuration |
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `changes` | the reference as it differs from what is bound |
+//! | `reloading` | the reference from a file, again when the file changes |
 //! | `joining` | takes the job over from earlier generations, in the order that this needs |
 //! | `verdict` | whether a newer generation is why this one ends |
 //! | `log` | the log of bindings, wherever it is |
@@ -40,6 +41,7 @@ mod plan;
 mod promises;
 mod recovery;
 mod rehearsal;
+mod reloading;
 mod skipping;
 mod state;
 #[cfg(feature = "kafka")]
@@ -54,6 +56,7 @@ pub use skipping::Skipping;
 pub use state::{forget_job, kept, state};
 
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -73,6 +76,7 @@ use crate::cluster::{self, Membership, Mesh, Task, Verdict};
 use crate::config::{self, Config};
 use crate::error::ExitCode;
 use crate::failure::Failure;
+use crate::process::changes::Way;
 use crate::process::durable::Durable;
 use crate::process::inputs::Inputs;
 use crate::process::joining::Joining;
@@ -94,6 +98,8 @@ pub struct Process {
     pub until_end: bool,
     /// Set to stop the job cleanly.
     pub stop: Arc<Stop>,
+    /// Set to have the reference file looked at at once.
+    pub reload: Arc<AtomicBool>,
     /// Ends the process for an error on another thread.
     pub fatal: fn(&Failure) -> !,
     /// Where a line of progress goes every second, if anywhere.
@@ -133,7 +139,7 @@ struct Remembered {
 /// The shell's ends of the workers' queues.
 struct Senders {
     events: Vec<Sender<Block>>,
-    reference: Option<Sender<ReferenceBlock>>,
+    reference: Option<Way>,
 }
 
 /// Runs a process until its job is done or stopped.
@@ -158,7 +164,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     let prepared = Joining::prepare(&process)?;
     let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
     let outputs = Outputs::connect(&process, rejected)?;
-    let joining = Joining::begin(&process, prepared, &inputs, &clock)?;
+    let joining = Joining::begin(&process, prepared, &mut inputs, &clock)?;
     let entering = (&mut inputs, outputs.written(), &monitor);
     let (mesh, durable) = join(&process, &membership, joining, entering)?;
     monitor.generation(mesh.generation);
@@ -172,6 +178,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     );
 
     let (parts, senders) = parts(&process, &outputs, durable.as_ref())?;
+    inputs.check_reference(&senders)?;
     let settings = worker::Settings {
         plan,
         tick: config.limits.tick,
@@ -324,13 +331,16 @@ fn parts(
         let (mut replay, mut bindings) = (Replay::default(), None);
         let mut clock = ExpiryClock::default();
         if first_of_job {
-            let (mut sender, receiver) = queue(InFlight::new(REFERENCE_BYTES_MAX));
-            if let Some(durable) = durable {
-                sender = durable.reference(sender)?;
-                (replay, bindings) = durable.bindings();
-                clock = durable.clock();
-            }
-            senders.reference = Some(sender);
+            let (sender, receiver) = queue(InFlight::new(REFERENCE_BYTES_MAX));
+            senders.reference = Some(match durable {
+                Some(durable) => {
+                    let way = durable.reference(sender);
+                    (replay, bindings) = durable.bindings();
+                    clock = durable.clock();
+                    way
+                }
+                None => Way::new(sender, []),
+            });
             reference = Some(receiver);
         }
         let keys = BucketRing::new(config.events.schema.key_is_narrow());

@@ -26,6 +26,8 @@ pub enum Signal {
     Terminate,
     /// What Ctrl-C sends.
     Interrupt,
+    /// What a terminal sends that is closed.
+    Hangup,
     /// Freezes it.
     Stop,
     /// Goes on after `Stop`.
@@ -38,6 +40,7 @@ impl Signal {
             Self::Kill => "KILL",
             Self::Terminate => "TERM",
             Self::Interrupt => "INT",
+            Self::Hangup => "HUP",
             Self::Stop => "STOP",
             Self::Continue => "CONT",
         }

@@ -16,6 +16,7 @@ mod fault;
 mod generate;
 mod going_on;
 mod job;
+mod reload;
 mod status;
 mod stop;
 mod tidy;

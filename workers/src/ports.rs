@@ -41,7 +41,8 @@ pub type Events = Receiver<Block>;
 
 /// Changes of the reference table, on worker 0: a row with diff `+1` replaces the row of its key,
 /// one with diff `-1` removes it. The queue's `finished` means that the table will not change any
-/// more; `complete` of the last block of the initial content must be set.
+/// more; `complete` of the last block of the initial content must be set. All changes of one block
+/// are of one epoch.
 ///
 /// The queue must have a budget of its own: events that wait for the table must not keep it out.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
@@ -211,6 +212,7 @@ fn run_cluster(config: &Path, stop: &Stop) -> Result<ExitCode, Failure> {
         restarts: 20,
         command: &command,
         pace: Pace::STANDARD,
+        reload: &AtomicBool::new(false),
     };
     Ok(supervise(&plan, stop))
 }

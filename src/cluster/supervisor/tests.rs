@@ -35,12 +35,23 @@ impl Scene {
 
     /// Runs one script a process, each with `$0` its index and `$start` the number of its start.
     fn supervise(&self, scripts: &[&str], restarts: usize, stop: &Stop) -> ExitCode {
+        self.supervise_with(scripts, restarts, stop, &AtomicBool::new(false))
+    }
+
+    fn supervise_with(
+        &self,
+        scripts: &[&str],
+        restarts: usize,
+        stop: &Stop,
+        reload: &AtomicBool,
+    ) -> ExitCode {
         let command = |process: usize| script(self.folder.path(), scripts[process], process);
         let plan = Plan {
             processes: scripts.len(),
             restarts,
             command: &command,
             pace: FAST,
+            reload,
         };
         supervise(&plan, stop)
     }
@@ -143,6 +154,7 @@ fn a_command_that_is_not_there_fails() {
         restarts: 1,
         command: &command,
         pace: FAST,
+        reload: &AtomicBool::new(false),
     };
     assert_eq!(supervise(&plan, &Stop::default()), ExitCode::Failed);
 }
@@ -212,6 +224,23 @@ fn the_first_cause_decides() {
 }
 
 #[test]
+fn a_wish_for_a_reload_is_passed_to_process_0_alone() {
+    let scene = Scene::new();
+    let other = "read line; echo $line > asked-$0";
+    let first = format!("{other}; read line; echo $line >> asked-$0");
+    let (stop, reload) = (Stop::default(), AtomicBool::new(true));
+    thread::scope(|scope| {
+        scope.spawn(|| scene.supervise_with(&[&first, other], 0, &stop, &reload));
+        await_that("the wish", || scene.path("asked-0").exists());
+        assert!(!reload.load(Ordering::Relaxed));
+        stop.ask();
+    });
+    let asked = |process| fs::read_to_string(scene.path(&format!("asked-{process}"))).unwrap();
+    assert_eq!(asked(0), "reload\nstop\n");
+    assert_eq!(asked(1), "stop\n");
+}
+
+#[test]
 fn pauses_double_up_to_the_longest() {
     let pauses = [0, 1, 2, 3, 5, 6, 100].map(|recent| Pace::STANDARD.pause(recent).as_millis());
     assert_eq!(pauses, [0, 500, 1000, 2000, 8000, 10_000, 10_000]);
@@ -220,9 +249,12 @@ fn pauses_double_up_to_the_longest() {
 #[test]
 fn a_worker_obeys_its_standard_input() {
     let stop = Stop::default();
-    obey(&b"hello\n"[..], &stop);
-    assert!(!stop.asked());
-    obey(&b"stop\nstop\n"[..], &stop);
+    let reload = AtomicBool::new(false);
+    obey(&b"hello\n"[..], &stop, &reload);
+    assert!(!stop.asked() && !reload.load(Ordering::Relaxed));
+    obey(&b"reload\n"[..], &stop, &reload);
+    assert!(!stop.asked() && reload.load(Ordering::Relaxed));
+    obey(&b"stop\nstop\n"[..], &stop, &reload);
     assert!(stop.asked());
     assert_eq!(stop.ask(), 1, "it asks once");
 }
@@ -251,17 +283,18 @@ fn a_process_on_its_own() {
                 restarts: 0,
                 command: &command,
                 pace: Pace::STANDARD,
+                reload: &AtomicBool::new(false),
             };
             supervise(&plan, &stop);
         }
         "worker" => {
-            watch_supervisor(stop).unwrap();
+            watch_supervisor(stop, Arc::default()).unwrap();
             fs::write(folder.join("worker"), std::process::id().to_string()).unwrap();
             // Standard error leads to the supervisor: even telling that it is gone fails.
             thread::sleep(PATIENCE * 2);
         }
         _ => {
-            crate::cluster::signals::watch_signals(Arc::clone(&stop)).unwrap();
+            crate::cluster::signals::watch_signals(Arc::clone(&stop), None).unwrap();
             fs::write(folder.join("ready"), "").unwrap();
             await_that("a stop", || stop.asked());
             fs::write(folder.join("stopping"), "").unwrap();

@@ -9,6 +9,7 @@
 //! | `progress` | which of them are in the file for good |
 //! | `bindings` | the binding log |
 //! | `reference`, `csv` | the reference table, checked as a whole |
+//! | `watched` | the same, again when the file has changed |
 //! | `scan` | a file as it stands, for audits |
 //!
 //! # Invariants
@@ -23,6 +24,7 @@ mod reference;
 mod scan;
 mod sink;
 mod source;
+mod watched;
 
 use std::fmt::Write;
 use std::io;
@@ -35,6 +37,7 @@ pub use reference::Table;
 pub use scan::Scan;
 pub use sink::{JsonLines, Reserved, look};
 pub use source::{Events, FIRST_LINE};
+pub use watched::{Look, Watched};
 
 /// Told of an error that ends the job, from a thread of a connector.
 pub type Fatal = Arc<dyn Fn(Error) + Send + Sync>;

@@ -11,21 +11,19 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use deltajoin_workers::batch::{Batch, Origin};
-use deltajoin_workers::ports::ReferenceBlock;
-use deltajoin_workers::queue::Sender;
 use deltajoin_workers::schema::Schema;
 
 use crate::codec::json::{Decoder, Encoder, Reject, shorten};
 use crate::connectors::file::lines::{Line, Lines};
 use crate::connectors::file::{Error, Fault, csv, open};
 
-/// Rows are handed over in blocks of so many.
+/// Rows are made in blocks of so many.
 pub(super) const BLOCK_ROWS: usize = 10_000;
 /// A file with more faults is more likely the wrong file: the first ones tell.
 const FAULTS_MAX: usize = 10;
 
 /// A reference table, read and found right.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Table {
     blocks: Vec<Batch>,
 }
@@ -69,20 +67,9 @@ impl Table {
         &self.blocks
     }
 
-    /// Hands the table over, the last block marked complete, and finishes the queue; waits while
-    /// too much is in flight. False if the worker wants no more.
-    pub fn send(self, sender: &Sender<ReferenceBlock>) -> bool {
-        let mut blocks = self.blocks;
-        let last = blocks.pop().unwrap_or_default();
-        let blocks = blocks.into_iter().map(|updates| (updates, false));
-        for (updates, complete) in blocks.chain([(last, true)]) {
-            let bytes = updates.bytes();
-            if !sender.send(ReferenceBlock { updates, complete }, bytes) {
-                return false;
-            }
-        }
-        sender.finish();
-        true
+    /// Its rows, taken out.
+    pub fn into_blocks(self) -> Vec<Batch> {
+        self.blocks
     }
 }
 
@@ -187,7 +174,6 @@ fn find_duplicates(blocks: &[Batch], schema: &Schema, faults: &mut Faults) {
 #[cfg(test)]
 mod tests {
     use deltajoin_workers::batch::Slot;
-    use deltajoin_workers::queue::{InFlight, queue};
     use deltajoin_workers::schema::{Column, ColumnType};
     use expect_test::{Expect, expect};
 
@@ -428,33 +414,24 @@ mod tests {
     }
 
     #[test]
-    fn a_table_comes_in_blocks_and_the_last_one_completes_it() {
+    fn a_table_is_made_in_blocks() {
         let id = Column::new("id", ColumnType::Int64);
         let schema = Schema::new(vec![id], vec![0]);
-        for (count, lengths) in [
-            (0, vec![0]),
-            (1, vec![1]),
-            (BLOCK_ROWS, vec![BLOCK_ROWS]),
-            (2 * BLOCK_ROWS + 1, vec![BLOCK_ROWS, BLOCK_ROWS, 1]),
-        ] {
+        for count in [0, 1, BLOCK_ROWS, 2 * BLOCK_ROWS + 1] {
             let rows: String = (0..count).map(|id| format!("{id}\n")).collect();
             let lines: String = (0..count).map(|id| format!("{{\"id\":{id}}}\n")).collect();
             for (name, text) in [("r.csv", format!("id\n{rows}")), ("r.jsonl", lines)] {
                 let table = read(name, text.as_bytes(), &schema).unwrap();
                 assert_eq!(table.rows(), count);
-                let (sender, receiver) = queue(InFlight::new(usize::MAX));
-                assert!(table.send(&sender));
                 let mut next = 0;
-                for (index, length) in lengths.iter().enumerate() {
-                    let (block, _) = receiver.pop().unwrap();
-                    assert_eq!(block.updates.len(), *length);
-                    assert_eq!(block.complete, index + 1 == lengths.len());
-                    for row in 0..*length {
-                        assert_eq!(block.updates.slot(0, row), Slot::Int64(next));
+                for block in table.into_blocks() {
+                    assert!(block.len() <= BLOCK_ROWS);
+                    for row in 0..block.len() {
+                        assert_eq!(block.slot(0, row), Slot::Int64(next));
                         next += 1;
                     }
                 }
-                assert!(receiver.finished());
+                assert_eq!(next, count as i64);
             }
         }
     }

@@ -72,6 +72,11 @@ impl Reference {
         })
     }
 
+    /// The columns and key of the table.
+    pub fn schema(&self) -> &Schema {
+        &self.options.schema
+    }
+
     /// Reads the topic on a thread of its own until `stop` is set or the queue is closed.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! # Semantics
 //! The reference table is read by worker 0 alone, which is also where mints are made. On a live
 //! mint of `e` the changes that wait are stamped with `e`, so all workers see the same table at the
-//! same epoch. A bound epoch takes the changes of its binding and leaves those that wait.
+//! same epoch. A block is never divided: its changes are of one epoch. A bound epoch takes the
+//! changes of its binding and leaves those that wait.
 //!
 //! # Routing
 //! Each batch is emitted once for every worker (`ToEach`): the table is small, and a copy on every
