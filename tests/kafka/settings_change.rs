@@ -189,10 +189,29 @@ fn what_must_not_change_is_refused_with_both_values() {
     Broker::shared().create_topic("unchanging-other", 1, &[]);
     job.goes_on("the first start", &job.setup(), &[]);
     let before = job.rows();
+    for (setting, setup, values) in lasting(&job) {
+        let [old, new] = values;
+        let texts = [
+            "the job has run with another",
+            setting,
+            old,
+            new,
+            "hint: Set it back",
+        ];
+        job.refused(&setup, &[], &texts);
+    }
+    let envelope = job.setup().set("[sinks]", "envelope", quoted("changelog"));
+    job.refused(&envelope, &[], &["envelope", "upsert", "changelog"]);
+    assert_eq!(job.rows(), before);
+    begins_again(&job);
+}
+
+/// Settings that a job keeps for life, each with another value, and how both are told.
+fn lasting(job: &Changing) -> Vec<(&'static str, Setup, [&'static str; 2])> {
     let own = || job.setup();
     let columns =
         |name: &str| format!(r#"{{ geographical_location_oid = "int64", {name} = "string" }}"#);
-    for (setting, setup, values) in [
+    vec![
         (
             "events.topic",
             own().set("events", "topic", quoted("unchanging-other")),
@@ -252,21 +271,7 @@ fn what_must_not_change_is_refused_with_both_values() {
             own().set("limits", "shards", "32"),
             ["\"64\"", "\"32\""],
         ),
-    ] {
-        let [old, new] = values;
-        let texts = [
-            "the job has run with another",
-            setting,
-            old,
-            new,
-            "hint: Set it back",
-        ];
-        job.refused(&setup, &[], &texts);
-    }
-    let envelope = own().set("[sinks]", "envelope", quoted("changelog"));
-    job.refused(&envelope, &[], &["envelope", "upsert", "changelog"]);
-    assert_eq!(job.rows(), before);
-    begins_again(&job);
+    ]
 }
 
 /// Without its checkpoints it makes all again, and writes nothing twice; by another name it begins.
