@@ -111,7 +111,7 @@ struct State {
 
 enum Work {
     Part(usize, Part),
-    Publish(u64, Vec<Vec<u8>>),
+    Publish(u64, Option<i64>, Vec<Vec<u8>>),
 }
 
 impl Shared {
@@ -242,8 +242,8 @@ impl Checkpoints for OfWorker {
         self.shared.lock().durable[self.local].pop_front()
     }
 
-    fn publish(&mut self, epoch: u64, parts: Vec<Vec<u8>>) {
-        self.shared.give(Work::Publish(epoch, parts));
+    fn publish(&mut self, epoch: u64, clock_ms: Option<i64>, parts: Vec<Vec<u8>>) {
+        self.shared.give(Work::Publish(epoch, clock_ms, parts));
     }
 
     fn settled(&self) -> u64 {
@@ -274,7 +274,7 @@ impl Making {
         while let Some(work) = self.shared.take() {
             match work {
                 Work::Part(local, part) => self.keep(local, part),
-                Work::Publish(epoch, parts) => self.publish(epoch, &parts),
+                Work::Publish(epoch, clock_ms, parts) => self.publish((epoch, clock_ms), &parts),
             }
         }
     }
@@ -331,7 +331,7 @@ impl Making {
     }
 
     /// Publishes a checkpoint of which all parts are durable.
-    fn publish(&mut self, epoch: u64, parts: &[Vec<u8>]) {
+    fn publish(&mut self, (epoch, clock_ms): (u64, Option<i64>), parts: &[Vec<u8>]) {
         self.take_merged();
         let publishing = self.options.publishing.as_mut();
         let publishing = publishing.expect("only process 0 publishes");
@@ -341,11 +341,7 @@ impl Making {
             publishing.runs.extend(runs);
             publishing.rows.extend(rows);
         }
-        let Bound {
-            ends,
-            clock_ms,
-            reference,
-        } = publishing.ledger.fold(epoch);
+        let Bound { ends, reference } = publishing.ledger.fold(epoch);
         let (memory, now) = (self.options.memory, (epoch, clock_ms));
         publishing.runs.retain(|run| memory.has_run(run, now));
         publishing.rows.retain(|rows| memory.has_rows(rows, now));

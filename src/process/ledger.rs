@@ -26,7 +26,6 @@ pub(super) struct Ledger(Arc<Mutex<State>>);
 struct State {
     ends: BTreeMap<i32, i64>,
     reference: Table,
-    clock_ms: Option<i64>,
     /// Whether the table has changed since it was told.
     changed: bool,
     /// Bindings that are not folded in.
@@ -37,8 +36,6 @@ struct State {
 pub(super) struct Bound {
     /// The end of each partition.
     pub(super) ends: BTreeMap<i32, i64>,
-    /// The expiry clock.
-    pub(super) clock_ms: Option<i64>,
     /// The rows of the reference table; none if they are those that were told before.
     pub(super) reference: Option<Vec<Batch>>,
 }
@@ -63,7 +60,6 @@ impl Ledger {
         let state = &mut *self.lock();
         while let Some(binding) = state.later.pop_front_if(|binding| binding.epoch <= epoch) {
             state.ends.extend(binding.ends);
-            state.clock_ms = state.clock_ms.max(binding.clock_ms);
             state.changed |= !binding.reference.is_empty();
             for changes in binding.reference {
                 state.reference.apply(changes);
@@ -80,7 +76,6 @@ impl Ledger {
         });
         Bound {
             ends: state.ends.clone(),
-            clock_ms: state.clock_ms,
             reference,
         }
     }
@@ -150,7 +145,6 @@ mod tests {
             epoch,
             ends: ends.to_vec(),
             reference,
-            clock_ms: Some(epoch.cast_signed() * 10),
             ..Binding::default()
         };
         let both = vec![change(1, Some("a")), change(2, Some("b"))];
@@ -165,7 +159,6 @@ mod tests {
         assert!(ledger.fold(3).reference.is_none(), "it has not changed");
         let bound = ledger.fold(4);
         assert_eq!(bound.ends, BTreeMap::from([(0, 5), (1, 9)]));
-        assert_eq!(bound.clock_ms, Some(40));
         let rows = bound.reference.unwrap();
         assert_eq!(names(&rows), [name(1, "c"), name(2, "b")]);
         assert!(ledger.has_more());

@@ -48,6 +48,7 @@ mod disks;
 mod exactly_once;
 mod file_events;
 mod files;
+mod horizon;
 #[cfg(feature = "fault-points")]
 mod late;
 mod outage;

@@ -77,8 +77,9 @@ pub trait Checkpoints: Send {
     /// The description of a part that is durable now, and its epoch; each is told once.
     fn durable(&mut self) -> Option<(u64, Vec<u8>)>;
 
-    /// Publishes a checkpoint of these parts, in the order of the workers; called on worker 0.
-    fn publish(&mut self, epoch: u64, parts: Vec<Vec<u8>>);
+    /// Publishes a checkpoint of these parts, in the order of the workers; called on worker 0. The
+    /// expiry clock is the one that its epoch was minted with.
+    fn publish(&mut self, epoch: u64, clock_ms: Option<i64>, parts: Vec<Vec<u8>>);
 
     /// The newest epoch whose checkpoint is published or given up; asked on worker 0.
     fn settled(&self) -> u64;

@@ -84,6 +84,24 @@ pub struct Seen {
     pub lags: Option<bool>,
 }
 
+/// What looks wrong about the unit of a time: it is decades from its epoch, and a thousand times
+/// more, or less, would be near.
+pub(crate) fn odd_unit(at_ms: i64, epoch: u64) -> Option<&'static str> {
+    const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+    let epoch = epoch.cast_signed();
+    let far = |at_ms: i64| at_ms.abs_diff(epoch) > 20 * YEAR_MS;
+    if !far(at_ms) {
+        return None;
+    }
+    if !far(at_ms / 1000) {
+        return Some(
+            "divided by 1000 it would be near its epoch: the unit in \"time\" looks wrong",
+        );
+    }
+    let more = at_ms.checked_mul(1000).filter(|more| !far(*more));
+    more.map(|_| "times 1000 it would be near its epoch: the unit in \"time\" looks wrong")
+}
+
 /// The latest time that an event of an epoch may have.
 pub(crate) fn latest_ms(epoch: u64, future_ms: u64) -> i64 {
     i64::try_from(epoch.saturating_add(future_ms)).unwrap_or(i64::MAX)
@@ -263,6 +281,17 @@ mod tests {
         clocks.tell(9, Some(4));
         let asked = [3, 5, 6, 8, 9, 12].map(|epoch| clocks.at(epoch));
         assert_eq!(asked, [None, Some(1), Some(1), Some(1), Some(4), Some(4)]);
+    }
+
+    #[test]
+    fn a_unit_that_is_off_by_a_thousand_is_noticed() {
+        let epoch = 1_795_000_000_000;
+        let odd = |at_ms| odd_unit(at_ms, epoch).map(|hint| &hint[..7]);
+        assert_eq!(odd(1_795_000_000), Some("times 1"));
+        assert_eq!(odd(1_795_000_000_000_000), Some("divided"));
+        for fine in [1_795_000_000_000, 1_700_000_000_000, 0, i64::MAX, i64::MIN] {
+            assert_eq!(odd(fine), None, "{fine}");
+        }
     }
 
     #[test]

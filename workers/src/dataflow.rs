@@ -133,8 +133,8 @@ pub struct Dataflow {
 }
 
 impl Dataflow {
-    /// Mints an epoch: tells every worker to close it. Only worker 0 does.
-    pub fn mint(&mut self, epoch: u64, release: bool, checkpoint: bool) {
+    /// Mints an epoch: tells every worker to close it. Only worker 0 does. Returns its clock.
+    pub fn mint(&mut self, epoch: u64, release: bool, checkpoint: bool) -> Option<i64> {
         let take = if release {
             Take::Waiting
         } else {
@@ -142,6 +142,7 @@ impl Dataflow {
         };
         let clock_ms = self.clock.borrow_mut().advance();
         self.tell((epoch, clock_ms), checkpoint, |_| take.clone());
+        clock_ms
     }
 
     /// Mints a bound epoch again. Partition `p` is read by worker `p` modulo their number.

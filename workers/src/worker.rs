@@ -226,6 +226,8 @@ struct First {
     counts: Vec<Counts>,
     /// Durable parts of checkpoints, by epoch and worker.
     parts: BTreeMap<u64, BTreeMap<usize, Vec<u8>>>,
+    /// The expiry clocks of those epochs.
+    clocks: BTreeMap<u64, Option<i64>>,
     /// The epoch of the last checkpoint, once it is minted.
     last: Option<u64>,
     running: BTreeSet<usize>,
@@ -246,6 +248,7 @@ impl First {
             minted: 0,
             counts: vec![Counts::default(); peers],
             parts: BTreeMap::new(),
+            clocks: BTreeMap::new(),
             last: None,
             running: (0..peers).collect(),
             stopping: false,
@@ -298,7 +301,8 @@ impl First {
             && entry.get().len() == self.counts.len()
         {
             let (epoch, parts) = entry.remove_entry();
-            checkpoints.publish(epoch, parts.into_values().collect());
+            let clock_ms = self.clocks.remove(&epoch).flatten();
+            checkpoints.publish(epoch, clock_ms, parts.into_values().collect());
         }
     }
 
@@ -313,7 +317,8 @@ impl First {
                 let epoch = self.minter.now();
                 self.last = Some(epoch);
                 self.minted = epoch;
-                dataflow.mint(epoch, false, true);
+                let clock_ms = dataflow.mint(epoch, false, true);
+                self.clocks.insert(epoch, clock_ms);
                 false
             }
         }
@@ -344,7 +349,10 @@ impl First {
             self.minted = epoch;
             let due = |checkpoints: &mut Box<dyn Checkpoints>| checkpoints.due();
             let checkpoint = self.live && dataflow.checkpoints.as_mut().is_some_and(due);
-            dataflow.mint(epoch, self.live, checkpoint);
+            let clock_ms = dataflow.mint(epoch, self.live, checkpoint);
+            if checkpoint {
+                self.clocks.insert(epoch, clock_ms);
+            }
         }
     }
 

@@ -145,13 +145,12 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
     let (epoch, keys, rows) = &kept.checkpoint;
     let mut replay = Replay::default();
     let mut offsets = BTreeMap::new();
-    let mut clock_ms = None;
+    let clock_ms = kept.clock_ms;
     for binding in &kept.bindings {
         if binding.epoch > *epoch {
             replay.bindings.push_back(binding.clone());
         } else {
             offsets.extend(binding.ends.iter().copied());
-            clock_ms = binding.clock_ms;
         }
         replay.newest = binding.epoch;
     }

@@ -30,6 +30,8 @@ pub(crate) struct Kept {
     pub(crate) parts: BTreeMap<(u64, usize), Part>,
     /// The newest checkpoint: its epoch, all keys seen up to then, by bucket, and all rows.
     pub(crate) checkpoint: (u64, BTreeMap<i64, Vec<u64>>, Vec<checkpoint::Kept>),
+    /// Its expiry clock.
+    pub(crate) clock_ms: Option<i64>,
     /// How many were published.
     pub(crate) published: usize,
     /// Durable steps since the start of the run.
@@ -231,9 +233,10 @@ impl Checkpoints for Keeping {
         Some((epoch, vec![self.worker as u8]))
     }
 
-    fn publish(&mut self, epoch: u64, parts: Vec<Vec<u8>>) {
+    fn publish(&mut self, epoch: u64, clock_ms: Option<i64>, parts: Vec<Vec<u8>>) {
         self.kept.lock().unwrap().step(|kept| {
             kept.checkpoint.0 = epoch;
+            kept.clock_ms = clock_ms;
             for (worker, description) in parts.iter().enumerate() {
                 assert_eq!(*description, [worker as u8], "in the order of the workers");
                 let part = kept.parts[&(epoch, worker)].clone();

@@ -383,8 +383,8 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             }
             barrier.wait();
             if first {
-                job.mint(time, true, false);
-                all_clocks.lock().unwrap().push(job.clock.borrow().now_ms());
+                let clock_ms = job.mint(time, true, false);
+                all_clocks.lock().unwrap().push(clock_ms);
             } else {
                 job.mints.advance_to(time + 1);
             }

@@ -42,7 +42,7 @@ use timely::progress::operate::FrontierInterest;
 use crate::Rows;
 use crate::batch::{Batch, ByOwner, Gather, Keys, RowIndex};
 use crate::checkpoint::{Admitted, KeyRun};
-use crate::clock::{Clocks, EventTime, latest_ms};
+use crate::clock::{Clocks, EventTime, latest_ms, odd_unit};
 use crate::key::{KEY_GROUPS, Ownership, key_group};
 use crate::operators::{Letters, ROWS_MAX, SharedCounts, Whole};
 use crate::ports::reason;
@@ -82,6 +82,8 @@ struct Judged {
     future: Vec<RowIndex>,
     /// How many are new only because their time is another.
     moved: u64,
+    /// Whether it was said that the unit of times looks wrong.
+    said: bool,
 }
 
 /// The distinct events, of keys that are not in `seen`. New keys go to `admitted` as well.
@@ -180,6 +182,7 @@ impl Judged {
             .map(|time| batches.iter().map(|batch| time.values(batch)).collect());
         let unit = settings.time.map(|time| time.unit);
         let arrival = buckets.of(epoch.cast_signed());
+        self.look_at_unit(settings, batches, rows, epoch);
         for (batch, row) in rows {
             let keys = batches[*batch].keys();
             let at_ms = match (&times, unit) {
@@ -209,6 +212,25 @@ impl Judged {
             } else if settings.duplicates {
                 self.duplicates.push((*batch, *row));
             }
+        }
+    }
+
+    /// Looks at the first event of an epoch, and says once if its time looks odd.
+    fn look_at_unit(
+        &mut self,
+        settings: &Distinct,
+        batches: &[Batch],
+        rows: &[RowIndex],
+        epoch: u64,
+    ) {
+        let (Some(time), Some((batch, row)), false) = (settings.time, rows.first(), self.said)
+        else {
+            return;
+        };
+        if let Some(hint) = odd_unit(time.of(&batches[*batch], *row), epoch) {
+            self.said = true;
+            let value = time.values(&batches[*batch])[*row];
+            tracing::warn!(value, epoch, "the time of an event looks odd: {hint}");
         }
     }
 
