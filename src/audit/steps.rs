@@ -214,6 +214,9 @@ pub(super) enum Standing {
     Step,
     /// It is that of a step, and not in its place, which is told.
     Misplaced,
+    /// It is that of the step before again, or of the one behind the next, which is missing then:
+    /// the record behind it tells.
+    Doubtful,
     /// It is of no step.
     Wrong,
     /// It is a tombstone that is of no step.
@@ -262,6 +265,10 @@ impl Steps<'_> {
 
     /// A record of a key of which all records are known.
     fn tell_all(&mut self, told: Told, place: Origin, found: &mut Found) {
+        if *self.standing == Standing::Doubtful {
+            let again = self.is(self.own[0].told as usize, told);
+            self.settle(again, found);
+        }
         let next = self.own[0].told as usize;
         let steps = self.own.len();
         let mut likely = (next..next + 1)
@@ -278,12 +285,17 @@ impl Steps<'_> {
                 true
             }
             Standing::Removed => true,
-            Standing::Nothing | Standing::Step | Standing::Misplaced => false,
+            _ => false,
         };
         let mut standing = Standing::Step;
         let is_judged = step < self.judged();
         if self.own[step].seen {
             let again = !(mends && step + 1 == next) && is_judged;
+            let doubtful = step + 1 == next && next + 1 < steps && self.is(next + 1, told);
+            if again && doubtful && !found.allows_repeats() {
+                (*self.standing, *self.place) = (Standing::Doubtful, place);
+                return;
+            }
             if again {
                 let finding = self.finding(step, place, Some(*self.place), Why::Plain);
                 let allowed = found.push_again(true, finding);
@@ -301,6 +313,19 @@ impl Steps<'_> {
         }
         self.own[0].told = counted(step + 1);
         (*self.standing, *self.place) = (standing, place);
+    }
+
+    /// Decides what a doubtful record was.
+    fn settle(&mut self, again: bool, found: &mut Found) {
+        let next = self.own[0].told as usize;
+        if again {
+            let finding = self.finding(next - 1, *self.place, None, Why::Plain);
+            found.push_again(true, finding);
+        } else {
+            self.own[next + 1].seen = true;
+            self.own[0].told = counted(next + 2);
+        }
+        *self.standing = Standing::Step;
     }
 
     /// A record of no step.
@@ -340,7 +365,9 @@ impl Steps<'_> {
             self.own[next].seen = true;
             self.own[0].told = counted(next + 1);
         } else if next > 0 && self.is(next - 1, told) {
-            if next <= judged {
+            // A key that comes again may come with the row that it had before.
+            let is_first = next == 1 && self.own[0].begins;
+            if next <= judged && !is_first {
                 let finding = self.finding(next - 1, place, Some(*self.place), Why::Plain);
                 found.push_again(true, finding);
             }
@@ -376,8 +403,10 @@ impl Steps<'_> {
 
     /// Says that the whole output has come. Returns whether the key's last row is right.
     pub(super) fn end(&mut self, found: &mut Found) -> bool {
-        if *self.standing == Standing::Wrong {
-            self.push_wrong(found);
+        match *self.standing {
+            Standing::Wrong => self.push_wrong(found),
+            Standing::Doubtful => self.settle(false, found),
+            _ => {}
         }
         let judged = self.judged();
         let next = self.own[0].told as usize;

@@ -108,7 +108,26 @@ fn each_record_of_a_revised_key_is_judged() {
         );
     }
     let mut table = rows(ALL, &[(10, 1), (20, 2), (30, 3)]);
-    assert_eq!(found(&mut table, &[1, 3, 2], false), ([0, 0, 1, 0], 0));
+    assert_eq!(
+        found(&mut table, &[1, 3, 2], false),
+        ([0, 0, 1, 0], 0),
+        "another order"
+    );
+    // A row that comes again, with another between.
+    let mut table = rows(ALL, &[(10, 1), (20, 2), (30, 1), (40, 3)]);
+    let cases: [Case; 4] = [
+        (&[1, 1, 3], [1, 0, 0, 0], 0),
+        (&[1, 1, 2, 1, 3], [0, 1, 0, 0], 1),
+        (&[1, 1], [2, 0, 0, 0], 0),
+        (&[1, 2, 1, 1, 3], [0, 1, 0, 0], 1),
+    ];
+    for (output, counts, right) in cases {
+        assert_eq!(
+            found(&mut table, output, false),
+            (counts, right),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]
