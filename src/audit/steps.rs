@@ -271,7 +271,14 @@ impl Steps<'_> {
         }
         let next = self.own[0].told as usize;
         let steps = self.own.len();
+        // A wrong row stands in the place of the next step, rather than beside it.
+        let behind = if *self.standing == Standing::Wrong {
+            next + 1..next + 2
+        } else {
+            0..0
+        };
         let mut likely = (next..next + 1)
+            .chain(behind)
             .chain(next.saturating_sub(1)..next)
             .chain(next + 1..steps)
             .chain((0..next.saturating_sub(1)).rev());

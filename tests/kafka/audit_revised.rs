@@ -139,11 +139,18 @@ fn each_record_of_revised_rows_is_judged_in_both_envelopes() {
             found(&report)
         };
         assert_eq!(check(&right, &[]), [0; 4], "a copy");
-        let places: Vec<usize> = own(1).chain(own(2)).map(|(place, _)| place).collect();
+        let (last, _) = own(1).last().unwrap();
+        let places: Vec<usize> = own(1)
+            .chain(own(2).skip(1).take(1))
+            .map(|(place, _)| place)
+            .collect();
         for place in places {
             let mut records = right.clone();
             records.remove(place);
             assert_eq!(check(&records, &[]), [1, 0, 0, 0], "{envelope} {place}");
+            if place == last {
+                continue;
+            }
             let mut records = right.clone();
             records.insert(place, right[place].clone());
             assert_eq!(check(&records, &[]), [0, 1, 0, 0], "{envelope} {place}");
@@ -161,7 +168,6 @@ fn each_record_of_revised_rows_is_judged_in_both_envelopes() {
             assert_eq!(check(&records, &[]), [0, 0, 1, 0], "{envelope} {place}");
         }
         // A change of the third start to a row of the first is of the third.
-        let (last, _) = own(1).last().unwrap();
         let mut records = right.clone();
         records.remove(last);
         let third = range(Some(second + 1), None);
@@ -191,7 +197,8 @@ fn damage_file(setup: &Setup) {
         found_of_all(&report)[1]
     };
     assert_eq!(check(&right), [0; 4]);
-    for place in 0..right.len() {
+    let own = |line: &String| line.contains("\"detection_oid\":2,");
+    for place in (0..right.len()).filter(|place| own(&right[*place])) {
         let mut lines = right.clone();
         lines.remove(place);
         assert_eq!(check(&lines), [1, 0, 0, 0], "{}", right[place]);
@@ -279,7 +286,7 @@ fn by_event_time_windows_are_cut_and_late_and_future_events_have_no_rows() {
     // By another window, horizon or bound for the future the same output is not right.
     for (set, counts) in [
         ("join.revise_window=2m", [2, 0, 0, 0]),
-        ("join.revise_window=1ms", [0, 0, 2, 0]),
+        ("join.on_reference_change=future-only", [0, 0, 2, 0]),
         ("distinct.horizon=2h", [1, 0, 0, 0]),
     ] {
         let report = audit(&setup, &["--set", set], 1);

@@ -115,7 +115,8 @@ fn each_record_of_a_revised_key_is_judged() {
     );
     // A row that comes again, with another between.
     let mut table = rows(ALL, &[(10, 1), (20, 2), (30, 1), (40, 3)]);
-    let cases: [Case; 4] = [
+    let cases: [Case; 5] = [
+        (&[1, 9, 1, 3], [0, 0, 1, 0], 0),
         (&[1, 1, 3], [1, 0, 0, 0], 0),
         (&[1, 1, 2, 1, 3], [0, 1, 0, 0], 1),
         (&[1, 1], [2, 0, 0, 0], 0),
