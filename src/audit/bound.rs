@@ -12,15 +12,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use deltajoin_workers::batch::Batch;
 use deltajoin_workers::bindings::Binding;
 use deltajoin_workers::ports::Stop;
 
 use crate::audit::Options;
 use crate::audit::epochs::{Epochs, Judged};
+use crate::audit::reference::{Change, Changes};
 use crate::audit::source::Source;
 #[cfg(not(feature = "kafka"))]
 use crate::audit::source::without_kafka;
+use crate::audit::window::Times;
 use crate::bindings::{Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, read_reference};
 use crate::codec::reference_schema;
@@ -40,8 +41,8 @@ const ALL_EVENTS: &str = "An audit needs all events of the job, also those befor
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) epochs: Epochs,
-    /// Changes of the reference table, each with its epoch.
-    pub(super) changes: Vec<(u64, Batch)>,
+    /// Changes of the reference table.
+    pub(super) changes: Changes,
     /// Whether it is known where reading has started.
     begun: bool,
     /// The last epoch that is bound; 0 if none is.
@@ -83,8 +84,8 @@ impl Log {
         let to = options.to.unwrap_or(u64::MAX).min(self.written);
         let from = options.from.unwrap_or(0);
         let mut bound = Bound {
-            epochs: Epochs::new(Judged { from, to }),
-            changes: Vec::new(),
+            epochs: Epochs::new(Judged { from, to }, Times::new(config)),
+            changes: Changes::default(),
             begun: false,
             newest: 0,
         };
@@ -95,6 +96,7 @@ impl Log {
             let (store, base) = self.base(first, config, options)?;
             place = Some(base.place()?);
             bound.begin(self.starts()?);
+            bound.changes.trimmed = true;
             let reference = match &base.reference {
                 Some(entry) => read_reference(store, entry, Arc::clone(&schema))?,
                 None => Vec::new(),
@@ -119,6 +121,7 @@ impl Log {
             Ok(bound.epochs.bytes() <= options.memory_bytes / 2)
         });
         read?;
+        bound.epochs.settle();
         bound.refuse(self.written, options)?;
         Ok(bound)
     }
@@ -212,20 +215,27 @@ impl Bound {
             epoch,
             ends,
             reference,
+            clock_ms,
             ..
         } = binding;
         if epoch <= self.newest {
             // The checkpoint that was begun with has it.
             return;
         }
-        if epoch <= self.epochs.judged.to {
+        let times = &self.epochs.times;
+        // What they revise behind the epochs that are judged may have been written.
+        if epoch <= self.epochs.judged.to || times.revises() {
+            let floor_ms = times.floor(epoch, clock_ms);
             let reference = reference.into_iter();
-            self.changes
-                .extend(reference.map(|changes| (epoch, changes)));
+            self.changes.all.extend(reference.map(|rows| Change {
+                epoch,
+                floor_ms,
+                rows,
+            }));
         }
         if self.begun {
             self.newest = epoch;
-            self.epochs.push(epoch, ends);
+            self.epochs.push(epoch, clock_ms, ends);
         } else {
             // The first binding of a job says where reading starts.
             self.begin(ends);

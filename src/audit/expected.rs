@@ -1,10 +1,12 @@
 //! Events into the rows that a right output has: the definition of the result, once more.
 //!
 //! It is apart from the core's operators and shares nothing with them: each event is joined with
-//! the table as it is, and which event of a key counts is left to `table`.
+//! the table as it is, and again with each change of it that acts on the event. Which event of a
+//! key counts is left to `table`.
 //!
 //! # Invariants
-//! * The row of an event depends on the event, the reference table and the settings alone.
+//! * The rows of an event depend on the event, the reference table and the settings alone.
+//! * An event that is too late or too far in the future for its epoch counts as none.
 
 use std::sync::Arc;
 
@@ -12,10 +14,13 @@ use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::schema::Schema;
 
 use crate::audit::canonical::{Canonical, NO_ROW};
+use crate::audit::entry::Event;
 use crate::audit::epochs::{Epochs, Judged};
-use crate::audit::reference::Reference;
+use crate::audit::reference::{Changes, Place, Reference};
 use crate::audit::source::Record;
+use crate::audit::steps::Revised;
 use crate::audit::table::{Full, Table, pass_of};
+use crate::audit::window::Times;
 use crate::codec::json::{Decoder, Encoder};
 use crate::config::{Config, Unmatched};
 use crate::failure::Failure;
@@ -24,9 +29,6 @@ use crate::failure::Failure;
 const CHUNK_ROWS: usize = 1_000;
 /// And so many bytes of them, so that large records are not held in thousands.
 const CHUNK_BYTES: usize = 4 << 20;
-
-/// Changes of the reference table, each with its epoch.
-pub(super) type Changes = Vec<(u64, Batch)>;
 
 /// Joins events with the reference table.
 #[derive(Debug)]
@@ -105,13 +107,14 @@ impl Join {
         self.reference.rows()
     }
 
-    /// The row of an event as JSON; none if it has no row or is no event.
-    pub(super) fn text(&self, record: Record<'_>) -> Option<String> {
+    /// The row of an event at an epoch as JSON; none if it has no row or is no event.
+    pub(super) fn text(&self, record: Record<'_>, epoch: u64) -> Option<String> {
         let mut decoder = self.decoder();
         decoder.decode(record.value, record.origin).ok()?;
         let event = decoder.finish();
-        let epoch = self.epoch(record.origin);
-        let row = self.row((&event, 0), epoch, &mut Canonical::default())?;
+        let key = self.join_key((&event, 0), &mut Canonical::default());
+        let found = self.reference.find(key, epoch);
+        let row = self.row((&event, 0), found)?;
         let mut builder = BatchBuilder::new(Arc::clone(&self.joined));
         builder.push(&row, record.origin, 1);
         let mut text = Vec::new();
@@ -121,27 +124,47 @@ impl Join {
         Some(String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// The times by which it is told what is too late; none if epochs are not known.
+    pub(super) fn times(&self) -> Option<&Times> {
+        self.epochs.as_ref().map(|epochs| &epochs.times)
+    }
+
     fn decoder(&self) -> Decoder {
         Decoder::new(Arc::clone(&self.events), self.record_bytes_max)
     }
 
-    /// The row of an event of this epoch, if it has one.
+    /// The key of an event's reference row; none if one of its values is null.
+    fn join_key(&self, (events, row): (&Batch, usize), canonical: &mut Canonical) -> Option<u128> {
+        let mut slots = self.columns.iter().map(|column| events.slot(*column, row));
+        // A null equals nothing, not even a null.
+        let is_null = slots.clone().any(|slot| slot == Slot::Null);
+        (!is_null).then(|| canonical.key(&mut slots))
+    }
+
+    /// The row of an event with a reference row, or without one; none if it has none then.
     fn row<'a>(
         &'a self,
         (events, row): (&'a Batch, usize),
-        epoch: u64,
-        canonical: &mut Canonical,
+        found: Option<Place>,
     ) -> Option<Vec<Slot<'a>>> {
-        let columns = self.events.schema.columns.len();
-        let mut slots: Vec<_> = (0..columns)
-            .map(|column| events.slot(column, row))
-            .collect();
-        let mut key = self.columns.iter().map(|column| slots[*column].clone());
-        let is_null = self.columns.iter().any(|c| slots[*c] == Slot::Null);
-        // A null equals nothing, not even a null.
-        let key = (!is_null).then(|| canonical.key(&mut key));
-        let matched = self.reference.look_up(key, epoch, &mut slots);
-        (matched || self.keep_unmatched).then_some(slots)
+        if found.is_none() && !self.keep_unmatched {
+            return None;
+        }
+        let columns = 0..self.events.schema.columns.len();
+        let mut slots: Vec<_> = columns.map(|column| events.slot(column, row)).collect();
+        self.reference.append(found, &mut slots);
+        Some(slots)
+    }
+
+    /// The hash of a row, or `NO_ROW`.
+    fn hash(
+        &self,
+        event: (&Batch, usize),
+        found: Option<Place>,
+        canonical: &mut Canonical,
+    ) -> u128 {
+        let row = self.row(event, found);
+        row.map_or(NO_ROW, |slots| canonical.row(slots.into_iter()))
     }
 }
 
@@ -153,6 +176,8 @@ pub(super) struct Events<'a> {
     canonical: Canonical,
     /// Which pass this is, and of how many.
     pass: (usize, usize),
+    /// What becomes of the row of an event.
+    revised: Vec<Revised>,
     /// Records of the epochs that are judged.
     pub(super) records: u64,
     /// Those of them that are no events.
@@ -166,6 +191,7 @@ impl<'a> Events<'a> {
             decoder: join.decoder(),
             canonical: Canonical::default(),
             pass,
+            revised: Vec::new(),
             records: 0,
             undecodable: 0,
         }
@@ -197,12 +223,65 @@ impl<'a> Events<'a> {
             if pass_of(key, passes) != pass {
                 continue;
             }
-            let origin: Origin = events.origin(row);
-            let epoch = self.join.epoch(origin);
-            let joined = self.join.row((&events, row), epoch, &mut self.canonical);
-            let joined = joined.map_or(NO_ROW, |slots| self.canonical.row(slots.into_iter()));
-            table.event(key, joined, origin, epoch)?;
+            self.put((&events, row), key, table)?;
         }
         Ok(())
+    }
+
+    /// Puts an event into the table, with the rows that it must have.
+    fn put(
+        &mut self,
+        event @ (events, row): (&Batch, usize),
+        key: u128,
+        table: &mut Table,
+    ) -> Result<(), Full> {
+        let join = self.join;
+        let origin: Origin = events.origin(row);
+        let epoch = join.epoch(origin);
+        let canonical = &mut self.canonical;
+        let join_key = join.join_key(event, canonical);
+        let found = join.reference.find(join_key, epoch);
+        let mut told = Event {
+            key,
+            row: NO_ROW,
+            origin,
+            epoch,
+            mark: 0,
+            steady: true,
+        };
+        self.revised.clear();
+        let Some(Epochs { times, judged, .. }) = &join.epochs else {
+            told.row = join.hash(event, found, canonical);
+            return table.event(told, &self.revised);
+        };
+        let at_ms = times.of(events, row);
+        let bucket = times.bucket_of(at_ms);
+        let oldest = join.epochs.as_ref().map(|epochs| epochs.oldest_at(epoch));
+        if times.is_future(at_ms, epoch) || bucket < oldest.filter(|_| bucket.is_some()) {
+            return Ok(());
+        }
+        // They are near to one another, so the last bits tell them apart.
+        told.mark = bucket.unwrap_or_else(|| times.stretch(epoch)) as i32;
+        told.row = join.hash(event, found, canonical);
+        if times.revises() && epoch <= judged.to {
+            told.steady = epoch >= judged.from || join.reference.is_steady(join_key);
+            let behind = epoch.max(judged.from.saturating_sub(1));
+            let window_ms = times.window_time(at_ms, epoch);
+            let revisions = join.reference.revisions(join_key, behind, window_ms);
+            for revision in revisions {
+                let before = join.hash(event, revision.before, canonical);
+                let row = join.hash(event, revision.after, canonical);
+                // A row that comes without any value is a change, and told as one.
+                let appears = revision.before.is_some() != revision.after.is_some();
+                if before != row || appears && row != NO_ROW {
+                    self.revised.push(Revised {
+                        epoch: revision.epoch,
+                        before,
+                        row,
+                    });
+                }
+            }
+        }
+        table.event(told, &self.revised)
     }
 }

@@ -50,8 +50,25 @@ pub(super) struct Finding {
     pub(super) event: Option<Origin>,
     /// For a doubled row the one before it; for a missing one what removed it.
     pub(super) before: Option<Origin>,
-    /// Whether one of several rows would be right.
-    pub(super) undecided: bool,
+    /// What else is known.
+    pub(super) why: Why,
+    /// The epoch at which the key should have another row, or none; 0 if epochs are not known.
+    pub(super) epoch: u64,
+}
+
+/// What is known of a finding beside its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    /// Nothing.
+    Plain,
+    /// One of several rows would be right.
+    Undecided,
+    /// What is missing removes a row.
+    Removal,
+    /// A later record of its key stands before it.
+    Order,
+    /// It is the last of its key, and should not be.
+    Stale,
 }
 
 /// What was found in one output.
@@ -86,13 +103,21 @@ impl Found {
         }
     }
 
-    /// A row of a key that has its row; whether it repeats that exactly.
-    pub(super) fn push_again(&mut self, exactly: bool, finding: Finding) {
-        if exactly && self.allow_repeats {
+    /// A row of a key that has its row; whether it repeats that exactly. Returns whether that is
+    /// allowed.
+    pub(super) fn push_again(&mut self, exactly: bool, finding: Finding) -> bool {
+        let allowed = exactly && self.allow_repeats;
+        if allowed {
             self.repeats += 1;
         } else {
             self.push(Kind::Doubled, finding);
         }
+        allowed
+    }
+
+    /// Whether records may be written again.
+    pub(super) fn allows_repeats(&self) -> bool {
+        self.allow_repeats
     }
 
     /// How many there are of a kind.

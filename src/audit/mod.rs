@@ -13,8 +13,9 @@
 //! | `source` | topics and files as they stand, as records |
 //! | `bound`, `epochs` | for a job with a log of bindings: which epoch each record is of |
 //! | `reference`, `expected` | events into the rows that they must have |
-//! | `output` | records of the output into keys and rows |
-//! | `table`, `canonical` | keys and rows as hashes; the judging |
+//! | `window` | what is too late, forgotten, or out of the window of revisions |
+//! | `output`, `change`, `told` | records of the output into keys and what they say of them |
+//! | `table`, `entry`, `steps`, `canonical` | keys and rows as hashes; the judging |
 //! | `finding`, `report` | what was found, and its texts |
 //!
 //! # Invariants
@@ -23,6 +24,8 @@
 
 mod bound;
 mod canonical;
+mod change;
+mod entry;
 mod epochs;
 mod expected;
 mod finding;
@@ -30,7 +33,10 @@ mod output;
 mod reference;
 mod report;
 mod source;
+mod steps;
 mod table;
+mod told;
+mod window;
 
 pub use finding::Kind;
 pub use report::{EpochRange, EventCounts, Report, Shown, SinkReport};
@@ -40,8 +46,9 @@ use crate::audit::finding::Found;
 use crate::audit::output::Rows;
 use crate::audit::report::show;
 use crate::audit::source::Source;
-use crate::audit::table::{KeyCounts, Table};
-use crate::config::Config;
+use crate::audit::steps::STEP_BYTES;
+use crate::audit::table::{By, KeyCounts, Table};
+use crate::config::{Config, Keep, Sink};
 use crate::failure::Failure;
 
 /// More passes would take longer than anyone waits, and a little more memory saves them.
@@ -115,9 +122,11 @@ struct Audit<'a> {
     options: &'a Options,
     join: Join,
     events: Source,
-    outputs: Vec<(&'a str, Source)>,
+    outputs: Vec<(&'a Sink, Source)>,
     /// What keys may take of memory.
     memory_bytes: usize,
+    /// Without epochs: whether results are revised.
+    revised: bool,
 }
 
 /// What all passes have counted and found.
@@ -138,6 +147,13 @@ struct OutputTally {
 
 impl<'a> Audit<'a> {
     fn connect(config: &'a Config, options: &'a Options) -> Result<Self, Failure> {
+        if config.distinct.keep != Keep::First {
+            return Err(Failure::usage(
+                "an audit knows distinct.keep = \"first\" and nothing else",
+            )
+            .detail("By another setting a later event may take the place of the first.")
+            .hint("What such a job writes cannot be audited."));
+        }
         let Some(log) = bound::Log::open(config)? else {
             return Self::unbound(config, options);
         };
@@ -148,6 +164,7 @@ impl<'a> Audit<'a> {
             events: bound.events(config)?,
             outputs,
             memory_bytes: options.memory_bytes - bound.epochs.bytes(),
+            revised: config.join.revise,
             join: Join::new(config, Some((bound.epochs, bound.changes)))?,
         })
     }
@@ -170,6 +187,7 @@ impl<'a> Audit<'a> {
             events,
             outputs: outputs(config, false)?,
             memory_bytes: options.memory_bytes,
+            revised: config.join.revise,
             join: Join::new(config, None)?,
         })
     }
@@ -185,12 +203,34 @@ impl<'a> Audit<'a> {
         let outputs = self.outputs.iter().map(|(_, source)| source.records_max());
         let needed = self.events.records_max() + outputs.max().unwrap_or_default();
         let needed = usize::try_from(needed).unwrap_or(usize::MAX);
-        Table::entries_in(self.memory_bytes).min(needed)
+        Table::entries_in(self.table_bytes()).min(needed)
+    }
+
+    /// What the entries of keys may take of memory: the rest is for keys with several records.
+    fn table_bytes(&self) -> usize {
+        match self.join.times() {
+            Some(_) => self.memory_bytes / 3 * 2,
+            None => self.memory_bytes,
+        }
+    }
+
+    /// By what keys are judged.
+    fn by(&self) -> By {
+        match (self.join.judged(), self.join.times()) {
+            (Some(judged), Some(times)) => By::Epochs {
+                judged,
+                times: times.clone(),
+                steps_max: (self.memory_bytes - self.table_bytes()) / STEP_BYTES,
+            },
+            _ => By::Rows {
+                revised: self.revised,
+            },
+        }
     }
 
     /// How many passes it takes if every event has a key of its own.
     fn passes(&self) -> Result<usize, Failure> {
-        let entries_max = Table::entries_in(self.memory_bytes) as f64;
+        let entries_max = Table::entries_in(self.table_bytes()) as f64;
         let events = self.events.records_max() as f64;
         let fits = |passes: &usize| match passes {
             1 => events <= entries_max,
@@ -207,7 +247,8 @@ impl<'a> Audit<'a> {
     fn too_little_memory(&self) -> Failure {
         let records = self.events.records_max();
         let share = usize::try_from(records / PASSES_MAX as u64).unwrap_or(usize::MAX / 2);
-        let megabytes = Table::bytes_of(share + share / 8).div_ceil(1_000_000);
+        // A third may be for keys with several records.
+        let megabytes = (Table::bytes_of(share + share / 8) / 2 * 3).div_ceil(1_000_000);
         Failure::usage(format!(
             "auditing {records} records within {} bytes needs more than {PASSES_MAX} passes",
             self.memory_bytes
@@ -241,7 +282,7 @@ impl<'a> Audit<'a> {
         tally: &mut Tally,
         progress: &mut Progress<'_>,
     ) -> Result<bool, Failure> {
-        let mut table = Table::new(self.entries_max(), self.join.judged());
+        let mut table = Table::new(self.entries_max(), self.by());
         let mut full = false;
         let mut events = Events::new(&self.join, pass);
         progress.read(&self.events, pass.0, |record| {
@@ -257,8 +298,8 @@ impl<'a> Audit<'a> {
         tally.keys.keys += keys.keys;
         tally.keys.undecided += keys.undecided;
         tally.keys.rows += keys.rows;
-        for ((_, source), tally) in self.outputs.iter().zip(&mut tally.outputs) {
-            let mut rows = Rows::new(&self.join, source.is_keyed(), pass);
+        for ((sink, source), tally) in self.outputs.iter().zip(&mut tally.outputs) {
+            let mut rows = Rows::new(&self.join, (source.is_keyed(), sink.envelope), pass);
             progress.read(source, pass.0, |record| {
                 full = rows.take(record, &mut table, &mut tally.found).is_err();
                 !full
@@ -275,10 +316,10 @@ impl<'a> Audit<'a> {
 
     fn report(&self, tally: Tally, passes: usize) -> Result<Report, Failure> {
         let mut sinks = Vec::new();
-        for ((name, source), tally) in self.outputs.iter().zip(tally.outputs) {
+        for ((sink, source), tally) in self.outputs.iter().zip(tally.outputs) {
             let found = &tally.found;
             sinks.push(SinkReport {
-                name: (*name).to_owned(),
+                name: sink.name.clone(),
                 output: source.name(),
                 records: tally.records,
                 tombstones: tally.tombstones,
@@ -288,7 +329,7 @@ impl<'a> Audit<'a> {
                 repeats: found.repeats,
                 wrong: found.count(Kind::Wrong),
                 unexpected: found.count(Kind::Unexpected),
-                findings: show(found, &self.join, &self.events, source)?,
+                findings: show(found, &self.join, &self.events, (source, sink.envelope))?,
             });
         }
         Ok(Report {
@@ -313,10 +354,10 @@ impl<'a> Audit<'a> {
 }
 
 /// What the sinks have written, as it stands now.
-fn outputs(config: &Config, goes_on: bool) -> Result<Vec<(&str, Source)>, Failure> {
+fn outputs(config: &Config, goes_on: bool) -> Result<Vec<(&Sink, Source)>, Failure> {
     let outputs = config.sinks.iter().map(|sink| {
         let source = Source::of_sink(&sink.target, goes_on)?;
-        Ok((sink.name.as_str(), source))
+        Ok((sink, source))
     });
     outputs.collect()
 }

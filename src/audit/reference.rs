@@ -4,6 +4,8 @@
 //!
 //! # Invariants
 //! * Of each key the latest row up to an epoch counts, and none if that was a removal.
+//! * An event's result is revised by a change of its row if the event is later than the change's
+//!   floor.
 
 use std::collections::HashMap;
 #[cfg(feature = "kafka")]
@@ -29,13 +31,52 @@ use crate::failure::Failure;
 pub(super) struct Reference {
     blocks: Vec<Batch>,
     /// What each key has had, in the order of epochs.
-    rows: HashMap<u128, Vec<Version>>,
+    rows: HashMap<u128, Versions>,
     /// The columns that results have of it.
     values: Vec<usize>,
+    /// The floors of the epochs with changes.
+    floors: Vec<(u64, i64)>,
+    /// Whether changes before the first epoch that is judged are not known.
+    trimmed: bool,
+}
+
+/// Changes of an epoch.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) epoch: u64,
+    /// Results of events that are later than this are revised.
+    pub(super) floor_ms: i64,
+    pub(super) rows: Batch,
+}
+
+/// All changes, in the order of their epochs.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) all: Vec<Change>,
+    /// Whether there were more before them.
+    pub(super) trimmed: bool,
+}
+
+/// What a key has had.
+#[derive(Debug, Default)]
+struct Versions {
+    all: Vec<Version>,
+    /// Whether there were others, before the first epoch that is judged.
+    earlier: bool,
 }
 
 /// What a key has from an epoch on: block and row, or nothing.
-type Version = (u64, Option<(usize, usize)>);
+type Version = (u64, Option<Place>);
+/// Block and row.
+pub(super) type Place = (usize, usize);
+
+/// A change that revises a result.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Revision {
+    pub(super) epoch: u64,
+    pub(super) before: Option<Place>,
+    pub(super) after: Option<Place>,
+}
 
 impl Reference {
     /// Reads the table as it is now.
@@ -60,27 +101,37 @@ impl Reference {
             #[cfg(not(feature = "kafka"))]
             ReferenceSource::Kafka { .. } => return Err(without_kafka("[reference]")),
         };
-        let changes = blocks.into_iter().map(|block| (0, block));
-        Ok(Self::of_changes(config, changes, 0))
+        let all = blocks.into_iter().map(|rows| Change {
+            epoch: 0,
+            floor_ms: i64::MAX,
+            rows,
+        });
+        let all = all.collect();
+        let trimmed = false;
+        Ok(Self::of_changes(config, Changes { all, trimmed }, 0))
     }
 
-    /// The table as changes make it, each with its epoch; before the epoch `from` nobody asks.
-    pub(super) fn of_changes(
-        config: &Config,
-        changes: impl IntoIterator<Item = (u64, Batch)>,
-        from: u64,
-    ) -> Self {
+    /// The table as changes make it; of what was before the epoch `from`, only the end is kept.
+    pub(super) fn of_changes(config: &Config, changes: Changes, from: u64) -> Self {
         let schema = &config.reference.schema;
         let mut blocks = Vec::new();
-        let mut rows: HashMap<u128, Vec<Version>> = HashMap::new();
+        let mut rows: HashMap<u128, Versions> = HashMap::new();
+        let mut floors = Vec::new();
         let mut canonical = Canonical::default();
-        for (epoch, block) in changes {
+        for change in changes.all {
+            let (epoch, block) = (change.epoch, change.rows);
+            if floors.last().is_none_or(|(last, _)| *last < epoch) {
+                floors.push((epoch, change.floor_ms));
+            }
             for row in 0..block.len() {
                 let key = canonical.key(schema.key.iter().map(|column| block.slot(*column, row)));
                 let place = (block.diffs()[row] > 0).then_some((blocks.len(), row));
                 let versions = rows.entry(key).or_default();
-                versions.pop_if(|(last, _)| *last == epoch || epoch <= from);
-                versions.push((epoch, place));
+                let again = versions.all.pop_if(|(last, _)| *last == epoch);
+                if again.is_none() && epoch < from {
+                    versions.earlier |= versions.all.pop().is_some();
+                }
+                versions.all.push((epoch, place));
             }
             blocks.push(block);
         }
@@ -90,32 +141,70 @@ impl Reference {
             blocks,
             rows,
             values: values.collect(),
+            floors,
+            trimmed: changes.trimmed,
         }
     }
 
     /// How many rows it has in the end.
     pub(super) fn rows(&self) -> u64 {
-        let last = self.rows.values().filter_map(|versions| versions.last());
+        let last = self
+            .rows
+            .values()
+            .filter_map(|versions| versions.all.last());
         last.filter(|(_, place)| place.is_some()).count() as u64
     }
 
-    /// Appends what a result has of the table at an epoch: the row of a key, or nulls. False if
-    /// there is none.
-    pub(super) fn look_up<'a>(
-        &'a self,
-        key: Option<u128>,
-        epoch: u64,
-        slots: &mut Vec<Slot<'a>>,
-    ) -> bool {
-        let versions = key.and_then(|key| self.rows.get(&key));
-        let mut versions = versions.map_or(&[][..], Vec::as_slice).iter();
+    /// The row of a key at an epoch, if it has one.
+    pub(super) fn find(&self, key: Option<u128>, epoch: u64) -> Option<Place> {
+        let mut versions = self.versions(key).iter();
         let last = versions.rfind(|(since, _)| *since <= epoch);
-        let place = last.and_then(|(_, place)| place.as_ref());
+        last.and_then(|(_, place)| *place)
+    }
+
+    /// The changes of a key behind an epoch that revise the result of an event of this time.
+    pub(super) fn revisions(
+        &self,
+        key: Option<u128>,
+        behind: u64,
+        at_ms: i64,
+    ) -> impl Iterator<Item = Revision> {
+        let versions = self.versions(key);
+        let mut before = None;
+        versions.iter().filter_map(move |(epoch, after)| {
+            let before = std::mem::replace(&mut before, *after);
+            let place = self.floors.binary_search_by_key(epoch, |(epoch, _)| *epoch);
+            let floor_ms = place.map_or(i64::MAX, |place| self.floors[place].1);
+            (*epoch > behind && at_ms > floor_ms).then_some(Revision {
+                epoch: *epoch,
+                before,
+                after: *after,
+            })
+        })
+    }
+
+    /// Whether no result with this key can have been revised before the epochs that are judged.
+    pub(super) fn is_steady(&self, key: Option<u128>) -> bool {
+        let versions = key.and_then(|key| self.rows.get(&key));
+        let begun = self.floors.first().map_or(0, |(epoch, _)| *epoch);
+        let is_first = |versions: &Versions| {
+            let first = versions.all.first();
+            !versions.earlier && first.is_none_or(|(epoch, _)| *epoch == begun)
+        };
+        !self.trimmed && versions.is_none_or(is_first)
+    }
+
+    fn versions(&self, key: Option<u128>) -> &[Version] {
+        let versions = key.and_then(|key| self.rows.get(&key));
+        versions.map_or(&[], |versions| &versions.all)
+    }
+
+    /// Appends what a result has of the table: a row, or nulls.
+    pub(super) fn append<'a>(&'a self, place: Option<Place>, slots: &mut Vec<Slot<'a>>) {
         slots.extend(self.values.iter().map(|column| match place {
-            Some((block, row)) => self.blocks[*block].slot(*column, *row),
+            Some((block, row)) => self.blocks[block].slot(*column, row),
             None => Slot::Null,
         }));
-        place.is_some()
     }
 }
 

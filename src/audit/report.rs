@@ -11,9 +11,10 @@ use deltajoin_workers::batch::Origin;
 use serde::Serialize;
 
 use crate::audit::expected::Join;
-use crate::audit::finding::{Finding, Found, Kind};
+use crate::audit::finding::{Finding, Found, Kind, Why};
 use crate::audit::output::fault;
 use crate::audit::source::Source;
+use crate::config::Envelope;
 use crate::failure::Failure;
 
 /// What an audit has found.
@@ -127,7 +128,7 @@ pub(super) fn show(
     found: &Found,
     join: &Join,
     events: &Source,
-    output: &Source,
+    (output, envelope): (&Source, Envelope),
 ) -> Result<Vec<Shown>, Failure> {
     let all = || {
         Kind::ALL
@@ -137,9 +138,15 @@ pub(super) fn show(
     let mut wanted: Vec<Origin> = all().filter_map(|(_, finding)| finding.event).collect();
     wanted.sort_unstable();
     wanted.dedup();
+    let mut epochs: Vec<(Origin, u64)> = all()
+        .filter_map(|(_, finding)| Some((finding.event?, finding.epoch)))
+        .collect();
+    epochs.sort_unstable();
+    epochs.dedup();
     let mut right = HashMap::new();
     events.get(&wanted, |record| {
-        right.insert(record.origin, join.text(record));
+        let own = epochs.iter().filter(|(event, _)| *event == record.origin);
+        right.extend(own.map(|place| (*place, join.text(record, place.1))));
     })?;
     let rows = all().filter(|(kind, _)| *kind != Kind::Missing);
     let mut wanted: Vec<Origin> = rows.map(|(_, finding)| finding.place).collect();
@@ -150,13 +157,15 @@ pub(super) fn show(
         let text = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
         rows.insert(
             record.origin,
-            (text, fault(join, output.is_keyed(), record)),
+            (text, fault(join, (output.is_keyed(), envelope), record)),
         );
     })?;
     let shown = all().map(|(kind, finding)| {
         let is_there = kind != Kind::Missing;
         let (row, fault) = rows.get(&finding.place).cloned().unzip();
-        let right = finding.event.and_then(|event| right.get(&event)?.clone());
+        let right = finding
+            .event
+            .and_then(|event| right.get(&(event, finding.epoch))?.clone());
         Shown {
             kind,
             place: is_there.then(|| output.place(finding.place)),
@@ -174,8 +183,15 @@ pub(super) fn show(
 fn note(kind: Kind, finding: &Finding, fault: Option<String>) -> Option<String> {
     let told = match kind {
         Kind::Wrong if fault.is_some() => return fault,
-        Kind::Missing | Kind::Wrong if finding.undecided => {
+        Kind::Missing | Kind::Wrong if finding.why == Why::Undecided => {
             "events of its key differ: one of several rows would be right"
+        }
+        Kind::Missing if finding.why == Why::Removal => {
+            "its reference row was removed: a record that removes the row is missing"
+        }
+        Kind::Wrong if finding.why == Why::Order => "a later record of its key stands before it",
+        Kind::Wrong if finding.why == Why::Stale => {
+            "it is the last of its key, and should have been replaced"
         }
         Kind::Unexpected if finding.event.is_some() => "its event has no reference row",
         Kind::Unexpected => "no event has its key",

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! * Events come partition by partition, each in the order of its offsets, and before any row.
-//! * The table never has more entries than it was made for: it says that it is full.
+//! * The table never has more entries and steps than it was made for: it says that it is full.
 //! * A row that stands in the output, or that another took the place of, is judged once. One that
 //!   a tombstone removed is not: it is no part of the collection.
 
@@ -16,11 +16,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use deltajoin_workers::batch::Origin;
 
 use crate::audit::canonical::NO_ROW;
+use crate::audit::entry::{Entry, Event, Extent, Other, Verdict};
 use crate::audit::epochs::Judged;
-use crate::audit::finding::{Finding, Found, Kind};
-
-/// The partition of an entry that no event has made.
-const NO_EVENT: i32 = -1;
+use crate::audit::finding::{Found, Kind};
+use crate::audit::steps::{
+    Outcome, Revised, Standing, Step, ends_with_row, range_of, resolve, thin,
+};
+use crate::audit::told::Told;
+use crate::audit::window::Times;
 
 /// The table has no room for another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,57 +36,22 @@ pub(super) struct Table {
     /// Rows that are right for a key as well, from other partitions than that of its entry.
     others: Vec<Other>,
     entries_max: usize,
-    /// The epochs that are judged; none if epochs are not known.
-    judged: Option<Judged>,
+    /// Records that keys with several must have.
+    steps: Vec<Step>,
+    by: By,
 }
 
-/// What is known of a key.
+/// By what keys are judged.
 #[derive(Clone, Debug)]
-struct Entry {
-    /// The row of its first event.
-    right: u128,
-    /// The row that the output holds, if it holds one.
-    row: u128,
-    event: Origin,
-    row_place: Origin,
-    /// That of its first event; 0 if epochs are not known.
-    epoch: u64,
-    /// The partition of the last of its events.
-    last_partition: i32,
-    written: Written,
-    /// Whether `others` has rows of it.
-    undecided: bool,
-    /// Whether an event of an epoch that is judged has it too, after an earlier one.
-    again: bool,
-}
-
-/// What is judged of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
-    /// Its row.
-    Row,
-    /// Whether it has more rows than one: it was there before what is judged.
-    Repeats,
-    /// Nothing.
-    Nothing,
-}
-
-/// What the output holds of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Written {
-    /// Nothing.
-    Nothing,
-    /// A row.
-    Row,
-    /// A tombstone, behind a row.
-    Removed,
-}
-
-/// A row that is right for a key too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Other {
-    key: u128,
-    row: u128,
+pub(super) enum By {
+    /// Epochs are known, and these are judged. There is room for so many steps.
+    Epochs {
+        judged: Judged,
+        times: Times,
+        steps_max: usize,
+    },
+    /// They are not. Rows may be revised: then those that were replaced cannot be judged.
+    Rows { revised: bool },
 }
 
 /// What is counted of the keys.
@@ -97,17 +65,9 @@ pub(super) struct KeyCounts {
     pub(super) rows: u64,
 }
 
-/// The verdict on a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Right,
-    Not(Kind),
-}
-
 impl Table {
-    /// A table for up to `entries_max` keys, of which those are judged whose first event is of an
-    /// epoch in `judged`; all if epochs are not known.
-    pub(super) fn new(entries_max: usize, judged: Option<Judged>) -> Self {
+    /// A table for up to `entries_max` keys, judged by this.
+    pub(super) fn new(entries_max: usize, by: By) -> Self {
         Self {
             // `HashMap::entry` makes room for one more, also when none is added.
             entries: HashMap::with_capacity_and_hasher(
@@ -116,7 +76,11 @@ impl Table {
             ),
             others: Vec::new(),
             entries_max,
-            judged,
+            steps: match by {
+                By::Epochs { steps_max, .. } => Vec::with_capacity(steps_max),
+                By::Rows { .. } => Vec::new(),
+            },
+            by,
         }
     }
 
@@ -134,39 +98,54 @@ impl Table {
         buckets.next_power_of_two().max(16) * (size_of::<(u128, Entry)>() + 1)
     }
 
-    /// An event, with the row that it must have, or `NO_ROW`.
-    pub(super) fn event(
-        &mut self,
-        key: u128,
-        row: u128,
-        origin: Origin,
-        epoch: u64,
-    ) -> Result<(), Full> {
+    /// An event, and what becomes of its row.
+    pub(super) fn event(&mut self, event: Event, revised: &[Revised]) -> Result<(), Full> {
         let full = self.entries.len() + self.others.len() >= self.entries_max;
-        let judged = self.judged;
-        match self.entries.entry(key) {
+        let Event { key, row, .. } = event;
+        let entry = match self.entries.entry(key) {
             Place::Vacant(_) if full => return Err(Full),
             Place::Vacant(place) => {
-                place.insert(Entry::new(row, origin, epoch));
+                let mark = match self.by {
+                    By::Epochs { .. } => event.mark,
+                    By::Rows { .. } => event.origin.partition,
+                };
+                let entry = place.insert(Entry::new(event, mark));
+                entry.stepped = !revised.is_empty();
+                return match entry.stepped {
+                    true => self.push_steps(event, revised),
+                    false => Ok(()),
+                };
             }
-            Place::Occupied(mut place) => {
-                let entry = place.get_mut();
-                if let Some(judged) = judged {
-                    entry.meet(row, origin, epoch, judged);
-                    return Ok(());
+            Place::Occupied(place) => place.into_mut(),
+        };
+        if let By::Epochs { judged, .. } = self.by {
+            if !entry.meet(event, judged) {
+                return Ok(());
+            }
+            let several = !revised.is_empty() || entry.mark != event.mark;
+            let own = (several && !entry.stepped).then(|| entry.first(key));
+            if entry.mark == event.mark {
+                (entry.right, entry.event) = (row, event.origin);
+                entry.epoch = event.epoch;
+            }
+            entry.stepped |= several;
+            if !entry.stepped {
+                return Ok(());
+            }
+            if let Some(own) = own {
+                self.push_step(own)?;
+            }
+            return self.push_steps(event, revised);
+        }
+        // Within a partition the least offset wins, which has come already.
+        if entry.mark != event.origin.partition {
+            entry.mark = event.origin.partition;
+            if entry.right != row {
+                if full {
+                    return Err(Full);
                 }
-                // Within a partition the least offset wins, which has come already.
-                if entry.last_partition == origin.partition {
-                    return Ok(());
-                }
-                entry.last_partition = origin.partition;
-                if entry.right != row {
-                    if full {
-                        return Err(Full);
-                    }
-                    entry.undecided = true;
-                    self.others.push(Other { key, row });
-                }
+                entry.undecided = true;
+                self.others.push(Other { key, row });
             }
         }
         Ok(())
@@ -174,41 +153,81 @@ impl Table {
 
     /// Says that all events have come.
     pub(super) fn end_events(&mut self) -> KeyCounts {
+        let entries = &mut self.entries;
+        if let By::Epochs { judged, times, .. } = &self.by {
+            resolve(&mut self.steps, *judged, times, |key, outcome| {
+                let entry = entries.get_mut(&key).expect("its events have come");
+                let Outcome {
+                    event,
+                    epoch,
+                    row,
+                    stepped,
+                } = outcome;
+                (entry.event, entry.epoch) = (event, epoch);
+                (entry.right, entry.stepped) = (row, stepped);
+            });
+        }
         self.others.sort_unstable();
         self.others.dedup();
         let mut counts = KeyCounts::default();
+        let judged = self.by.judged();
         let own = self.entries.iter();
-        let own = own.filter(|(_, entry)| entry.extent(self.judged) == Extent::Row);
+        let own = own.filter(|(_, entry)| entry.extent(judged) == Extent::Row);
         for (key, entry) in own {
             counts.keys += 1;
             counts.undecided += u64::from(entry.undecided);
-            counts.rows += u64::from(!entry.allows(*key, NO_ROW, &self.others));
+            let has_row = match (entry.stepped, judged) {
+                (true, Some(judged)) => {
+                    ends_with_row(&self.steps[range_of(&self.steps, *key)], judged)
+                }
+                _ => !entry.allows(*key, NO_ROW, &self.others),
+            };
+            counts.rows += u64::from(has_row);
         }
         counts
     }
 
-    /// A row of the output.
-    pub(super) fn row(
+    /// A record of the output.
+    pub(super) fn tell(
         &mut self,
         key: u128,
-        row: u128,
+        told: Told,
         place: Origin,
         found: &mut Found,
     ) -> Result<(), Full> {
         let full = self.entries.len() + self.others.len() >= self.entries_max;
+        let judged = self.by.judged();
         let entry = match self.entries.entry(key) {
+            Place::Vacant(_) if told.row(None).is_none() => return Ok(()),
             Place::Vacant(_) if full => return Err(Full),
             Place::Vacant(vacant) => vacant.insert(Entry::unknown()),
             Place::Occupied(place) => place.into_mut(),
         };
-        let extent = entry.extent(self.judged);
-        if entry.written == Written::Row && extent == Extent::Repeats {
+        if let (true, Some(judged)) = (entry.stepped, judged) {
+            let range = range_of(&self.steps, key);
+            entry
+                .steps(&mut self.steps[range], judged)
+                .tell(told, place, found);
+            return Ok(());
+        }
+        let first = judged.filter(|judged| judged.contains(entry.epoch));
+        let Some(row) = told.row(first.map(|_| entry.epoch)) else {
+            if entry.standing == Standing::Step {
+                (entry.standing, entry.row_place) = (Standing::Removed, place);
+            }
+            return Ok(());
+        };
+        let extent = entry.extent(judged);
+        let stands = entry.standing == Standing::Step;
+        if stands && extent == Extent::Repeats {
             let finding = entry.finding(place, Some(entry.row_place));
             found.push_again(entry.row == row, finding);
-        } else if entry.written == Written::Row && extent == Extent::Row {
+        } else if stands && extent == Extent::Row {
             let before = entry.judge(key, entry.row, &self.others);
             let now = entry.judge(key, row, &self.others);
             match (before, now) {
+                // It may have been right once.
+                (Verdict::Not(_), _) if self.by.may_replace() => {}
                 (Verdict::Not(kind), _) => found.push(kind, entry.finding(entry.row_place, None)),
                 (Verdict::Right, Verdict::Right) => {
                     let finding = entry.finding(place, Some(entry.row_place));
@@ -218,113 +237,98 @@ impl Table {
                 (Verdict::Right, Verdict::Not(_)) => {}
             }
         }
-        entry.written = Written::Row;
+        entry.standing = Standing::Step;
         entry.row = row;
         entry.row_place = place;
         Ok(())
     }
 
-    /// A tombstone in the output: it removes the row of its key.
-    pub(super) fn tombstone(&mut self, key: u128, place: Origin) {
-        if let Some(entry) = self.entries.get_mut(&key)
-            && entry.written == Written::Row
-        {
-            entry.written = Written::Removed;
-            entry.row_place = place;
-        }
-    }
-
     /// Says that the whole output has come: judges what stands, finds what is missing, and is as
-    /// it was after the events. Returns how many rows are right.
+    /// it was after the events. Returns how many keys end with the right row.
     pub(super) fn end_rows(&mut self, found: &mut Found) -> u64 {
         let mut right = 0;
-        let (others, judged) = (&self.others, self.judged);
+        let (others, judged) = (&self.others, self.by.judged());
+        let steps = &mut self.steps;
         self.entries.retain(|key, entry| {
-            match (entry.extent(judged), entry.written) {
-                (Extent::Row, Written::Row) => match entry.judge(*key, entry.row, others) {
+            let extent = entry.extent(judged);
+            if let (true, Some(judged)) = (entry.stepped, judged) {
+                let range = range_of(steps, *key);
+                let mut own = entry.steps(&mut steps[range], judged);
+                let ends_well = own.end(found);
+                own.forget();
+                right += u64::from(ends_well && extent == Extent::Row);
+                entry.standing = Standing::Nothing;
+                return true;
+            }
+            match (extent, entry.standing) {
+                (Extent::Row, Standing::Step) => match entry.judge(*key, entry.row, others) {
                     Verdict::Right => right += 1,
                     Verdict::Not(kind) => found.push(kind, entry.finding(entry.row_place, None)),
                 },
-                (Extent::Row, written) => {
+                (Extent::Row, standing) => {
                     if !entry.allows(*key, NO_ROW, others) {
-                        let removed = written == Written::Removed;
+                        let removed = standing == Standing::Removed;
                         let before = removed.then_some(entry.row_place);
                         found.push(Kind::Missing, entry.finding(entry.event, before));
                     }
                 }
                 (Extent::Repeats | Extent::Nothing, _) => {}
             }
-            entry.written = Written::Nothing;
-            entry.event.partition != NO_EVENT
+            entry.standing = Standing::Nothing;
+            entry.has_event()
         });
         right
     }
+
+    /// What a key with several records may have of this event.
+    fn push_steps(&mut self, event: Event, revised: &[Revised]) -> Result<(), Full> {
+        let Event {
+            key,
+            row,
+            origin,
+            epoch,
+            mark,
+            ..
+        } = event;
+        let first = Revised {
+            epoch,
+            before: NO_ROW,
+            row,
+        };
+        self.push_step(Step::new(key, origin, mark, true, first))?;
+        for revised in revised {
+            self.push_step(Step::new(key, origin, mark, false, *revised))?;
+        }
+        Ok(())
+    }
+
+    fn push_step(&mut self, step: Step) -> Result<(), Full> {
+        let By::Epochs { steps_max, .. } = self.by else {
+            return Err(Full);
+        };
+        if self.steps.len() >= steps_max {
+            thin(&mut self.steps);
+            // To look through all of them for a few would take for ever.
+            if self.steps.len() >= steps_max / 4 * 3 {
+                return Err(Full);
+            }
+        }
+        self.steps.push(step);
+        Ok(())
+    }
 }
 
-impl Entry {
-    fn new(right: u128, event: Origin, epoch: u64) -> Self {
-        Self {
-            right,
-            row: NO_ROW,
-            event,
-            row_place: Origin::default(),
-            epoch,
-            last_partition: event.partition,
-            written: Written::Nothing,
-            undecided: false,
-            again: false,
+impl By {
+    fn judged(&self) -> Option<Judged> {
+        match self {
+            Self::Epochs { judged, .. } => Some(*judged),
+            Self::Rows { .. } => None,
         }
     }
 
-    /// Of a key that no event has.
-    fn unknown() -> Self {
-        let nowhere = Origin {
-            partition: NO_EVENT,
-            offset: 0,
-        };
-        Self::new(NO_ROW, nowhere, 0)
-    }
-
-    /// Another event of the key: the first by epoch, partition and offset counts.
-    fn meet(&mut self, row: u128, origin: Origin, epoch: u64, judged: Judged) {
-        let later = self.epoch.max(epoch);
-        if epoch < self.epoch {
-            (self.right, self.event, self.epoch) = (row, origin, epoch);
-        }
-        self.again |= self.epoch < judged.from && judged.contains(later);
-    }
-
-    fn extent(&self, judged: Option<Judged>) -> Extent {
-        match judged {
-            // A row that no event has made is of no epoch.
-            Some(_) if self.event.partition == NO_EVENT => Extent::Row,
-            Some(judged) if self.epoch < judged.from && self.again => Extent::Repeats,
-            Some(judged) if !judged.contains(self.epoch) => Extent::Nothing,
-            _ => Extent::Row,
-        }
-    }
-
-    fn allows(&self, key: u128, row: u128, others: &[Other]) -> bool {
-        self.right == row || self.undecided && others.binary_search(&Other { key, row }).is_ok()
-    }
-
-    fn judge(&self, key: u128, row: u128, others: &[Other]) -> Verdict {
-        if self.allows(key, row, others) {
-            Verdict::Right
-        } else if self.right == NO_ROW && !self.undecided {
-            Verdict::Not(Kind::Unexpected)
-        } else {
-            Verdict::Not(Kind::Wrong)
-        }
-    }
-
-    fn finding(&self, place: Origin, before: Option<Origin>) -> Finding {
-        Finding {
-            place,
-            event: (self.event.partition != NO_EVENT).then_some(self.event),
-            before,
-            undecided: self.undecided,
-        }
+    /// Whether a row that is not right any more may have been replaced by a right one.
+    fn may_replace(&self) -> bool {
+        matches!(self, Self::Rows { revised: true })
     }
 }
 

@@ -20,7 +20,8 @@ const HEADER: &str = "geographical_location_oid,geographical_location\n";
 fn three_starts(name: &str, partitions: i32) -> (Setup, [u64; 3]) {
     let broker = Broker::shared();
     broker.create_topic(name, partitions, &[]);
-    let mut setup = Setup::new(broker, name);
+    let mut setup =
+        Setup::new(broker, name).set("join", "on_reference_change", quoted("future-only"));
     let starts: [(&str, &[i64]); 3] = [
         ("Old", &[1, 2, 3]),
         ("New", &[4, 1, 5, 2, 6]),
@@ -64,7 +65,7 @@ fn expect(setup: &Setup, range: &[&str], expected: [u64; 4]) -> Value {
 }
 
 /// The arguments of a range.
-fn range(from: Option<u64>, to: Option<u64>) -> Vec<String> {
+pub(crate) fn range(from: Option<u64>, to: Option<u64>) -> Vec<String> {
     let named = [("--from", from), ("--to", to)];
     let named = named.into_iter();
     named
@@ -151,14 +152,14 @@ fn each_row_is_judged_by_the_reference_of_its_epoch_and_only_within_the_range() 
 }
 
 /// Audits, and gives what was said when it was refused.
-fn refused(setup: &Setup, arguments: &[&str]) -> String {
+pub(crate) fn refused(setup: &Setup, arguments: &[&str]) -> String {
     let outcome = setup.command("audit", arguments).wait(LIMIT);
     outcome.assert_code(2);
     outcome.stderr.join("\n")
 }
 
 /// Trims a job's log as far as the older of both checkpoints reaches; gives that one's epoch.
-fn trim_log(setup: &Setup, name: &str) -> u64 {
+pub(crate) fn trim_log(setup: &Setup, name: &str) -> u64 {
     let folder = setup.folder().join("state").join(name);
     let files = std::fs::read_dir(&folder).unwrap();
     let files = files.map(|file| file.unwrap().path());

@@ -27,7 +27,7 @@
 //! | `state` | what a job keeps, shown and forgotten |
 //! | `stops` | how jobs end |
 //! | `transactions` | the exactly-once sink |
-//! | `audit`, `audit_epochs` | `deltajoin audit` |
+//! | `audit`, `audit_epochs`, `audit_revised` | `deltajoin audit` |
 //! | `setup`, `topics`, `support` | what the tests share |
 
 #![allow(
@@ -39,6 +39,7 @@
 mod at_least_once;
 mod audit;
 mod audit_epochs;
+mod audit_revised;
 mod bindings;
 mod broker;
 mod chaos;

@@ -1,6 +1,31 @@
 //! Judging: what is found of rows, given as hashes of keys and rows.
 
 use super::*;
+use crate::audit::finding::{Finding, Why};
+use crate::audit::window::sample;
+
+fn event(key: u128, row: u128, origin: Origin, epoch: u64) -> Event {
+    Event {
+        key,
+        row,
+        origin,
+        epoch,
+        mark: 0,
+        steady: true,
+    }
+}
+
+fn by_rows() -> By {
+    By::Rows { revised: false }
+}
+
+fn by_epochs(from: u64, to: u64) -> By {
+    By::Epochs {
+        judged: Judged { from, to },
+        times: sample(false),
+        steps_max: 112,
+    }
+}
 
 fn at(partition: i32, offset: i64) -> Origin {
     Origin { partition, offset }
@@ -8,7 +33,7 @@ fn at(partition: i32, offset: i64) -> Origin {
 
 /// A table of three keys: 1 has row 10; 2 has row 20 or 21; 3 has none.
 fn table() -> Table {
-    let mut table = Table::new(112, None);
+    let mut table = Table::new(112, by_rows());
     for (key, row, origin) in [
         (1, 10, at(0, 0)),
         (1, 11, at(0, 1)),
@@ -19,7 +44,7 @@ fn table() -> Table {
         (1, 10, at(1, 2)),
         (2, 21, at(2, 0)),
     ] {
-        table.event(key, row, origin, 0).unwrap();
+        table.event(event(key, row, origin, 0), &[]).unwrap();
     }
     let counts = KeyCounts {
         keys: 3,
@@ -35,9 +60,10 @@ fn found(table: &mut Table, rows: &[(u128, u128)]) -> ([u64; 4], u64) {
     let mut found = Found::new(10, false);
     for (offset, (key, row)) in (0..).zip(rows) {
         match *row {
-            NO_ROW => table.tombstone(*key, at(9, offset)),
-            row => table.row(*key, row, at(9, offset), &mut found).unwrap(),
+            NO_ROW => table.tell(*key, Told::Tombstone, at(9, offset), &mut found),
+            row => table.tell(*key, Told::Row(row), at(9, offset), &mut found),
         }
+        .unwrap();
     }
     let right = table.end_rows(&mut found);
     (Kind::ALL.map(|kind| found.count(kind)), right)
@@ -70,9 +96,9 @@ fn each_row_is_judged_once() {
 
 #[test]
 fn a_row_or_none_may_both_be_right() {
-    let mut table = Table::new(112, None);
-    table.event(1, NO_ROW, at(0, 0), 0).unwrap();
-    table.event(1, 10, at(1, 0), 0).unwrap();
+    let mut table = Table::new(112, by_rows());
+    table.event(event(1, NO_ROW, at(0, 0), 0), &[]).unwrap();
+    table.event(event(1, 10, at(1, 0), 0), &[]).unwrap();
     assert_eq!(table.end_events().rows, 0);
     assert_eq!(found(&mut table, &[]), ([0; 4], 0));
     assert_eq!(found(&mut table, &[(1, 10)]), ([0; 4], 1));
@@ -81,7 +107,7 @@ fn a_row_or_none_may_both_be_right() {
 
 #[test]
 fn only_keys_of_judged_epochs_are_judged_and_all_that_came_before_count_as_seen() {
-    let mut table = Table::new(112, Some(Judged { from: 5, to: 6 }));
+    let mut table = Table::new(112, by_epochs(5, 6));
     for (key, row, origin, epoch) in [
         // Its first event is in a later partition, and an earlier epoch.
         (1, 10, at(0, 0), 6),
@@ -95,7 +121,7 @@ fn only_keys_of_judged_epochs_are_judged_and_all_that_came_before_count_as_seen(
         (4, 40, at(0, 4), 7),
         (5, 50, at(0, 5), 6),
     ] {
-        table.event(key, row, origin, epoch).unwrap();
+        table.event(event(key, row, origin, epoch), &[]).unwrap();
     }
     let counts = table.end_events();
     assert_eq!((counts.keys, counts.undecided, counts.rows), (2, 0, 2));
@@ -118,9 +144,13 @@ fn findings_name_event_and_row_and_the_first_are_kept_in_any_order() {
     let mut table = table();
     let mut found = Found::new(1, false);
     for offset in [4, 3, 5] {
-        table.row(1, 10, at(9, offset), &mut found).unwrap();
+        table
+            .tell(1, Told::Row(10), at(9, offset), &mut found)
+            .unwrap();
     }
-    table.tombstone(1, at(9, 7));
+    table
+        .tell(1, Told::Tombstone, at(9, 7), &mut found)
+        .unwrap();
     table.end_rows(&mut found);
     assert_eq!(found.count(Kind::Doubled), 2);
     let doubled: Vec<_> = found.first(Kind::Doubled).copied().collect();
@@ -128,7 +158,8 @@ fn findings_name_event_and_row_and_the_first_are_kept_in_any_order() {
         place: at(9, 3),
         event: Some(at(0, 0)),
         before: Some(at(9, 4)),
-        undecided: false,
+        why: Why::Plain,
+        epoch: 0,
     };
     assert_eq!(doubled, [expected]);
     let missing = found.first(Kind::Missing).next().unwrap();
@@ -140,7 +171,9 @@ fn identical_repeats_may_be_allowed_and_others_are_not() {
     let mut table = table();
     let mut found = Found::new(1, true);
     for (key, row) in [(1, 10), (1, 10), (2, 20), (2, 21)] {
-        table.row(key, row, at(9, 0), &mut found).unwrap();
+        table
+            .tell(key, Told::Row(row), at(9, 0), &mut found)
+            .unwrap();
     }
     assert_eq!((found.repeats, found.count(Kind::Doubled)), (1, 1));
 }
@@ -151,15 +184,28 @@ fn a_table_is_full_when_it_is_as_large_as_it_may_be() {
     assert!(Table::bytes_of(entries) <= 10_000);
     assert!(Table::bytes_of(entries + 1) > 10_000);
     assert_eq!(Table::entries_in(100), 0);
-    let mut table = Table::new(entries, None);
+    let mut table = Table::new(entries, by_rows());
     let capacity = table.entries.capacity();
     let count = u128::try_from(entries).unwrap();
     for key in 0..count {
-        table.event(key, 1, at(0, 0), 0).unwrap();
+        table.event(event(key, 1, at(0, 0), 0), &[]).unwrap();
     }
-    assert_eq!(table.event(count, 1, at(0, 0), 0), Err(Full));
+    assert_eq!(table.event(event(count, 1, at(0, 0), 0), &[]), Err(Full));
     let mut found = Found::new(1, false);
-    assert_eq!(table.row(count, 1, at(0, 0), &mut found), Err(Full));
+    assert_eq!(
+        table.tell(count, Told::Row(1), at(0, 0), &mut found),
+        Err(Full)
+    );
     assert_eq!(table.entries.capacity(), capacity);
     assert_eq!(capacity, entries + 1);
+}
+
+#[test]
+fn where_rows_may_be_revised_unknown_epochs_leave_only_the_last_row_to_judge() {
+    let mut table = Table::new(112, By::Rows { revised: true });
+    table.event(event(1, 10, at(0, 0), 0), &[]).unwrap();
+    table.end_events();
+    assert_eq!(found(&mut table, &[(1, 11), (1, 10)]), ([0; 4], 1));
+    assert_eq!(found(&mut table, &[(1, 10), (1, 11)]), ([0, 0, 1, 0], 0));
+    assert_eq!(found(&mut table, &[(1, 10), (1, 10)]), ([0, 1, 0, 0], 1));
 }
