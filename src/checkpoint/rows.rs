@@ -1,7 +1,7 @@
 //! Rows that may be revised, as objects: Arrow's IPC stream, which other tools read as well.
 //!
-//! Behind the columns of the rows stand four of ours: `__epoch`, `__partition`, `__offset` and
-//! `__diff`. Keys are not written: they follow from their columns. The manifest has the checksum,
+//! Behind the columns of the rows stand five of ours: `__epoch`, `__partition`, `__offset`, `__diff`
+//! and `__replaces`. Keys are not written: they follow from their columns. The manifest has the checksum,
 //! the xxh3-64 of all bytes.
 //!
 //! # Invariants
@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use arrow_array::types::{Int8Type, Int32Type, Int64Type, UInt64Type};
 use arrow_array::{
-    Array, ArrayRef, Int8Array, Int32Array, Int64Array, RecordBatch, UInt64Array, cast::AsArray,
+    Array, ArrayRef, BooleanArray, Int8Array, Int32Array, Int64Array, RecordBatch, UInt64Array,
+    cast::AsArray,
 };
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
@@ -30,11 +31,12 @@ use crate::checkpoint::store::Store;
 use crate::checkpoint::{Error, Groups, Put, hex};
 
 /// The columns behind those of the rows.
-const BESIDE: [(&str, DataType); 4] = [
+const BESIDE: [(&str, DataType); 5] = [
     ("__epoch", DataType::UInt64),
     ("__partition", DataType::Int32),
     ("__offset", DataType::Int64),
     ("__diff", DataType::Int8),
+    ("__replaces", DataType::Boolean),
 ];
 /// Rows of an object have so many bytes at most, but for the last batch of them.
 const OBJECT_BYTES: usize = 64 << 20;
@@ -113,7 +115,7 @@ fn write_object(
         bytes: 0,
         checksum: 0,
     };
-    for Kept { epoch, rows } in kept {
+    for Kept { epoch, rows, .. } in kept {
         entry.rows += rows.len() as u64;
         for (row, high) in rows.keys().high().iter().enumerate() {
             let group = u16::try_from(key_group(*high)).expect("there are 1024");
@@ -144,13 +146,15 @@ fn encode(kept: &[Kept]) -> Result<Vec<u8>, ArrowError> {
     let mut writer = StreamWriter::try_new(Vec::new(), &schema)?;
     let mut rest = kept;
     while !rest.is_empty() {
-        let (mut gather, mut epochs, mut rows) = (Gather::default(), Vec::new(), Vec::new());
-        while let Some((Kept { epoch, rows: batch }, later)) = rest.split_first()
-            && (rows.is_empty() || rows.len() + batch.len() <= BATCH_ROWS)
+        let (mut gather, mut rows) = (Gather::default(), Vec::new());
+        let (mut epochs, mut replaces) = (Vec::new(), Vec::new());
+        while let Some((kept, later)) = rest.split_first()
+            && (rows.is_empty() || rows.len() + kept.rows.len() <= BATCH_ROWS)
         {
-            let index = gather.push(batch.clone());
-            epochs.extend(std::iter::repeat_n(*epoch, batch.len()));
-            rows.extend((0..batch.len()).map(|row| (index, row)));
+            let (index, count) = (gather.push(kept.rows.clone()), kept.rows.len());
+            epochs.extend(std::iter::repeat_n(kept.epoch, count));
+            replaces.extend(std::iter::repeat_n(kept.replaces, count));
+            rows.extend((0..count).map(|row| (index, row)));
             rest = later;
         }
         let batch = gather.rows(&rows);
@@ -159,6 +163,7 @@ fn encode(kept: &[Kept]) -> Result<Vec<u8>, ArrowError> {
         columns.push(Arc::new(Int32Array::from(batch.partitions().to_vec())));
         columns.push(Arc::new(Int64Array::from(batch.offsets().to_vec())));
         columns.push(Arc::new(Int8Array::from(batch.diffs().to_vec())));
+        columns.push(Arc::new(BooleanArray::from(replaces)));
         writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
     }
     writer.finish()?;
@@ -184,17 +189,17 @@ pub fn read_rows(
     for batch in reader {
         let batch = batch.map_err(|error| fault(&error))?;
         let rows = decode(&batch, schemas).ok_or_else(|| fault(&"it has not the job's columns"))?;
-        for Kept { epoch, rows } in rows {
-            let highs = rows.keys().high().iter().enumerate();
+        for of_epoch in rows {
+            let highs = of_epoch.rows.keys().high().iter().enumerate();
             let own = highs.filter(|(_, high)| groups.contains(key_group(**high) as u16));
             let own: Vec<RowIndex> = own.map(|(row, _)| (0, row)).collect();
-            if own.len() == rows.len() {
-                kept.push(Kept { epoch, rows });
+            if own.len() == of_epoch.rows.len() {
+                kept.push(of_epoch);
             } else if !own.is_empty() {
                 let mut gather = Gather::default();
-                gather.push(rows);
+                gather.push(of_epoch.rows.clone());
                 let rows = gather.rows(&own);
-                kept.push(Kept { epoch, rows });
+                kept.push(Kept { rows, ..of_epoch });
             }
         }
     }
@@ -207,17 +212,21 @@ fn decode(batch: &RecordBatch, schemas: &[Arc<BatchSchema>]) -> Option<Vec<Kept>
     let mut known = schemas.iter();
     let schema = known.find(|schema| schema.schema.columns.len() == own)?;
     let (columns, beside) = batch.columns().split_at(own);
-    let [epochs, partitions, offsets, diffs] = beside else {
+    let [epochs, partitions, offsets, diffs, replaces] = beside else {
         return None;
     };
     let epochs = epochs.as_primitive_opt::<UInt64Type>()?;
     let partitions = partitions.as_primitive_opt::<Int32Type>()?;
     let offsets = offsets.as_primitive_opt::<Int64Type>()?;
     let diffs = diffs.as_primitive_opt::<Int8Type>()?;
+    let replaces = replaces.as_boolean_opt()?;
+    let alike = |left, right| {
+        epochs.value(left) == epochs.value(right) && replaces.value(left) == replaces.value(right)
+    };
     let mut kept = Vec::new();
     let mut start = 0;
     for end in 1..=batch.num_rows() {
-        if end < batch.num_rows() && epochs.value(end) == epochs.value(start) {
+        if end < batch.num_rows() && alike(start, end) {
             continue;
         }
         let length = end - start;
@@ -234,6 +243,7 @@ fn decode(batch: &RecordBatch, schemas: &[Arc<BatchSchema>]) -> Option<Vec<Kept>
         kept.push(Kept {
             epoch: epochs.value(start),
             rows,
+            replaces: replaces.value(start),
         });
         start = end;
     }
@@ -289,16 +299,24 @@ mod tests {
         Kept {
             epoch,
             rows: builder.finish(),
+            replaces: epoch == 4,
         }
     }
 
     fn told(kept: &[Kept]) -> Vec<String> {
         let rows = kept.iter().flat_map(|kept| {
             (0..kept.rows.len()).map(move |row| {
-                let Kept { epoch, rows } = kept;
+                let Kept {
+                    epoch,
+                    rows,
+                    replaces,
+                } = kept;
                 let slots: Vec<_> = (0..3).map(|column| rows.slot(column, row)).collect();
                 let (key, diff) = (rows.keys().get(row), rows.diffs()[row]);
-                format!("{epoch} {key:x} {slots:?} {:?} {diff}", rows.origin(row))
+                format!(
+                    "{epoch} {key:x} {slots:?} {:?} {diff} {replaces}",
+                    rows.origin(row)
+                )
             })
         });
         rows.collect()

@@ -19,7 +19,7 @@
 //! * Nothing is read of the events, and nothing written to a sink, before all of this is done.
 //! * What is bound is never resolved again: neither the first offset nor any end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use deltajoin_workers::batch::BatchSchema;
@@ -42,7 +42,7 @@ use crate::process::log::{self, Prepared};
 use crate::process::memory::Memory;
 use crate::process::plan::joined_schema;
 use crate::process::promises::Settings;
-use crate::process::recovery::{Loaded, Loading, Ranges};
+use crate::process::recovery::{Loaded, Loading, Ranges, RowSettings};
 use crate::process::topics::{self, Topics};
 use crate::process::{Process, recovery};
 use crate::telemetry::{Monitor, WallClock};
@@ -176,7 +176,7 @@ impl<'a> Joining<'a> {
         let loading = Loading::new(
             Arc::clone(&store),
             Arc::clone(&reference),
-            rows_held(config),
+            rows_held(config, &settings.lasting().settings),
             (groups, own),
             reaches,
         );
@@ -363,10 +363,20 @@ impl<'a> Joining<'a> {
     }
 }
 
-/// The schemas that the rows of the window may have: events', and results'.
-fn rows_held(config: &Config) -> [Arc<BatchSchema>; 2] {
+/// Settings by which the rows of the window are joined: with others they stay as they are.
+const OF_HELD: [&str; 3] = ["events.columns", "join.on", "join.unmatched"];
+
+/// What the rows of the window must be, so that they can be revised.
+fn rows_held(config: &Config, settings: &BTreeMap<String, String>) -> RowSettings {
     let events = BatchSchema::register(config.events.schema.clone());
-    [events, BatchSchema::register(joined_schema(config))]
+    let of_held = |(name, _): &(&String, &String)| OF_HELD.contains(&&***name);
+    let settings = settings.iter().filter(of_held);
+    RowSettings {
+        schemas: [events, BatchSchema::register(joined_schema(config))],
+        settings: settings
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    }
 }
 
 /// A start binds where reading starts before anything else.

@@ -65,12 +65,19 @@ pub(super) struct Loaded {
     pub(super) runs: Vec<RunEntry>,
 }
 
+/// What rows of the window must have been made with, so that they can be revised.
+pub(super) struct RowSettings {
+    /// The schemas that they may have: of events, and of results.
+    pub(super) schemas: [Arc<BatchSchema>; 2],
+    /// The settings, as markers have them.
+    pub(super) settings: BTreeMap<String, String>,
+}
+
 /// Loads, further back at each attempt.
 pub(super) struct Loading {
     store: Arc<Store>,
     reference: Arc<BatchSchema>,
-    /// The schemas that rows may have: of events, and of results.
-    rows: [Arc<BatchSchema>; 2],
+    rows: RowSettings,
     /// The key groups of each worker of the job, and which of them are of this process.
     groups: Vec<Groups>,
     own: Range<usize>,
@@ -90,7 +97,7 @@ impl Loading {
     pub(super) fn new(
         store: Arc<Store>,
         reference: Arc<BatchSchema>,
-        rows: [Arc<BatchSchema>; 2],
+        rows: RowSettings,
         (groups, own): (Vec<Groups>, Range<usize>),
         reaches: Option<u64>,
     ) -> Self {
@@ -222,7 +229,7 @@ impl Loading {
     }
 
     fn narrow(&self) -> bool {
-        self.rows[0].schema.key_is_narrow()
+        self.rows.schemas[0].schema.key_is_narrow()
     }
 
     /// What the worker of these key groups remembers.
@@ -230,9 +237,18 @@ impl Loading {
         let store = &*self.store;
         let keys = keys(store, manifest, groups, self.narrow())?;
         let mut rows = Vec::new();
+        if manifest.rows.is_empty() {
+            return Ok(Remembered { keys, rows });
+        }
+        let made = manifest.place()?.marker.1.settings;
+        let mut settings = self.rows.settings.iter();
+        if !settings.all(|(name, now)| made.get(name) == Some(now)) {
+            tracing::warn!("rows that were written with other settings are not revised");
+            return Ok(Remembered { keys, rows });
+        }
         let entries = manifest.rows.iter();
         for entry in entries.filter(|entry| entry.groups().overlap(groups).is_some()) {
-            rows.extend(read_rows(store, entry, groups, &self.rows)?);
+            rows.extend(read_rows(store, entry, groups, &self.rows.schemas)?);
         }
         Ok(Remembered { keys, rows })
     }

@@ -112,6 +112,7 @@ fn the_reference_table_of_a_replay_is_the_one_that_was_bound() {
     let header = "geographical_location_oid,geographical_location\n";
     let setup =
         exactly_once(broker, "bound").reference(&format!("{header}1,Old\n2,Stays\n3,Goes\n"));
+    let setup = setup.set("join", "on_reference_change", quoted("future-only"));
     let publisher = Publisher::new(broker, "bound");
     let publish = |oid: i64, location: i64| {
         publisher.send((oid % 2) as i32, None, Some(&event(oid, location)));

@@ -83,7 +83,7 @@ fn the_initial_content_counts_updates_and_tombstones_and_unmatched_events_go_as_
 }
 
 #[test]
-fn a_change_of_the_reference_acts_on_later_events_only() {
+fn a_change_of_the_reference_acts_on_later_events_only_if_so_wanted() {
     let broker = Broker::shared();
     broker.create_topic("signs", 2, COMPACT);
     let signs = Publisher::new(broker, "signs");
@@ -91,7 +91,9 @@ fn a_change_of_the_reference_acts_on_later_events_only() {
     signs.flush();
     broker.create_topic("passages", 2, &[]);
     let passages = Publisher::new(broker, "passages");
-    let setup = Setup::new(broker, "passages").reference_topic(broker, "signs");
+    let setup = Setup::new(broker, "passages")
+        .set("join", "on_reference_change", quoted("future-only"))
+        .reference_topic(broker, "signs");
     let mut job = setup.start_live();
     let tail = Tail::new(broker, &setup.joined());
     let mut detection = 0;

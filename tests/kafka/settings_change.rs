@@ -33,6 +33,7 @@ impl Changing {
     pub(crate) fn setup(&self) -> Setup {
         Setup::without_topics(Broker::shared(), self.name)
             .state(self.state.path())
+            .set("join", "on_reference_change", quoted("future-only"))
             .reference(TABLE)
     }
 
@@ -148,6 +149,16 @@ impl Changing {
         assert_eq!(row["geographical_location"], Value::Null);
         let dropping = ["--set", "join.unmatched=drop"];
         job.goes_on("join.unmatched", &job.setup(), &dropping);
+        // Rows that come from then on can be revised, and are by the next start.
+        let revising = ["--set", "join.on_reference_change=revise"];
+        job.goes_on("join.on_reference_change", &job.setup(), &revising);
+        let again = [
+            "--set",
+            "distinct.keep=first",
+            "--set",
+            "distinct.future=1h",
+        ];
+        job.goes_on("what is remembered", &job.setup(), &again);
     }
 
     fn sinks_come_and_go(&self) {
@@ -223,6 +234,20 @@ fn what_must_not_change_is_refused_with_both_values() {
             ],
         ),
         (
+            "distinct.horizon",
+            own().set("distinct", "horizon", quoted("48h")),
+            ["\"86400000 ms\"", "\"172800000 ms\""],
+        ),
+        (
+            "events.time",
+            own().set(
+                "events",
+                "time",
+                r#"{ column = "timestamp_detected", unit = "ms" }"#,
+            ),
+            ["\"arrival\"", "\"timestamp_detected (Milliseconds)\""],
+        ),
+        (
             "limits.shards",
             own().set("limits", "shards", "32"),
             ["\"64\"", "\"32\""],
@@ -238,9 +263,8 @@ fn what_must_not_change_is_refused_with_both_values() {
         ];
         job.refused(&setup, &[], &texts);
     }
-    // There is only one envelope in this version.
     let envelope = own().set("[sinks]", "envelope", quoted("changelog"));
-    job.refused(&envelope, &[], &["envelope", "changelog"]);
+    job.refused(&envelope, &[], &["envelope", "upsert", "changelog"]);
     assert_eq!(job.rows(), before);
     begins_again(&job);
 }

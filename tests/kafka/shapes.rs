@@ -21,7 +21,7 @@ fn an_empty_topic_ends_at_once_with_zeros() {
             .set("events", "topic", quoted("nothing"))
             .processes(processes);
         let counts = summary(&setup.run_until_end(&[]));
-        assert_eq!(counts.len(), 8, "{counts:?}");
+        assert_eq!(counts.len(), 13, "{counts:?}");
         assert!(counts.values().all(|count| *count == 0), "{counts:?}");
         assert!(values(broker, &setup.joined()).is_empty());
         assert!(values(broker, &setup.dead()).is_empty());

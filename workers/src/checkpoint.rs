@@ -62,6 +62,8 @@ pub struct Kept {
     pub epoch: u64,
     /// Events, or results if those are held.
     pub rows: Batch,
+    /// Whether each takes the place of the one of its key that came last before it.
+    pub replaces: bool,
 }
 
 /// Where one worker's parts are kept. Calls come from the worker's thread and must not block.
@@ -97,8 +99,8 @@ impl Admitted {
         self.runs.push_back((epoch, (bucket, keys)));
     }
 
-    pub(crate) fn hold(&mut self, epoch: u64, rows: Batch) {
-        self.rows.push_back(Kept { epoch, rows });
+    pub(crate) fn hold(&mut self, kept: Kept) {
+        self.rows.push_back(kept);
     }
 
     /// Takes out what came in epochs up to this one.

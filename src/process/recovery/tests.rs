@@ -82,7 +82,10 @@ impl Shared {
         Loading::new(
             open(self.folder.path()),
             reference_schema(&Schema::new(columns, vec![0])),
-            [events(), events()],
+            RowSettings {
+                schemas: [events(), events()],
+                settings: BTreeMap::new(),
+            },
             (self.groups.clone(), index..index + 1),
             reaches,
         )

@@ -15,7 +15,7 @@ use crate::batch::{Batch, Gather, RowIndex};
 use crate::checkpoint::Kept;
 use crate::clock::Clocks;
 use crate::operators::distinct::SharedAdmitted;
-use crate::operators::join::{Join, Keep, Unmatched};
+use crate::operators::join::{Join, Unmatched};
 use crate::operators::rivals::{Before, Rival, Rivals};
 use crate::operators::{Letters, Output, ROWS_MAX, SharedCounts};
 use crate::ports::reason;
@@ -121,10 +121,9 @@ impl Joiner {
             return;
         };
         let mut recent = self.recent.take().expect("rows are restored to be held");
-        for Kept { epoch, rows } in kept {
-            let rows = self.as_held(rows);
-            if self.join.keep != Keep::First {
-                // Whatever came later was better.
+        for kept in kept {
+            let (epoch, rows) = (kept.epoch, self.as_held(kept.rows));
+            if kept.replaces && self.join.compares() {
                 for row in 0..rows.len() {
                     if let Some(before) = recent.find(rows.keys().get(row)) {
                         recent.remove(before);
@@ -195,16 +194,21 @@ impl Joiner {
                 true => batch.clone(),
                 false => events.rows(&rows),
             };
-            let rows = self.hold(recent, batch, epoch, done);
+            let rows = self.hold(recent, (batch, false), epoch, done);
             match simple {
                 true => done.rows.push(rows),
                 false => output.push(rows),
             }
         }
-        for rivals in found.rivals.chunks(ROWS_MAX) {
-            let rows: Vec<RowIndex> = rivals.iter().map(|rival| rival.row).collect();
-            let rows = self.hold(recent, duplicates.rows(&rows), epoch, done);
-            output.push(rows);
+        let is_held = |rival: &&Rival| matches!(rival.before, Before::Held(_));
+        let (held, new): (Vec<&Rival>, Vec<_>) = found.rivals.iter().partition(is_held);
+        for (rivals, replace) in [(held, true), (new, false)] {
+            for rivals in rivals.chunks(ROWS_MAX) {
+                let rows: Vec<RowIndex> = rivals.iter().map(|rival| rival.row).collect();
+                let rows = (duplicates.rows(&rows), replace);
+                let rows = self.hold(recent, rows, epoch, done);
+                output.push(rows);
+            }
         }
         done.rows.extend(output.finish());
         recent.seal();
@@ -269,7 +273,13 @@ impl Joiner {
 
     /// Joins new events, and holds them for as long as they are in the window. Returns what is
     /// given out.
-    fn hold(&self, recent: &mut RecentRows, events: Batch, epoch: u64, done: &mut Done) -> Batch {
+    fn hold(
+        &self,
+        recent: &mut RecentRows,
+        (events, replaces): (Batch, bool),
+        epoch: u64,
+        done: &mut Done,
+    ) -> Batch {
         if events.is_empty() {
             return events;
         }
@@ -279,7 +289,12 @@ impl Joiner {
             false => events,
         };
         if let Some(admitted) = &self.admitted {
-            admitted.borrow_mut().hold(epoch, held.clone());
+            let rows = held.clone();
+            admitted.borrow_mut().hold(Kept {
+                epoch,
+                rows,
+                replaces,
+            });
         }
         recent.push(held, epoch);
         given(rows)
