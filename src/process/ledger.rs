@@ -65,9 +65,7 @@ impl Ledger {
             state.ends.extend(binding.ends);
             state.clock_ms = state.clock_ms.max(binding.clock_ms);
             state.changed |= !binding.reference.is_empty();
-            for changes in binding.reference {
-                state.reference.apply(changes);
-            }
+            state.reference.apply_epoch(binding.reference);
         }
         let reference = std::mem::take(&mut state.changed).then(|| {
             let rows = state.reference.rows();
