@@ -10,6 +10,7 @@
 //! | intervals | exactly-once, by how often it commits |
 //! | restart | from a kill to the first new row, with a million keys and with `BENCH_KEYS` |
 //! | writes | bytes that checkpoints and bindings take for each event |
+//! | revise | results that follow the reference: throughput, memory, time to correct them |
 //!
 //! Arguments name figures; without any, all are made. `BENCH_EVENTS` sets the size of
 //! the topic. Every output is checked against the generator's expectation.
@@ -24,6 +25,7 @@ mod latency;
 mod limit;
 mod measure;
 mod restart;
+mod revise;
 mod standing;
 
 use std::path::Path;
@@ -64,6 +66,9 @@ fn main() {
     }
     if wanted("restart") {
         restart::restart(&broker, folder.path());
+    }
+    if wanted("revise") {
+        revise::run(&broker, folder.path());
     }
     if wanted("writes") {
         restart::writes(&broker, folder.path());
@@ -113,6 +118,8 @@ key = ["geographical_location_oid"]
 columns = {{ geographical_location_oid = "int64", geographical_location = "string" }}
 [join]
 on = {{ geographical_location_oid = "geographical_location_oid" }}
+# What holds rows is a figure of its own.
+on_reference_change = "future-only"
 [[sinks]]
 type = "kafka"
 brokers = "{brokers}"

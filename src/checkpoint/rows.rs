@@ -1,8 +1,8 @@
 //! Rows that may be revised, as objects: Arrow's IPC stream, which other tools read as well.
 //!
-//! Behind the columns of the rows stand five of ours: `__epoch`, `__partition`, `__offset`, `__diff`
-//! and `__replaces`. Keys are not written: they follow from their columns. The manifest has the checksum,
-//! the xxh3-64 of all bytes.
+//! Behind the columns of the rows stand five of ours: `__epoch`, `__partition`, `__offset`,
+//! `__diff` and `__replaces`. Keys are not written: they follow from their columns. The manifest
+//! has the checksum, the xxh3-64 of all bytes.
 //!
 //! # Invariants
 //! * A row that is read back is the row that was written, with its epoch, origin and diff.

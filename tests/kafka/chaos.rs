@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use deltajoin::generate::{Options, reference_csv};
-use deltajoin_testkit::{Broker, Job, Outcome, Signal};
+use deltajoin_testkit::{Broker, Job, Outcome, Signal, wait_until};
 
 use tempfile::TempDir;
 
@@ -88,6 +88,15 @@ impl Clusters {
         started.map(|line| pid_of(line)).collect()
     }
 
+    /// How often the supervisor has noticed that a process was lost.
+    fn losses(&self) -> usize {
+        let said = self.job.as_ref().expect("it runs").stderr();
+        let losses = said.iter();
+        losses
+            .filter(|line| line.contains("restarting all processes"))
+            .count()
+    }
+
     /// Has what runs stopped cleanly.
     fn stop(&mut self) -> Outcome {
         let mut job = self.job.take().expect("it runs");
@@ -108,7 +117,10 @@ impl Clusters {
         let one = workers.get(random.below(workers.len().max(1) as u64) as usize);
         match (random.below(20), one) {
             (0..9, Some(one)) => {
+                let before = self.losses();
                 signal(one, "KILL");
+                // What is read until the loss is noticed says nothing of a recovery.
+                wait_until("the loss to be noticed", LIMIT, || self.losses() > before);
                 "one process killed"
             }
             (9..12, Some(one)) => {

@@ -230,23 +230,33 @@ fn take(
     // The one that is compared is the last of its key, should there be several.
     let last = winners.iter().rposition(|(known, _)| *known == key);
     let (_, winner) = &mut winners[last.unwrap_or(place)];
+    come_again(setup, (winner, new), out_of_window, outcome);
+    None
+}
+
+/// Compares an event that comes again with the one that is kept.
+fn come_again(
+    setup: Setup,
+    (winner, new): (&mut Winner, Winner),
+    out_of_window: i64,
+    outcome: &mut Outcome,
+) {
     if winner.at <= out_of_window {
         outcome.counts.late_winners += u64::from(setup.keep != Keep::First);
-        return None;
+        return;
     }
-    if setup.detect_conflicts && text(&winner.event) != text(event) {
+    if setup.detect_conflicts && text(&winner.event) != text(&new.event) {
         outcome.counts.conflicts += 1;
     }
     let better = match setup.keep {
         Keep::First => false,
-        Keep::Earliest => event.at < winner.event.at,
-        Keep::Latest => event.at > winner.event.at,
+        Keep::Earliest => new.event.at < winner.event.at,
+        Keep::Latest => new.event.at > winner.event.at,
     };
     if better {
         let bucket = winner.bucket;
         *winner = Winner { bucket, ..new };
     }
-    None
 }
 
 fn text(event: &Event) -> String {

@@ -223,6 +223,12 @@ impl Judged {
 
     /// The keys of the rows that are kept, by bucket.
     fn admitted(&self, batches: &[Batch]) -> BTreeMap<i64, KeyRun> {
+        if let [first, ..] = self.buckets[..]
+            && self.buckets.iter().all(|bucket| *bucket == first)
+        {
+            // As it mostly is.
+            return BTreeMap::from([(first, keys_of(batches, &self.kept))]);
+        }
         let mut rows: BTreeMap<i64, Vec<RowIndex>> = BTreeMap::new();
         for (row, bucket) in self.kept.iter().zip(&self.buckets) {
             rows.entry(*bucket).or_default().push(*row);

@@ -189,10 +189,9 @@ impl Joiner {
         for (index, batch) in events.batches().iter().enumerate() {
             let stays = |row: &RowIndex| !found.replaced.contains(&Before::New(*row));
             let rows = (0..batch.len()).map(|row| (index, row));
-            let rows: Vec<RowIndex> = rows.filter(stays).collect();
-            let batch = match rows.len() == batch.len() {
+            let batch = match found.replaced.is_empty() {
                 true => batch.clone(),
-                false => events.rows(&rows),
+                false => events.rows(&rows.filter(stays).collect::<Vec<RowIndex>>()),
             };
             let rows = self.hold(recent, (batch, false), epoch, done);
             match simple {

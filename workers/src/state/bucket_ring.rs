@@ -94,7 +94,7 @@ impl BucketRing {
         others.any(|(_, set)| set.contains(keys, row))
     }
 
-    /// Adds the key of one row, and returns whether it was in no bucket; if it was, it is not added.
+    /// Adds the key of one row if it is in no bucket; returns whether it was added.
     pub fn insert_if_nowhere(&mut self, bucket: i64, keys: &Keys, row: usize) -> bool {
         !self.is_elsewhere(bucket, keys, row) && self.insert(bucket, keys, row)
     }
