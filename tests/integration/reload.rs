@@ -333,6 +333,9 @@ fn a_row_tells_the_version_of_its_reference_row_which_restarts_and_equal_rows_le
         versions(&folder),
         (0..).zip(expected).collect::<BTreeMap<_, _>>()
     );
+    let audit = folder.run_job("audit", &[]);
+    audit.assert_code(2);
+    assert!(audit.stderr.join("\n").contains("cannot judge column \"since\""));
     let said = folder.run_job("run", &["--until-end", "--engine", "textbook"]);
     said.assert_code(2);
     assert!(
