@@ -22,7 +22,7 @@ pub mod text;
 use std::sync::Arc;
 
 use deltajoin_workers::batch::{Batch, BatchSchema};
-use deltajoin_workers::schema::Schema;
+use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
 use crate::codec::envelope::Changes;
 pub use crate::codec::envelope::Envelope;
@@ -117,11 +117,26 @@ impl BatchEncoder<'_> {
 /// It is registered here: a plan must ask for it in every process, at the same place in the order
 /// of schemas.
 pub fn reference_schema(schema: &Schema) -> Arc<BatchSchema> {
+    BatchSchema::register(changes_of(schema))
+}
+
+/// The same, with a last column of this name, if there is one, for the epoch of each row.
+pub fn versioned_schema(schema: &Schema, version: Option<&str>) -> Arc<BatchSchema> {
+    let Some(version) = version else {
+        return reference_schema(schema);
+    };
+    let mut schema = changes_of(schema);
+    let version = Column::new(version, ColumnType::Int64).nullable();
+    schema.columns.push(version);
+    BatchSchema::register_versioned(schema)
+}
+
+fn changes_of(schema: &Schema) -> Schema {
     let mut schema = schema.clone();
     for (index, column) in schema.columns.iter_mut().enumerate() {
         if !schema.key.contains(&index) {
             column.nullable = true;
         }
     }
-    BatchSchema::register(schema)
+    schema
 }

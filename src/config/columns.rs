@@ -142,7 +142,34 @@ pub(super) fn join(sections: &Sections, faults: &mut Faults) -> Option<Join> {
         unmatched,
         revise: join.text("on_reference_change")? == "revise",
         revise_window: join.duration("revise_window")?,
+        version_column: version_column(join, [events, reference], faults)?,
     })
+}
+
+/// The column of versions, if one is wanted. The outer option is `None` if there is a fault.
+fn version_column(
+    join: &Section,
+    tables: [&Section; 2],
+    faults: &mut Faults,
+) -> Option<Option<String>> {
+    let name = join.text("version_column")?;
+    if name.is_empty() {
+        return Some(None);
+    }
+    for table in tables {
+        let mut columns = table.columns("columns").unwrap_or_default().iter();
+        if columns.any(|column| column.value.name == name) {
+            let header = table.table.header();
+            let message = format!("\"version_column\" in [join] is a column of {header} as well");
+            faults
+                .add(join.place(&["version_column"]), message)
+                .detail(format!(
+                    "A result has each name once; \"{name}\" would be there twice."
+                ));
+            return None;
+        }
+    }
+    Some(Some(name.to_owned()))
 }
 
 fn right_sides_are_the_key(join: &Section, key: &[Located<String>], faults: &mut Faults) {

@@ -240,6 +240,8 @@ pub struct Join {
     pub revise: bool,
     /// How recent they are.
     pub revise_window: Duration,
+    /// The column of a result that holds the epoch of its reference row, if there is one.
+    pub version_column: Option<String>,
 }
 
 /// What becomes of an event without a reference row.

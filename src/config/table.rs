@@ -271,9 +271,10 @@ static JOIN: &[Setting] = &[
     Setting::new(
         "version_column",
         OptionalText,
-        "A column of this name in every result holds the epoch of its reference row.",
-    )
-    .only(Word(""), "There is no such column."),
+        "A column of this name, the last of every result, holds the epoch of its reference row: \
+         when that came or became what it is, in milliseconds since 1970. It is null without a \
+         row.",
+    ),
 ];
 
 static SINKS: &[Setting] = &[

@@ -31,15 +31,20 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Of a job with these bindings.
+    /// Of a job with these bindings. The rows of `schema` have no version.
     pub(super) fn new<'a>(
         sender: Sender<ReferenceBlock>,
         bindings: impl IntoIterator<Item = &'a Binding>,
+        schema: &Arc<BatchSchema>,
     ) -> Self {
         let (mut bound, mut bound_ms) = (Table::default(), 0);
         for binding in bindings {
-            for changes in &binding.reference {
-                bound.apply(changes.clone());
+            for changes in binding
+                .reference
+                .iter()
+                .filter(|changes| !changes.is_empty())
+            {
+                bound.apply(changes.clone().prefix(schema));
                 bound_ms = binding.epoch;
             }
         }
@@ -86,6 +91,36 @@ impl Table {
                 self.rows.remove(&key);
             }
         }
+    }
+
+    /// Takes the changes of one epoch. A row that they leave as it was keeps its version.
+    pub(super) fn apply_epoch(&mut self, changes: Vec<Batch>) {
+        let mut last: BTreeMap<u128, RowIndex> = BTreeMap::new();
+        for changes in changes.into_iter().filter(|changes| !changes.is_empty()) {
+            let index = self.batches.push(changes);
+            let keys = self.batches.batches()[index].keys();
+            let rows = 0..self.batches.batches()[index].len();
+            last.extend(rows.map(|row| (keys.get(row), (index, row))));
+        }
+        for (key, place) in last {
+            if self.batches.batches()[place.0].diffs()[place.1] <= 0 {
+                self.rows.remove(&key);
+            } else if self
+                .rows
+                .get(&key)
+                .is_none_or(|known| self.differ(*known, place))
+            {
+                self.rows.insert(key, place);
+            }
+        }
+    }
+
+    /// Whether two rows differ in more than their versions.
+    fn differ(&self, one: RowIndex, other: RowIndex) -> bool {
+        let [(one, row), (other, other_row)] = [one, other];
+        let (one, other) = (&self.batches.batches()[one], &self.batches.batches()[other]);
+        let columns = one.columns().len() - usize::from(one.schema().versioned);
+        (0..columns).any(|column| one.slot(column, row) != other.slot(column, other_row))
     }
 
     /// All rows, by key.
@@ -208,7 +243,7 @@ mod tests {
     use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
     use super::*;
-    use crate::codec::reference_schema;
+    use crate::codec::{reference_schema, versioned_schema};
 
     fn schema() -> Arc<BatchSchema> {
         let columns = vec![
@@ -258,5 +293,53 @@ mod tests {
         ];
         assert_eq!(shown[1..], expected);
         assert!(difference(&now, &now, &schema()).is_empty());
+    }
+
+    #[test]
+    fn a_row_that_an_epoch_leaves_as_it_was_keeps_its_version() {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("name", ColumnType::String),
+        ];
+        let schema = versioned_schema(&Schema::new(columns, vec![0]), Some("since"));
+        let changes = |version: i64, rows: &[(i64, Option<&'static str>)]| {
+            let mut builder = BatchBuilder::new(Arc::clone(&schema));
+            for (id, name) in rows {
+                let (name, version, diff) = match name {
+                    Some(name) => (Slot::String((*name).into()), Slot::Int64(version), 1),
+                    None => (Slot::Null, Slot::Null, -1),
+                };
+                builder.push(&[Slot::Int64(*id), name, version], Origin::default(), diff);
+            }
+            builder.finish()
+        };
+        let mut table = Table::default();
+        let first = [
+            (1, Some("a")),
+            (2, Some("b")),
+            (3, Some("c")),
+            (4, Some("d")),
+        ];
+        table.apply_epoch(vec![changes(10, &first)]);
+        // Of the second there is another in between, the third goes and comes again later.
+        let between = changes(20, &[(2, Some("x")), (3, None), (4, Some("D"))]);
+        let last = changes(20, &[(1, Some("a")), (2, Some("b"))]);
+        table.apply_epoch(vec![between, last]);
+        table.apply_epoch(vec![changes(30, &[(3, Some("c"))])]);
+        let mut versions = BTreeMap::new();
+        for batch in table.rows() {
+            for row in 0..batch.len() {
+                let (Slot::Int64(id), Slot::Int64(since)) =
+                    (batch.slot(0, row), batch.slot(2, row))
+                else {
+                    panic!("a row has a key and a version");
+                };
+                versions.insert(id, since);
+            }
+        }
+        assert_eq!(
+            versions.into_iter().collect::<Vec<_>>(),
+            [(1, 10), (2, 10), (3, 30), (4, 20)]
+        );
     }
 }

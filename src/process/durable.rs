@@ -5,8 +5,9 @@
 //! # Invariants
 //! * What a worker needs is taken once, by that worker.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::checkpoint::Checkpoints;
 use deltajoin_workers::clock::ExpiryClock;
@@ -72,9 +73,13 @@ impl Durable {
     }
 
     /// The way to worker 0, with what is bound of the reference table.
-    pub(super) fn reference(&self, sender: Sender<ReferenceBlock>) -> Way {
+    pub(super) fn reference(
+        &self,
+        sender: Sender<ReferenceBlock>,
+        schema: &Arc<BatchSchema>,
+    ) -> Way {
         let replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
-        Way::new(sender, &replay.bindings)
+        Way::new(sender, &replay.bindings, schema)
     }
 
     /// A sink to a file, on worker 0, which gets what it does not have: all epochs after `written`.

@@ -30,7 +30,6 @@ use deltajoin_workers::ports::Stop;
 
 use crate::bindings::{self, Appender, History, Log, Marker};
 use crate::checkpoint::{self, Options, Store};
-use crate::codec::reference_schema;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::fault_point;
@@ -40,7 +39,7 @@ use crate::process::inputs::Inputs;
 use crate::process::ledger::{Ledger, NewestBound, Noting};
 use crate::process::log::{self, Prepared};
 use crate::process::memory::Memory;
-use crate::process::plan::joined_schema;
+use crate::process::plan::{self, joined_schema};
 use crate::process::promises::Settings;
 use crate::process::recovery::{Loaded, Loading, Ranges, RowSettings};
 use crate::process::topics::{self, Topics};
@@ -136,7 +135,7 @@ impl<'a> Joining<'a> {
             return settings.refuse_exactly_once(process.engine).map(|()| None);
         }
         settings.events_id = inputs.id().map(str::to_owned);
-        let reference = reference_schema(&config.reference.schema);
+        let reference = plan::reference_schema(config);
         let store_stop = Arc::new(Stop::default());
         let store = Store::open(
             &config.checkpoint.location,

@@ -61,9 +61,7 @@ impl Ledger {
         while let Some(binding) = state.later.pop_front_if(|binding| binding.epoch <= epoch) {
             state.ends.extend(binding.ends);
             state.changed |= !binding.reference.is_empty();
-            for changes in binding.reference {
-                state.reference.apply(changes);
-            }
+            state.reference.apply_epoch(binding.reference);
         }
         let reference = std::mem::take(&mut state.changed).then(|| {
             let rows = state.reference.rows();

@@ -73,6 +73,7 @@ use timely::WorkerConfig;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cluster::{self, Membership, Mesh, Task, Verdict};
+use crate::codec::reference_schema;
 use crate::config::{self, Config};
 use crate::error::ExitCode;
 use crate::failure::Failure;
@@ -332,14 +333,15 @@ fn parts(
         let mut clock = ExpiryClock::default();
         if first_of_job {
             let (sender, receiver) = queue(InFlight::new(REFERENCE_BYTES_MAX));
+            let schema = reference_schema(&config.reference.schema);
             senders.reference = Some(match durable {
                 Some(durable) => {
-                    let way = durable.reference(sender);
+                    let way = durable.reference(sender, &schema);
                     (replay, bindings) = durable.bindings();
                     clock = durable.clock();
                     way
                 }
-                None => Way::new(sender, []),
+                None => Way::new(sender, [], &schema),
             });
             reference = Some(receiver);
         }

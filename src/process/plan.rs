@@ -12,7 +12,7 @@ use deltajoin_workers::clock::{EventTime, TimeUnit};
 use deltajoin_workers::dataflow::{Engine, Plan};
 use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, Unmatched};
 use deltajoin_workers::ports::dead_letter_schema;
-use deltajoin_workers::schema::Schema;
+use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
 use crate::codec;
 use crate::codec::json::Encoder;
@@ -28,6 +28,7 @@ pub(super) fn check(config: &Config, engine: Engine) -> Result<(), Failure> {
     let (distinct, join) = (&config.distinct, &config.join);
     let beyond = [
         ("detect_conflicts", distinct.detect_conflicts),
+        ("version_column", join.version_column.is_some()),
         ("horizon", distinct.horizon != 24 * hour),
         ("future", distinct.future != hour / 6),
         ("revise_window", join.revise_window != hour / 6),
@@ -46,7 +47,8 @@ pub(super) fn check(config: &Config, engine: Engine) -> Result<(), Failure> {
 pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
     let events = BatchSchema::register(config.events.schema.clone());
     dead_letter_schema();
-    let reference = codec::reference_schema(&config.reference.schema);
+    codec::reference_schema(&config.reference.schema);
+    let reference = reference_schema(config);
     let joined = BatchSchema::register(joined_schema(config));
     let encoder = Encoder::new(&events.schema);
     let time = config.events.time.as_ref().map(event_time);
@@ -104,7 +106,14 @@ pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The columns of a result: the event's, then the reference's without its key, which may be null.
+/// The schema of changes of the reference table, as they are bound.
+pub(super) fn reference_schema(config: &Config) -> Arc<BatchSchema> {
+    let version = config.join.version_column.as_deref();
+    codec::versioned_schema(&config.reference.schema, version)
+}
+
+/// The columns of a result: the event's, then the reference's without its key, and its version.
+/// All but the event's may be null.
 pub(super) fn joined_schema(config: &Config) -> Schema {
     let Schema { columns, key } = &config.reference.schema;
     let mut joined = config.events.schema.columns.clone();
@@ -113,6 +122,8 @@ pub(super) fn joined_schema(config: &Config) -> Schema {
         .enumerate()
         .filter(|(index, _)| !key.contains(index));
     joined.extend(values.map(|(_, column)| column.clone().nullable()));
+    let version = config.join.version_column.as_deref();
+    joined.extend(version.map(|name| Column::new(name, ColumnType::Int64).nullable()));
     Schema::new(joined, config.events.schema.key.clone())
 }
 

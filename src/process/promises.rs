@@ -263,7 +263,7 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
 }
 
 /// What decides which events are duplicates, and which results are revised.
-fn remembered(config: &Config) -> [(&'static str, String); 7] {
+fn remembered(config: &Config) -> [(&'static str, String); 8] {
     let (distinct, join) = (&config.distinct, &config.join);
     let time = config.events.time.as_ref().map(|time| {
         let column = &config.events.schema.columns[time.column];
@@ -291,6 +291,10 @@ fn remembered(config: &Config) -> [(&'static str, String); 7] {
             if join.revise { "revise" } else { "future-only" }.to_owned(),
         ),
         ("join.revise_window", milliseconds(join.revise_window)),
+        (
+            "join.version_column",
+            join.version_column.clone().unwrap_or_default(),
+        ),
     ]
 }
 

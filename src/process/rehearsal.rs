@@ -14,7 +14,6 @@ use deltajoin_workers::ports::Stop;
 
 use crate::bindings::{self, Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, newest, probe};
-use crate::codec::reference_schema;
 use crate::config::{Config, EventSource};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -22,6 +21,7 @@ use crate::connectors::kafka::{Connection, Scan};
 use crate::failure::Failure;
 use crate::process::joining::FIRST_EPOCH;
 use crate::process::log;
+use crate::process::plan;
 use crate::process::promises::{Settings, outlives};
 use crate::process::recovery::{self, Ranges};
 
@@ -81,7 +81,7 @@ fn look_at_log(
         place.check(&log.name(), |offset, visit| log.read(offset, stop, visit))?;
     }
     let next = place.as_ref().map_or(0, |place| place.next);
-    let mut reader = Reader::new(reference_schema(&settings.config.reference.schema), place);
+    let mut reader = Reader::new(plan::reference_schema(settings.config), place);
     // Where each partition is read from, and how far it is bound.
     let offsets = manifest.map(|manifest| manifest.offsets.clone());
     let mut ranges: Ranges = offsets

@@ -276,3 +276,74 @@ fn a_restart_goes_on_without_the_file_and_a_first_start_does_not() {
     folder.run_job("run", &["--until-end"]).assert_code(0);
     assert_eq!(places(&folder)[&0], ["Fifth"]);
 }
+
+/// What the rows say of each key, with the version: its place among all versions, from 0.
+fn versions(folder: &Folder) -> BTreeMap<u64, Vec<(String, Option<usize>)>> {
+    let rows: Vec<serde_json::Value> = folder
+        .read(ROWS)
+        .lines()
+        .map(|row| serde_json::from_str(row).unwrap())
+        .collect();
+    let version = |row: &serde_json::Value| row["since"].as_u64();
+    let all: std::collections::BTreeSet<u64> = rows.iter().filter_map(version).collect();
+    let mut versions: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+    for row in &rows {
+        let place = row["geographical_location"].as_str().unwrap_or("null");
+        let rank = version(row).map(|own| all.range(..own).count());
+        let of_key = versions.entry(row["detection_oid"].as_u64().unwrap());
+        of_key.or_default().push((place.to_owned(), rank));
+    }
+    versions
+}
+
+#[test]
+fn a_row_tells_the_version_of_its_reference_row_which_restarts_and_equal_rows_leave() {
+    let config = config(OFTEN).replace("[join]", "[join]\nversion_column = \"since\"");
+    let folder = Folder::with_config(&config);
+    put(&folder, &[(1, "Here"), (2, "There")]);
+    let run = |count: u64| {
+        let all = (0..count).map(|oid| events(1 + oid % 3, oid..oid + 1));
+        folder.write("events.jsonl", all.collect::<String>());
+        folder.run_job("run", &["--until-end"]).assert_code(0);
+    };
+    run(3);
+    // The first is renamed, the second stays, the third comes.
+    put(&folder, &[(3, "New"), (2, "There"), (1, "Elsewhere")]);
+    run(6);
+    // Its checkpoint has the versions, and so has the log.
+    put(&folder, &[(2, "There"), (3, "New")]);
+    run(9);
+    let row = |place: &str, version| (place.to_owned(), version);
+    let expected = [
+        vec![
+            row("Here", Some(0)),
+            row("Elsewhere", Some(1)),
+            row("null", None),
+        ],
+        vec![row("There", Some(0))],
+        vec![row("null", None), row("New", Some(1))],
+        vec![row("Elsewhere", Some(1)), row("null", None)],
+        vec![row("There", Some(0))],
+        vec![row("New", Some(1))],
+        vec![row("null", None)],
+        vec![row("There", Some(0))],
+        vec![row("New", Some(1))],
+    ];
+    assert_eq!(
+        versions(&folder),
+        (0..).zip(expected).collect::<BTreeMap<_, _>>()
+    );
+    let audit = folder.run_job("audit", &[]);
+    audit.assert_code(2);
+    assert!(audit.stderr.join("\n").contains("cannot judge column \"since\""));
+    let said = folder.run_job("run", &["--until-end", "--engine", "textbook"]);
+    said.assert_code(2);
+    assert!(
+        said.stderr
+            .join("\n")
+            .contains("the textbook engine has no \"version_column\"")
+    );
+    let other = folder.run_job("run", &["--set", "join.version_column=version"]);
+    other.assert_code(2);
+    assert!(other.stderr.join("\n").contains("join.version_column"));
+}

@@ -24,6 +24,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -216,6 +217,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         ports.reference,
         Rc::clone(&bound_changes),
         Rc::clone(&complete),
+        Arc::clone(&plan.join.reference),
     );
     let durable = bind(ends, changes, ports.bindings, (Rc::clone(&clock), of_bind));
 

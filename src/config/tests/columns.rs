@@ -318,3 +318,18 @@ fn a_result_has_each_name_once() {
         "#]],
     );
 }
+
+#[test]
+fn a_version_column_has_a_name_of_its_own() {
+    check(
+        &[("[join]", "[join]\nversion_column = \"label\"")],
+        expect![[r#"
+            error: "version_column" in [join] is a column of [reference] as well
+              --> job.toml:16:18
+               |
+            16 | version_column = "label"
+               |                  ^^^^^^^
+              detail: A result has each name once; "label" would be there twice.
+        "#]],
+    );
+}

@@ -77,6 +77,8 @@ pub struct BatchSchema {
     pub(crate) id: u32,
     /// Its columns and key.
     pub schema: Schema,
+    /// Whether its last column holds the epoch of each row. Rows do not differ by it.
+    pub versioned: bool,
     /// The Arrow types of its columns, in order.
     pub(crate) types: Vec<DataType>,
 }
@@ -88,10 +90,21 @@ static SCHEMAS: RwLock<Vec<Arc<BatchSchema>>> = RwLock::new(Vec::new());
 impl BatchSchema {
     /// Registers a schema, or finds it if it is registered already.
     pub fn register(schema: Schema) -> Arc<Self> {
+        Self::register_as(schema, false)
+    }
+
+    /// Registers a schema whose last column, an `int64` that may be null, holds the epoch of each
+    /// row.
+    pub fn register_versioned(schema: Schema) -> Arc<Self> {
+        Self::register_as(schema, true)
+    }
+
+    fn register_as(schema: Schema, versioned: bool) -> Arc<Self> {
         let mut schemas = SCHEMAS
             .write()
             .expect("no panic while registering a schema");
-        if let Some(known) = schemas.iter().find(|known| known.schema == schema) {
+        let same = |known: &&Arc<Self>| known.schema == schema && known.versioned == versioned;
+        if let Some(known) = schemas.iter().find(same) {
             return Arc::clone(known);
         }
         let types = schema
@@ -100,7 +113,12 @@ impl BatchSchema {
             .map(|column| column.column_type.arrow())
             .collect();
         let id = u32::try_from(schemas.len()).expect("a job has few schemas");
-        let registered = Arc::new(Self { id, schema, types });
+        let registered = Arc::new(Self {
+            id,
+            schema,
+            versioned,
+            types,
+        });
         schemas.push(Arc::clone(&registered));
         registered
     }
@@ -282,7 +300,7 @@ impl Batch {
     ///
     /// # Panics
     /// If they have others.
-    pub(crate) fn prefix(mut self, schema: &Arc<BatchSchema>) -> Self {
+    pub fn prefix(mut self, schema: &Arc<BatchSchema>) -> Self {
         self.columns.truncate(schema.types.len());
         self.extended(Arc::clone(schema), Vec::new())
     }

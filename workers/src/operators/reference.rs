@@ -25,14 +25,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use arrow_array::Int64Array;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Stream, StreamVec};
 use timely::progress::operate::FrontierInterest;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, BatchSchema};
 use crate::operators::source::Take;
 use crate::operators::{Mint, Whole};
 use crate::ports::ReferenceBlock;
@@ -42,7 +44,7 @@ use crate::queue::Receiver;
 pub type BoundChanges = Rc<RefCell<VecDeque<Vec<Batch>>>>;
 
 /// The changes of the reference table on all workers, and those of live epochs on worker 0;
-/// `queue` is there on worker 0 alone.
+/// `queue` is there on worker 0 alone. All have `schema`; those in the queue lack its version.
 ///
 /// `complete` is set once the initial content has been emitted.
 pub fn reference<'scope>(
@@ -50,6 +52,7 @@ pub fn reference<'scope>(
     queue: Option<Rc<Receiver<ReferenceBlock>>>,
     bound: BoundChanges,
     complete: Rc<Cell<bool>>,
+    schema: Arc<BatchSchema>,
 ) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
     let peers = mints.scope().peers();
     let mut builder = OperatorBuilder::new("Reference".to_owned(), mints.scope());
@@ -85,13 +88,18 @@ pub fn reference<'scope>(
                     changes.iter().flatten().for_each(copy);
                     return;
                 }
+                let Some(&epoch) = capability.least() else {
+                    return;
+                };
                 while let Some((mut block, bytes)) = queue.pop() {
                     // The rows stay in memory for good, so they are not in flight any more.
                     queue.release(bytes);
                     if !block.updates.is_empty() {
-                        copy(&block.updates);
+                        let updates = std::mem::take(&mut block.updates);
+                        let mut updates = stamped(updates, &schema, epoch);
+                        copy(&updates);
                         let mut session = changes_output.session_with_builder(&capability);
-                        session.give_container(&mut block.updates);
+                        session.give_container(&mut updates);
                     }
                     complete.set(complete.get() || block.complete);
                 }
@@ -99,4 +107,15 @@ pub fn reference<'scope>(
         }
     });
     (copies, changes)
+}
+
+/// Changes with the version that they have in `schema`: their epoch.
+fn stamped(updates: Batch, schema: &Arc<BatchSchema>, epoch: u64) -> Batch {
+    if !schema.versioned {
+        return updates;
+    }
+    let epoch = i64::try_from(epoch).expect("epochs are milliseconds since 1970");
+    let versions = updates.diffs().iter();
+    let versions: Int64Array = versions.map(|diff| (*diff > 0).then_some(epoch)).collect();
+    updates.extended(Arc::clone(schema), vec![Arc::new(versions)])
 }

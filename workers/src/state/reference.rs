@@ -48,6 +48,8 @@ pub struct ReferenceTable {
     rows_held: usize,
     /// Columns that a look-up gives: those that are not the key.
     value_columns: Vec<usize>,
+    /// How many of those make a row another one: not its version, which is the last.
+    telling: usize,
     /// One null of each value column, for events without a reference row.
     nulls: Vec<ArrayRef>,
 }
@@ -65,6 +67,7 @@ impl ReferenceTable {
             rows: Gather::default(),
             rows_held: 0,
             nulls: value_columns.iter().map(null).collect(),
+            telling: value_columns.len() - usize::from(schema.versioned),
             value_columns,
         }
     }
@@ -83,7 +86,7 @@ impl ReferenceTable {
                 (Some(_), false) => true,
                 (Some((known, at)), true) => {
                     let known = &self.rows.batches()[known - 1];
-                    let mut columns = self.value_columns.iter();
+                    let mut columns = self.value_columns[..self.telling].iter();
                     columns.any(|column| known.slot(*column, at) != batch.slot(*column, row))
                 }
             }
@@ -190,6 +193,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
     use proptest::prelude::*;
 
     use super::*;
@@ -231,6 +235,33 @@ mod tests {
                     prop_assert_eq!(name, model.get(&(id as i64)).map(String::as_str));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_row_that_changes_leave_as_it_was_keeps_its_version() {
+        let schema = BatchSchema::register_versioned(Schema::new(
+            vec![
+                Column::new("id", ColumnType::Int64),
+                Column::new("name", ColumnType::String).nullable(),
+                Column::new("since", ColumnType::Int64).nullable(),
+            ],
+            vec![0],
+        ));
+        let mut table = ReferenceTable::new(&schema);
+        let mut builder = BatchBuilder::new(schema);
+        for (since, name) in [(10, "a"), (20, "a"), (30, "b"), (40, "b")] {
+            let slots = [
+                Slot::Int64(1),
+                Slot::String(name.into()),
+                Slot::Int64(since),
+            ];
+            builder.push(&slots, Origin::default(), 1);
+            table.apply(vec![builder.finish()]);
+            let key = u128::from(crate::key::mix64(1)) << 64;
+            let columns = table.columns(&[table.get(key)]);
+            let version = columns[1].as_primitive::<Int64Type>().value(0);
+            assert_eq!(version, if name == "a" { 10 } else { 30 });
         }
     }
 }
