@@ -335,7 +335,12 @@ fn a_row_tells_the_version_of_its_reference_row_which_restarts_and_equal_rows_le
     );
     let audit = folder.run_job("audit", &[]);
     audit.assert_code(2);
-    assert!(audit.stderr.join("\n").contains("cannot judge column \"since\""));
+    assert!(
+        audit
+            .stderr
+            .join("\n")
+            .contains("cannot judge column \"since\"")
+    );
     let said = folder.run_job("run", &["--until-end", "--engine", "textbook"]);
     said.assert_code(2);
     assert!(

@@ -2,6 +2,7 @@
 //! both envelopes and in topics and files, and each record that is taken away, added, changed or
 //! doubled is told.
 
+use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use deltajoin_testkit::{Broker, Signal, TopicRecord, wait_until};
@@ -102,7 +103,8 @@ fn each_record_of_revised_rows_is_judged_in_both_envelopes() {
         ("revised-upsert", "drop", "upsert"),
         ("revised-changes", "keep", "changelog"),
     ] {
-        let (setup, [first, second, _]) = three_tables(name, unmatched, envelope);
+        let (setup, lasts) = three_tables(name, unmatched, envelope);
+        let [first, second, _] = lasts;
         for range in [
             range(None, Some(first)),
             range(Some(first + 1), Some(second)),
@@ -113,76 +115,90 @@ fn each_record_of_revised_rows_is_judged_in_both_envelopes() {
             assert!(report["events"]["rows"].as_u64() > Some(0), "{report}");
         }
         let right: Vec<TopicRecord> = records(&setup.joined()).into_values().collect();
-        let key = |oid: i64| json!({ "detection_oid": oid }).to_string().into_bytes();
-        let own = |oid: i64| {
-            let key = key(oid);
-            let own = right.iter().enumerate();
-            own.filter(move |(_, record)| record.key.as_ref() == Some(&key))
+        let of_first = places_of(&right, 1);
+        let names = |places: &[usize]| {
+            let told = places.iter().map(|place| told(&right[*place]));
+            told.collect::<Vec<_>>()
         };
-        let names: Vec<Value> = own(1).map(|(_, record)| told(record)).collect();
-        assert_eq!(names, ["Old", "New", "Old"], "{envelope}");
+        assert_eq!(names(&of_first), ["Old", "New", "Old"], "{envelope}");
         // A row that is there, goes, and comes again.
-        let names: Vec<Value> = own(2).map(|(_, record)| told(record)).collect();
-        assert_eq!(
-            names,
-            [json!("There"), Value::Null, json!("Back")],
-            "{envelope}"
-        );
-        let mut copies = 0;
-        let mut check = |records: &[TopicRecord], arguments: &[&str]| {
-            copies += 1;
-            let set = topic_of(&format!("{name}-{copies}"), records);
-            let all = [&["--set", &set], arguments].concat();
-            let outcome = setup.command("audit", &[&["--json"], &all[..]].concat());
-            let outcome = outcome.wait(LIMIT);
-            let report: Value = serde_json::from_str(&outcome.stdout[0]).unwrap();
-            found(&report)
+        let of_second = places_of(&right, 2);
+        let expected = [json!("There"), Value::Null, json!("Back")];
+        assert_eq!(names(&of_second), expected, "{envelope}");
+        let last = of_first[2];
+        let copies = Copies {
+            setup: &setup,
+            name,
+            count: Cell::new(0),
         };
-        assert_eq!(check(&right, &[]), [0; 4], "a copy");
-        let (last, _) = own(1).last().unwrap();
-        let places: Vec<usize> = own(1)
-            .chain(own(2).skip(1).take(1))
-            .map(|(place, _)| place)
-            .collect();
-        for place in places {
-            let mut records = right.clone();
-            records.remove(place);
-            assert_eq!(check(&records, &[]), [1, 0, 0, 0], "{envelope} {place}");
-            if place == last {
-                continue;
-            }
-            let mut records = right.clone();
-            records.insert(place, right[place].clone());
-            assert_eq!(check(&records, &[]), [0, 1, 0, 0], "{envelope} {place}");
-            assert_eq!(check(&records, &["--allow-repeats"]), [0; 4]);
-            let Some(value) = &right[place].value else {
-                continue;
-            };
-            let mut records = right.clone();
-            records[place].value = Some(renamed(value));
-            assert_eq!(check(&records, &[]), [0, 0, 1, 0], "{envelope} {place}");
-            let mut records = right.clone();
-            let mut other = right[place].clone();
-            other.value = Some(renamed(value));
-            records.insert(place + 1, other);
-            assert_eq!(check(&records, &[]), [0, 0, 1, 0], "{envelope} {place}");
+        assert_eq!(copies.check(&right, &[]), [0; 4], "a copy");
+        for place in [of_first[0], of_first[1], last, of_second[1]] {
+            damage(&copies, &right, place);
         }
         // A change of the third start to a row of the first is of the third.
         let mut records = right.clone();
         records.remove(last);
         let third = range(Some(second + 1), None);
-        assert_eq!(check(&records, &[&third[0]]), [1, 0, 0, 0]);
+        assert_eq!(copies.check(&records, &[&third[0]]), [1, 0, 0, 0]);
         let before = range(None, Some(second));
-        assert_eq!(check(&records, &[&before[0]]), [0; 4]);
+        assert_eq!(copies.check(&records, &[&before[0]]), [0; 4]);
         let mut records = right.clone();
-        records.swap(last, own(1).nth(1).unwrap().0);
-        assert_ne!(
-            check(&records, &["--allow-repeats"]),
-            [0; 4],
-            "another order"
-        );
+        records.swap(last, of_first[1]);
+        let found = copies.check(&records, &["--allow-repeats"]);
+        assert_ne!(found, [0; 4], "another order");
         damage_file(&setup);
     }
+}
+
+/// Where the records of a detection are.
+fn places_of(records: &[TopicRecord], oid: i64) -> Vec<usize> {
+    let key = json!({ "detection_oid": oid }).to_string().into_bytes();
+    let places = 0..records.len();
+    let own = places.filter(|place| records[*place].key.as_ref() == Some(&key));
+    own.collect()
+}
+
+/// Audits of copies of a job's output, each in a topic of its own.
+struct Copies<'a> {
+    setup: &'a Setup,
+    name: &'a str,
+    count: Cell<u32>,
+}
+
+impl Copies<'_> {
+    /// What an audit finds in these records.
+    fn check(&self, records: &[TopicRecord], arguments: &[&str]) -> [u64; 4] {
+        self.count.update(|count| count + 1);
+        let set = topic_of(&format!("{}-{}", self.name, self.count.get()), records);
+        let all = [&["--json", "--set", &set], arguments].concat();
+        let outcome = self.setup.command("audit", &all).wait(LIMIT);
+        found(&serde_json::from_str(&outcome.stdout[0]).unwrap())
+    }
+}
+
+/// Damages one record in each way, and has each output audited.
+fn damage(copies: &Copies<'_>, right: &[TopicRecord], place: usize) {
+    let changed = |change: &dyn Fn(&mut Vec<TopicRecord>)| {
+        let mut records = right.to_vec();
+        change(&mut records);
+        records
+    };
+    let gone = changed(&|records| drop(records.remove(place)));
+    assert_eq!(copies.check(&gone, &[]), [1, 0, 0, 0], "{place}");
+    let doubled = changed(&|records| records.insert(place, right[place].clone()));
+    assert_eq!(copies.check(&doubled, &[]), [0, 1, 0, 0], "{place}");
+    assert_eq!(copies.check(&doubled, &["--allow-repeats"]), [0; 4]);
+    let Some(value) = &right[place].value else {
+        return;
+    };
+    let wrong = changed(&|records| records[place].value = Some(renamed(value)));
+    assert_eq!(copies.check(&wrong, &[]), [0, 0, 1, 0], "{place}");
+    let added = changed(&|records| {
+        let mut other = right[place].clone();
+        other.value = Some(renamed(value));
+        records.insert(place + 1, other);
+    });
+    assert_eq!(copies.check(&added, &[]), [0, 0, 1, 0], "{place}");
 }
 
 /// Damages the lines of a file, and has each audited.
