@@ -11,6 +11,7 @@
 //! | `sealed` | text with a checksum |
 //! | `manifest` | what a checkpoint is made of; which one is the newest |
 //! | `merge` | many runs into one |
+//! | `cold` | keys that have left memory, in a folder of the process |
 //! | `clean` | what nobody needs |
 //! | `shared` | from which checkpoint all processes go on |
 //! | `probe` | whether a location can be used |
@@ -36,6 +37,7 @@
 #[cfg(feature = "s3")]
 mod bucket;
 mod clean;
+mod cold;
 mod error;
 mod folder;
 mod inspect;
@@ -53,6 +55,7 @@ mod store;
 mod testing;
 
 pub use clean::{clean, forget, garbage};
+pub use cold::{ColdFile, ColdFolder, OnFault};
 pub use error::{Action, Error};
 pub use inspect::{Verified, verify_all};
 pub use layout::{rows_name, run_name};

@@ -57,7 +57,6 @@ fn item(table: &Table, setting: &Setting) -> String {
              {meaning}*",
             only.value().to_toml()
         ),
-        Built::No(instead) => format!(" *Not built yet. {instead}*"),
     };
     wrap(&format!("{words}{built}"), "  ", 100)
 }

@@ -30,6 +30,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// What is kept for a restart, and where.
     pub checkpoint: Checkpoint,
+    /// What a process keeps.
+    pub state: State,
     /// Bounds.
     pub limits: Limits,
     /// What the job tells of itself.
@@ -355,6 +357,15 @@ pub struct Checkpoint {
     pub bindings_brokers: Option<String>,
     /// Whether offsets are committed, for monitors of lag.
     pub commit_group_offsets: bool,
+}
+
+/// What a process keeps.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The folder of keys that have left memory.
+    pub dir: PathBuf,
+    /// The bytes that its keys and rows may take in memory.
+    pub memory_limit: usize,
 }
 
 /// Bounds.

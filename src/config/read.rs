@@ -12,7 +12,7 @@ use crate::config::columns;
 use crate::config::fault::Faults;
 use crate::config::model::{
     Checkpoint, Cluster, Config, Delivery, Distinct, Envelope, EventSource, Events, Keep, Limits,
-    OnMissing, Partitioner, Reference, ReferenceSource, Sink, Target, Telemetry,
+    OnMissing, Partitioner, Reference, ReferenceSource, Sink, State, Target, Telemetry,
 };
 use crate::config::section::Sections;
 use crate::config::walk::Section;
@@ -35,6 +35,7 @@ pub(super) fn read(sections: &Sections, faults: &mut Faults) -> Option<Config> {
         dead_letters: target(sections.get("dead_letters")?)?,
         cluster: cluster(sections.get("cluster")?)?,
         checkpoint: checkpoint(sections.get("checkpoint")?)?,
+        state: state(sections.get("state")?)?,
         limits: limits(sections.get("limits")?)?,
         telemetry: telemetry(sections.get("telemetry")?)?,
     })
@@ -159,6 +160,13 @@ fn checkpoint(section: &Section) -> Option<Checkpoint> {
             (!brokers.is_empty()).then(|| brokers.to_owned())
         },
         commit_group_offsets: section.flag("commit_group_offsets")?,
+    })
+}
+
+fn state(section: &Section) -> Option<State> {
+    Some(State {
+        dir: section.path("dir")?,
+        memory_limit: section.size("memory_limit")?,
     })
 }
 

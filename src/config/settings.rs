@@ -200,8 +200,6 @@ pub(super) enum Built {
     Yes,
     /// It acts as if this value were written, and takes no other; the text says what that means.
     Only(Literal, &'static str),
-    /// It does not; the text says what happens instead.
-    No(&'static str),
 }
 
 /// A value in the list of settings.
@@ -254,12 +252,6 @@ impl Setting {
     /// The same, but this build takes one value only.
     pub(super) const fn only(mut self, value: Literal, meaning: &'static str) -> Self {
         self.built = Built::Only(value, meaning);
-        self
-    }
-
-    /// The same, but this build does not know it.
-    pub(super) const fn not_built(mut self, instead: &'static str) -> Self {
-        self.built = Built::No(instead);
         self
     }
 

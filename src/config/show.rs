@@ -52,7 +52,6 @@ fn lines_of(field: &Field, document: &Document) -> Vec<(String, String)> {
         Built::Yes => None,
         Built::Only(only, _) => (only.value().to_toml() != field.node.value.to_toml())
             .then(|| format!("not built yet, acts as {}", only.value().to_toml())),
-        Built::No(_) => Some("not built yet".to_owned()),
     };
     if let Some(reason) = not_built
         && !written

@@ -15,7 +15,6 @@ use crate::config::settings::Literal::Text as Word;
 use crate::config::settings::{Setting, Table};
 
 const AT: &str = "The brokers to begin with, as `host:port`, with commas between them.";
-const ALL_IN_MEMORY: &str = "The whole state is kept in memory.";
 const TYPES: &str = "The columns and their types, in the order that they have in every output: \
     `int64`, `float64`, `string`, `bool`, `timestamp` or `decimal(p,s)`. A `?` behind the type \
     makes a column nullable.";
@@ -443,15 +442,16 @@ static STATE: &[Setting] = &[
     Setting::new(
         "dir",
         Text,
-        "The directory of what does not fit into memory.",
-    )
-    .not_built(ALL_IN_MEMORY),
+        "The folder of keys that have left memory, on a local disk; each process has its own below \
+         it. Nothing in it is needed: a start fetches from the checkpoint what is not there.",
+    ),
     Setting::new(
         "memory_limit",
         Size("16MB", "16000GB"),
-        "The greatest state in memory, for each process.",
-    )
-    .not_built(ALL_IN_MEMORY),
+        "The memory that keys, and rows that may be revised, take in each process. Above three \
+         quarters of it, older buckets of keys move to `dir` with the next checkpoint, and leave \
+         about 9 bits a key behind. The newest bucket of each worker and the rows stay.",
+    ),
 ];
 
 static LIMITS: &[Setting] = &[

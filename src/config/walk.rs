@@ -219,20 +219,6 @@ fn field(
             .hint(format!("Remove it, or write type = \"{only}\"."));
         return None;
     }
-    if let Built::No(instead) = &setting.built {
-        faults
-            .add(
-                &entry.origin,
-                format!(
-                    "setting \"{}\" {} is not built yet",
-                    setting.name,
-                    table.phrase()
-                ),
-            )
-            .detail(plain(instead))
-            .hint("Leave it out.");
-        return None;
-    }
     let meaning = if written || tell_derived {
         read(table, setting, &entry.node, faults)
     } else {

@@ -18,12 +18,13 @@ use deltajoin_workers::batch::Batch;
 use deltajoin_workers::checkpoint::{Checkpoints, KeyRun, Part};
 use deltajoin_workers::ports::{Clock, Stop};
 use deltajoin_workers::queue::Waker;
+use deltajoin_workers::state::{ColdRun, Freeze};
 use serde::{Deserialize, Serialize};
 
 use crate::bindings::Appended;
 use crate::checkpoint::{
-    Error, Groups, LogPosition, Manifest, Merging, RowsEntry, RunEntry, Store, clean, next_merge,
-    put_manifest, rows_name, run_name, write_reference, write_rows, write_run,
+    ColdFolder, Error, Groups, LogPosition, Manifest, Merging, RowsEntry, RunEntry, Store, clean,
+    next_merge, put_manifest, rows_name, run_name, write_reference, write_rows, write_run,
 };
 use crate::failure::Failure;
 use crate::fault_point;
@@ -38,6 +39,8 @@ const LAST: Duration = Duration::from_secs(20);
 /// What is kept where, and how often.
 pub(super) struct Options {
     pub(super) store: Arc<Store>,
+    /// Where keys go that leave memory.
+    pub(super) cold: Arc<ColdFolder>,
     /// Ends what the store tries again.
     pub(super) store_stop: Arc<Stop>,
     pub(super) generation: u64,
@@ -55,6 +58,8 @@ pub(super) struct Options {
 struct Written {
     runs: Vec<RunEntry>,
     rows: Vec<RowsEntry>,
+    /// Buckets of which a run has all keys: it takes the place of those before.
+    replaced: Vec<i64>,
 }
 
 /// Told of each checkpoint that is published, and of the one before it.
@@ -97,11 +102,16 @@ struct Shared {
     changed: Condvar,
 }
 
+/// A bucket, and its keys if they have left memory.
+type Frozen = (i64, Option<Arc<dyn ColdRun>>);
+
 #[derive(Default)]
 struct State {
     work: VecDeque<Work>,
     /// Durable parts, for each worker of this process.
     durable: Vec<VecDeque<(u64, Vec<u8>)>>,
+    /// What has become of keys that were to leave memory, for each of those workers.
+    frozen: Vec<VecDeque<Frozen>>,
     wakers: Vec<Waker>,
     settled: u64,
     /// Since when the last checkpoint is waited for.
@@ -159,6 +169,7 @@ impl Keeper {
     pub(super) fn start(options: Options) -> Result<Self, Failure> {
         let shared = Arc::new(Shared::default());
         shared.lock().durable = vec![VecDeque::new(); options.workers];
+        shared.lock().frozen = vec![VecDeque::new(); options.workers];
         let store_stop = Arc::clone(&options.store_stop);
         let interval = options.interval;
         let publishing = options.publishing.as_ref();
@@ -242,6 +253,10 @@ impl Checkpoints for OfWorker {
         self.shared.lock().durable[self.local].pop_front()
     }
 
+    fn frozen(&mut self) -> Option<Frozen> {
+        self.shared.lock().frozen[self.local].pop_front()
+    }
+
     fn publish(&mut self, epoch: u64, clock_ms: Option<i64>, parts: Vec<Vec<u8>>) {
         self.shared.give(Work::Publish(epoch, clock_ms, parts));
     }
@@ -302,7 +317,12 @@ impl Making {
 
     /// Makes a worker's part durable.
     fn keep(&self, local: usize, part: Part) {
-        let Part { epoch, keys, rows } = part;
+        let Part {
+            epoch,
+            keys,
+            rows,
+            frozen,
+        } = part;
         let Options {
             store,
             generation,
@@ -310,6 +330,17 @@ impl Making {
             ..
         } = &self.options;
         let mut written = Written::default();
+        for freeze in frozen {
+            let Some(run) = self.freeze(local, &freeze) else {
+                return;
+            };
+            if let Some(run) = run {
+                written.runs.push(run);
+                written.replaced.push(freeze.bucket);
+            }
+        }
+        let new = |(bucket, _): &(i64, KeyRun)| !written.replaced.contains(bucket);
+        let keys = keys.into_iter().filter(new).collect();
         for (bucket, keys) in sorted(keys) {
             let write = || write_run(store, (&run_name(*generation), bucket), &keys);
             let Some(run) = self.insist("could not write new keys", write) else {
@@ -330,14 +361,51 @@ impl Making {
             .tell(|state| state.durable[local].push_back((epoch, description)));
     }
 
+    /// Moves the keys of a bucket to disk, and makes the same run durable. None when the end comes
+    /// before; no run if they stay in memory.
+    fn freeze(&self, local: usize, freeze: &Freeze) -> Option<Option<RunEntry>> {
+        let Options {
+            store,
+            cold,
+            generation,
+            ..
+        } = &self.options;
+        let file = match cold.freeze(freeze) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                let detail = error.detail();
+                tracing::error!(%error, detail, "could not write to state.dir; keys stay in memory");
+                None
+            }
+        };
+        let run = file.clone().map(|file| file as Arc<dyn ColdRun>);
+        self.shared
+            .tell(|state| state.frozen[local].push_back((freeze.bucket, run)));
+        fault_point::reach("checkpoint.frozen");
+        let Some(file) = file else {
+            return Some(None);
+        };
+        let upload = || cold.upload(&file, store, &run_name(*generation));
+        self.insist("could not write keys that left memory", upload)
+            .map(Some)
+    }
+
     /// Publishes a checkpoint of which all parts are durable.
     fn publish(&mut self, (epoch, clock_ms): (u64, Option<i64>), parts: &[Vec<u8>]) {
         self.take_merged();
         let publishing = self.options.publishing.as_mut();
         let publishing = publishing.expect("only process 0 publishes");
-        for description in parts {
+        for (description, groups) in parts.iter().zip(&publishing.groups) {
             let written = serde_json::from_slice(description);
-            let Written { runs, rows } = written.expect("a worker of this build has made it");
+            let written = written.expect("a worker of this build has made it");
+            let Written {
+                runs,
+                rows,
+                replaced,
+            } = written;
+            publishing.runs.retain(|run| {
+                !(replaced.contains(&run.bucket) && groups.contains(run.first_group))
+            });
             publishing.runs.extend(runs);
             publishing.rows.extend(rows);
         }
@@ -434,6 +502,10 @@ impl Making {
             Ok(run) => {
                 let publishing = self.options.publishing.as_mut();
                 let publishing = publishing.expect("only process 0 merges");
+                if !merged.iter().all(|run| publishing.runs.contains(run)) {
+                    // A run that has all keys of the bucket has taken their place.
+                    return;
+                }
                 publishing.runs.retain(|run| !merged.contains(run));
                 publishing.runs.extend(run);
             }

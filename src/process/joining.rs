@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::fault_point;
 use crate::process::checkpoints::{self, Keeper, Publishing};
+use crate::process::cold::Cold;
 use crate::process::durable::{self, Durable};
 use crate::process::inputs::Inputs;
 use crate::process::ledger::{Ledger, NewestBound, Noting};
@@ -105,6 +106,7 @@ pub(super) struct Joining<'a> {
     store: Arc<Store>,
     /// Ends what the store tries again: not a clean stop, which needs it for a while.
     store_stop: Arc<Stop>,
+    cold: Cold,
     loading: Loading,
     /// On process 0, until the log is read for the last time, and then what it holds.
     claim: Option<Claim>,
@@ -144,6 +146,7 @@ impl<'a> Joining<'a> {
             Arc::clone(&store_stop),
         )?;
         let store = Arc::new(store);
+        let cold = Cold::open(process, &store_stop)?;
         let (mut claim, mut reaches) = (None, None);
         if let Some(prepared) = prepared {
             let mut log = prepared.open(settings.replicas(), stop)?;
@@ -173,7 +176,7 @@ impl<'a> Joining<'a> {
         let groups = recovery::groups(&ownership, config.cluster.workers());
         let own = process.index * threads..(process.index + 1) * threads;
         let loading = Loading::new(
-            Arc::clone(&store),
+            (Arc::clone(&store), cold.clone()),
             Arc::clone(&reference),
             rows_held(config, &settings.lasting().settings),
             (groups, own),
@@ -185,6 +188,7 @@ impl<'a> Joining<'a> {
             clock: Arc::clone(clock),
             store,
             store_stop,
+            cold,
             loading,
             generation: claim.as_ref().map_or(0, Claim::generation),
             claim,
@@ -312,8 +316,12 @@ impl<'a> Joining<'a> {
                 published: topics::published(&self.settings, &self.clock, &self.store_stop),
             }
         });
+        if let Err(error) = self.cold.folder.clean() {
+            tracing::warn!(%error, "could not delete what is not needed in state.dir");
+        }
         Keeper::start(checkpoints::Options {
             store: Arc::clone(&self.store),
+            cold: Arc::clone(&self.cold.folder),
             store_stop: Arc::clone(&self.store_stop),
             generation: self.generation,
             interval: config.checkpoint.interval,

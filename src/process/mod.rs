@@ -30,6 +30,7 @@
 mod changes;
 mod check;
 mod checkpoints;
+mod cold;
 mod durable;
 mod inputs;
 mod joining;

@@ -18,7 +18,7 @@ use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
 use deltajoin_workers::ports::Stop;
-use deltajoin_workers::state::{BucketRing, KeySet};
+use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet};
 
 use crate::bindings::{History, Place};
 use crate::checkpoint::{
@@ -27,6 +27,7 @@ use crate::checkpoint::{
 };
 use crate::failure::Failure;
 use crate::process::Remembered;
+use crate::process::cold::Cold;
 
 /// How long the others wait for what process 0 writes where checkpoints are kept.
 const SHARED: Duration = Duration::from_secs(30);
@@ -76,6 +77,7 @@ pub(super) struct RowSettings {
 /// Loads, further back at each attempt.
 pub(super) struct Loading {
     store: Arc<Store>,
+    cold: Cold,
     reference: Arc<BatchSchema>,
     rows: RowSettings,
     /// The key groups of each worker of the job, and which of them are of this process.
@@ -95,7 +97,7 @@ pub(super) struct Loading {
 impl Loading {
     /// Of a process with the workers `own`; `reaches` is from where on process 0 has read the log.
     pub(super) fn new(
-        store: Arc<Store>,
+        (store, cold): (Arc<Store>, Cold),
         reference: Arc<BatchSchema>,
         rows: RowSettings,
         (groups, own): (Vec<Groups>, Range<usize>),
@@ -103,6 +105,7 @@ impl Loading {
     ) -> Self {
         Self {
             store,
+            cold,
             reference,
             rows,
             groups,
@@ -190,7 +193,8 @@ impl Loading {
         let own = &self.groups[self.own.clone()];
         let Some(manifest) = checkpoint else {
             let empty = own.iter().map(|_| {
-                let (keys, rows) = (BucketRing::new(self.narrow()), Vec::new());
+                let keys = BucketRing::new(self.narrow()).limited(self.cold.limit);
+                let rows = Vec::new();
                 Some(Remembered { keys, rows })
             });
             return Ok(Loaded {
@@ -235,7 +239,7 @@ impl Loading {
     /// What the worker of these key groups remembers.
     fn of_worker(&self, manifest: &Manifest, groups: Groups) -> Result<Remembered, Error> {
         let store = &*self.store;
-        let keys = keys(store, manifest, groups, self.narrow())?;
+        let keys = keys((store, &self.cold), manifest, groups, self.narrow())?;
         let mut rows = Vec::new();
         if manifest.rows.is_empty() {
             return Ok(Remembered { keys, rows });
@@ -268,29 +272,51 @@ pub(super) fn groups(ownership: &Ownership, workers: usize) -> Vec<Groups> {
     (0..workers).map(of_worker).collect()
 }
 
-/// The keys of these key groups.
+/// The keys of these key groups: the newest buckets in memory, as far as they fit into half of what
+/// there may be.
 fn keys(
-    store: &Store,
+    (store, cold): (&Store, &Cold),
     manifest: &Manifest,
     groups: Groups,
     narrow: bool,
 ) -> Result<BucketRing, Error> {
-    let mut buckets: BTreeMap<i64, Vec<&RunEntry>> = BTreeMap::new();
+    let mut buckets: BTreeMap<i64, Vec<RunEntry>> = BTreeMap::new();
     for entry in &manifest.runs {
-        if entry.groups().overlap(groups).is_some() {
-            buckets.entry(entry.bucket).or_default().push(entry);
+        if entry.groups().overlap(groups).is_some()
+            && let Some(own) = Run::open(store, entry)?.restrict(groups)
+        {
+            buckets.entry(entry.bucket).or_default().push(own);
         }
     }
-    let sets = buckets.into_iter().map(|(bucket, entries)| {
+    let mut room = cold.limit.bytes / 2;
+    let mut loaded = Vec::new();
+    for (bucket, mut entries) in buckets.into_iter().rev() {
+        let keys: u64 = entries.iter().map(|entry| entry.keys).sum();
+        let bytes = keys * if narrow { 11 } else { 22 };
+        let mut on_disk: ColdRuns = Vec::new();
+        if bytes <= room {
+            room -= bytes;
+        } else {
+            let mut stay = Vec::new();
+            for entry in entries {
+                let leaves = entry.keys >= cold.limit.keys_min;
+                let file = leaves.then(|| cold.load(store, &entry)).transpose()?;
+                match file.flatten() {
+                    Some(file) => on_disk.push(file),
+                    None => stay.push(entry),
+                }
+            }
+            entries = stay;
+        }
         let set = keys_of_bucket(store, &entries, groups, narrow)?;
-        Ok((bucket, set))
-    });
-    Ok(BucketRing::of(narrow, sets.collect::<Result<_, Error>>()?))
+        loaded.push((bucket, set, on_disk));
+    }
+    Ok(BucketRing::partly_cold(narrow, loaded).limited(cold.limit))
 }
 
 fn keys_of_bucket(
     store: &Store,
-    entries: &[&RunEntry],
+    entries: &[RunEntry],
     groups: Groups,
     narrow: bool,
 ) -> Result<KeySet, Error> {

@@ -100,8 +100,8 @@ fn told(record: &TopicRecord) -> Value {
 #[test]
 fn each_record_of_revised_rows_is_judged_in_both_envelopes() {
     for (name, unmatched, envelope) in [
-        ("revised-upsert", "drop", "upsert"),
-        ("revised-changes", "keep", "changelog"),
+        ("audited-upsert", "drop", "upsert"),
+        ("audited-changes", "keep", "changelog"),
     ] {
         let (setup, lasts) = three_tables(name, unmatched, envelope);
         let [first, second, _] = lasts;

@@ -11,9 +11,11 @@
 //!   epoch, and with that the binding of its epoch is durable.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::queue::Waker;
+use crate::state::{ColdRun, Freeze};
 
 /// Keys that were seen for the first time, in the order in which they were.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,26 @@ pub enum KeyRun {
 }
 
 impl KeyRun {
+    /// No keys, of this width.
+    pub fn none(narrow: bool) -> Self {
+        match narrow {
+            true => Self::Narrow(Vec::new()),
+            false => Self::Wide(Vec::new()),
+        }
+    }
+
+    /// Adds the keys of another run.
+    ///
+    /// # Panics
+    /// If they are of another width.
+    pub fn extend(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Narrow(all), Self::Narrow(keys)) => all.extend(keys),
+            (Self::Wide(all), Self::Wide(keys)) => all.extend(keys),
+            _ => panic!("a job has keys of one width"),
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         match self {
@@ -53,6 +75,9 @@ pub struct Part {
     pub keys: Vec<(i64, KeyRun)>,
     /// The new rows of the window, in the order of their epochs.
     pub rows: Vec<Kept>,
+    /// Buckets of which all keys up to the epoch leave memory. The new ones among them are in
+    /// `keys` too.
+    pub frozen: Vec<Freeze>,
 }
 
 /// Rows that may be revised after the epoch in which they came.
@@ -76,6 +101,10 @@ pub trait Checkpoints: Send {
 
     /// The description of a part that is durable now, and its epoch; each is told once.
     fn durable(&mut self) -> Option<(u64, Vec<u8>)>;
+
+    /// A bucket whose keys were to leave memory, and where they are now; none if they could not.
+    /// Each is told once.
+    fn frozen(&mut self) -> Option<(i64, Option<Arc<dyn ColdRun>>)>;
 
     /// Publishes a checkpoint of these parts, in the order of the workers; called on worker 0. The
     /// expiry clock is the one that its epoch was minted with.
@@ -110,6 +139,19 @@ impl Admitted {
         let keys = self.runs.drain(..after).map(|(_, keys)| keys).collect();
         let after = self.rows.partition_point(|kept| kept.epoch <= epoch);
         let rows = self.rows.drain(..after).collect();
-        Part { epoch, keys, rows }
+        Part {
+            epoch,
+            keys,
+            rows,
+            frozen: Vec::new(),
+        }
+    }
+
+    /// The keys of a bucket that no checkpoint has.
+    pub(crate) fn of_bucket(&self, bucket: i64, narrow: bool) -> KeyRun {
+        let mut all = KeyRun::none(narrow);
+        let runs = self.runs.iter().filter(|(_, (of, _))| *of == bucket);
+        runs.for_each(|(_, (_, run))| all.extend(run));
+        all
     }
 }

@@ -39,7 +39,8 @@ use crate::clock::{Clocks, ExpiryClock, SharedClock};
 use crate::key::Ownership;
 use crate::operators::{
     BoundChanges, Distinct, Durable, Join, Joiner, Letters, Mint, Requested, SharedAdmitted,
-    SharedCounts, Take, Timing, Unwritten, bind, distinct, join, reference, sink, source,
+    SharedCounts, SharedKeys, Take, Timing, Unwritten, bind, distinct, join, reference, sink,
+    source,
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
@@ -128,6 +129,8 @@ pub struct Dataflow {
     pub(crate) requested: Requested,
     /// What its state has gained, and handed over to no checkpoint.
     pub(crate) admitted: SharedAdmitted,
+    /// The keys that it remembers.
+    pub(crate) keys: SharedKeys,
     /// The expiry clock; only that of worker 0 is told anything.
     pub clock: SharedClock,
     bound_changes: BoundChanges,
@@ -191,6 +194,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let unwritten = Rc::new(RefCell::new(Unwritten::default()));
     let complete = Rc::new(Cell::new(false));
     let (requested, admitted) = (Requested::default(), SharedAdmitted::default());
+    let keys: SharedKeys = Rc::new(RefCell::new(ports.keys));
     let clock: SharedClock = Rc::new(RefCell::new(ports.clock));
     let clocks: [Clocks; 3] = Default::default();
     let timing = Timing {
@@ -223,7 +227,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 
     let state = State {
         ownership: ownership.clone(),
-        keys: ports.keys,
+        keys: Rc::clone(&keys),
         recent: ports.recent,
         admitted: ports.checkpoints.is_some().then(|| Rc::clone(&admitted)),
         clocks: [of_distinct, of_join],
@@ -250,6 +254,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         checkpoints: ports.checkpoints,
         requested,
         admitted,
+        keys,
         clock,
         bound_changes,
     }
@@ -258,7 +263,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 /// What the operators that make results begin with.
 struct State {
     ownership: Ownership,
-    keys: BucketRing,
+    keys: SharedKeys,
     recent: (u64, Vec<Kept>),
     admitted: Option<SharedAdmitted>,
     clocks: [Clocks; 2],

@@ -158,8 +158,18 @@ pub struct Counts {
     pub dead_letters: u64,
     /// Rows handed to sinks: each counts once, however many sinks there are.
     pub rows_out: u64,
-    /// Keys held in memory.
+    /// Keys that are remembered.
     pub keys: u64,
+    /// How many of them are on disk.
+    pub cold_keys: u64,
+    /// Buckets of time that have keys, added up over the workers.
+    pub buckets: u64,
+    /// How often a key was looked for in a bucket on disk.
+    pub cold_probes: u64,
+    /// How often that took a read.
+    pub cold_reads: u64,
+    /// How often it was there.
+    pub cold_found: u64,
     /// Bytes of memory that the keys take.
     pub key_bytes: u64,
     /// Rows of the reference table, on worker 0.
@@ -187,6 +197,11 @@ impl std::ops::AddAssign for Counts {
         self.dead_letters += other.dead_letters;
         self.rows_out += other.rows_out;
         self.keys += other.keys;
+        self.cold_keys += other.cold_keys;
+        self.buckets += other.buckets;
+        self.cold_probes += other.cold_probes;
+        self.cold_reads += other.cold_reads;
+        self.cold_found += other.cold_found;
         self.key_bytes += other.key_bytes;
         self.reference_rows += other.reference_rows;
         self.missing_offsets += other.missing_offsets;

@@ -79,6 +79,7 @@ pub fn run(worker: &mut Worker, settings: Settings, mut ports: Ports) {
         said_exhausted: false,
         said_stop: false,
         said_live: false,
+        said_crowded: false,
         reported_us: 0,
     };
     match first {
@@ -101,6 +102,7 @@ struct This {
     said_exhausted: bool,
     said_stop: bool,
     said_live: bool,
+    said_crowded: bool,
     reported_us: u64,
 }
 
@@ -170,6 +172,7 @@ impl This {
             requested,
             written,
             admitted,
+            keys,
             ..
         } = &mut self.dataflow
         else {
@@ -177,7 +180,20 @@ impl This {
         };
         let passed = |epoch: &mut u64| !written.less_equal(epoch);
         while let Some(epoch) = { requested.borrow_mut().pop_front_if(passed) } {
-            checkpoints.freeze(admitted.borrow_mut().take(epoch));
+            let mut part = admitted.borrow_mut().take(epoch);
+            let mut keys = keys.borrow_mut();
+            let rows = self.counts.borrow().recent_bytes;
+            let narrow = keys.is_narrow();
+            let later = |bucket| admitted.borrow().of_bucket(bucket, narrow);
+            part.frozen = keys.freeze(rows, later);
+            if let Some(bytes) = keys.above_limit(rows).filter(|_| !self.said_crowded) {
+                self.said_crowded = true;
+                say_crowded(bytes, rows, keys.limit());
+            }
+            checkpoints.freeze(part);
+        }
+        while let Some((bucket, run)) = checkpoints.frozen() {
+            keys.borrow_mut().frozen(bucket, run);
         }
         while let Some((epoch, description)) = checkpoints.durable() {
             self.control.send(Message::Part { epoch, description });
@@ -216,6 +232,19 @@ impl This {
         self.tell_counts();
         self.control.leave();
     }
+}
+
+/// Says that a worker needs more memory than it is to have.
+fn say_crowded(bytes: u64, rows: u64, limit: u64) {
+    tracing::warn!(
+        bytes,
+        rows,
+        limit,
+        hint = "Raise state.memory_limit, or shorten distinct.horizon (a bucket is a 24th of it) or \
+                join.revise_window.",
+        "the newest bucket of keys and the rows that may be revised take more than this worker's \
+         part of state.memory_limit; the job goes on"
+    );
 }
 
 /// What only worker 0 does.

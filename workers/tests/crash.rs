@@ -18,10 +18,10 @@ use deltajoin_workers::key::{Ownership, key_group};
 use deltajoin_workers::operators::Keep;
 use deltajoin_workers::ports::{Block, Stop};
 use deltajoin_workers::queue::{InFlight, Sender, queue};
-use deltajoin_workers::state::{BucketRing, KeySet};
+use deltajoin_workers::state::{BucketRing, KeySet, Limit};
 use deltajoin_workers::worker::{self, Settings};
 
-use crate::kept::{Committing, Keeping, Kept, Log, SHARDS, Table, changes, difference};
+use crate::kept::{Cold, Committing, Keeping, Kept, Log, SHARDS, Table, changes, difference};
 use crate::naive::naive;
 use crate::oracle::{Random, seeds};
 use crate::script::{Epoch, Event, Setup, block, event_schema, reference_block};
@@ -169,12 +169,20 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
     }
     let ownership = Ownership::new(SHARDS, workers);
     let own = |key: &u64| ownership.worker(key_group(*key)) == worker;
-    let sets = keys.iter().map(|(bucket, keys)| {
+    let buckets = keys.iter().map(|(bucket, keys)| {
         let mut set = KeySet::new(true);
         let own = keys.iter().copied().filter(own);
+        if bucket % 2 == 0 {
+            return (*bucket, set, vec![Cold::from(own)]);
+        }
         set.extend(&KeyRun::Narrow(own.collect()));
-        (*bucket, set)
+        (*bucket, set, Vec::new())
     });
+    // Few keys leave memory, so that many do.
+    let limit = Limit {
+        bytes: 0,
+        keys_min: 2,
+    };
     let rows = rows.iter().map(|kept| {
         let mut gather = Gather::default();
         gather.push(kept.rows.clone());
@@ -192,7 +200,7 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
         replay,
         offsets,
         clock_ms,
-        keys: BucketRing::of(true, sets.collect()),
+        keys: BucketRing::partly_cold(true, buckets.collect()).limited(limit),
         rows: (*epoch, rows),
     }
 }

@@ -3,15 +3,17 @@
 //!
 //! Apart from `crash`, which runs the job and judges what it leaves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use deltajoin_workers::batch::{Batch, Slot};
 use deltajoin_workers::bindings::{Binding, BindingLog};
 use deltajoin_workers::checkpoint::{self, Checkpoints, KeyRun, Part};
-use deltajoin_workers::key::{Ownership, key_group};
+use deltajoin_workers::key::{KEY_GROUPS, Ownership, key_group};
 use deltajoin_workers::ports::Sink;
 use deltajoin_workers::queue::Waker;
+use deltajoin_workers::state::{ColdRun, Found, Freeze};
 
 use crate::script::text;
 
@@ -191,11 +193,60 @@ impl Sink for Committing {
     fn wake_by(&mut self, _: Waker) {}
 }
 
+/// Keys that have left memory.
+#[derive(Debug)]
+pub(crate) struct Cold(BTreeSet<u128>);
+
+impl Cold {
+    /// Keys that had left it before.
+    pub(crate) fn from(keys: impl Iterator<Item = u64>) -> Arc<dyn ColdRun> {
+        Arc::new(Self(keys.map(|key| u128::from(key) << 64).collect()))
+    }
+
+    fn of(freeze: &Freeze) -> Self {
+        let sets = freeze.sets.iter();
+        let mut keys: BTreeSet<u128> = sets
+            .flat_map(|set| (0..KEY_GROUPS).flat_map(|group| set.group(group)))
+            .collect();
+        let KeyRun::Narrow(later) = &freeze.later else {
+            panic!("the key is one integer")
+        };
+        for key in later {
+            assert!(keys.remove(&(u128::from(*key) << 64)), "they are in memory");
+        }
+        for before in &freeze.cold {
+            let before: &dyn Any = &**before;
+            keys.extend(&before.downcast_ref::<Self>().unwrap().0);
+        }
+        Self(keys)
+    }
+}
+
+impl ColdRun for Cold {
+    fn find(&self, key: u128) -> Found {
+        match self.0.contains(&key) {
+            true => Found::Yes,
+            false => Found::No,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+
+    fn retire(&self) {}
+}
+
 /// Makes checkpoints all the time; a worker's part and the publishing are durable steps.
 pub(crate) struct Keeping {
     kept: Arc<Mutex<Kept>>,
     worker: usize,
     parts: VecDeque<u64>,
+    frozen: VecDeque<(i64, Option<Arc<dyn ColdRun>>)>,
     /// The epoch that was asked for last is settled.
     idle: bool,
     settled: u64,
@@ -208,6 +259,7 @@ impl Keeping {
             kept: Arc::clone(kept),
             worker,
             parts: VecDeque::new(),
+            frozen: VecDeque::new(),
             idle: true,
             settled: 0,
             waker: None,
@@ -222,6 +274,12 @@ impl Checkpoints for Keeping {
 
     fn freeze(&mut self, part: Part) {
         let epoch = part.epoch;
+        for freeze in &part.frozen {
+            // Now and then it cannot be done.
+            let done = !epoch.is_multiple_of(5);
+            let run = done.then(|| Arc::new(Cold::of(freeze)) as _);
+            self.frozen.push_back((freeze.bucket, run));
+        }
         let step = |kept: &mut Kept| drop(kept.parts.insert((epoch, self.worker), part));
         self.kept.lock().unwrap().step(step);
         self.parts.push_back(epoch);
@@ -231,6 +289,10 @@ impl Checkpoints for Keeping {
     fn durable(&mut self) -> Option<(u64, Vec<u8>)> {
         let epoch = self.parts.pop_front()?;
         Some((epoch, vec![self.worker as u8]))
+    }
+
+    fn frozen(&mut self) -> Option<(i64, Option<Arc<dyn ColdRun>>)> {
+        self.frozen.pop_front()
     }
 
     fn publish(&mut self, epoch: u64, clock_ms: Option<i64>, parts: Vec<Vec<u8>>) {

@@ -91,7 +91,7 @@ fn random_script(random: &mut Random) -> Vec<Epoch> {
 fn without_memory(mut outcome: Outcome) -> Outcome {
     let counts = &mut outcome.counts;
     (counts.keys, counts.key_bytes, counts.reference_rows) = (0, 0, 0);
-    (counts.recent_rows, counts.recent_bytes) = (0, 0);
+    (counts.recent_rows, counts.recent_bytes, counts.buckets) = (0, 0, 0);
     // Conflicts are counted; of which of them one is told depends on how many there were.
     for letters in outcome.dead_letters.values_mut() {
         let before = letters.len();

@@ -34,7 +34,7 @@ pub(super) use write::RunWriter;
 pub use write::{encode, write_run};
 
 const MAGIC: [u8; 8] = *b"DJKEYRUN";
-const HEADER_BYTES: u64 = 16;
+pub(super) const HEADER_BYTES: u64 = 16;
 const ENTRY_BYTES: u64 = 14;
 const FOOTER_BYTES: u64 = 40;
 /// Keys of a block, at most: half a megabyte to a megabyte, which is what is held at least.

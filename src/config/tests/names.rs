@@ -207,21 +207,6 @@ fn a_table_has_its_shape() {
 #[test]
 fn what_is_not_built_is_refused_with_the_reason() {
     check(
-        &[(
-            "",
-            "[state]\nmemory_limit = \"1GB\"\n[checkpoint]\ninterval = \"1s\"",
-        )],
-        expect![[r#"
-            error: setting "memory_limit" in [state] is not built yet
-              --> job.toml:26:1
-               |
-            26 | memory_limit = "1GB"
-               | ^^^^^^^^^^^^
-              detail: The whole state is kept in memory.
-              hint: Leave it out.
-        "#]],
-    );
-    check(
         &[
             ("", "[join2]\n"),
             ("[join]", "[join]\nstrategy = \"partitioned\""),
@@ -245,22 +230,6 @@ fn what_is_not_built_is_refused_with_the_reason() {
               hint: Did you mean "join"?
 
             2 faults in job.toml
-        "#]],
-    );
-}
-
-#[test]
-fn a_part_that_is_not_built_is_refused() {
-    check(
-        &[("", "[checkpoint]\ninterval = \"10s\"\n[state]\ndir = \"x\"")],
-        expect![[r#"
-            error: setting "dir" in [state] is not built yet
-              --> job.toml:28:1
-               |
-            28 | dir = "x"
-               | ^^^
-              detail: The whole state is kept in memory.
-              hint: Leave it out.
         "#]],
     );
 }

@@ -123,7 +123,7 @@ fn an_override_of_something_unknown_is_refused() {
             ("DELTAJOIN_EVENTS__TOPC", "x"),
             ("DELTAJOIN_EVENTS_TOPIC", "x"),
         ],
-        &["events.topc=x", "cluster.threads=many", "state.dir=x"],
+        &["events.topc=x", "cluster.threads=many"],
         expect![[r#"
             error: unknown setting "events_topic" at the top level
               --> DELTAJOIN_EVENTS_TOPIC
@@ -140,12 +140,7 @@ fn an_override_of_something_unknown_is_refused() {
               --> --set cluster.threads
               detail: It is the text "many".
 
-            error: setting "dir" in [state] is not built yet
-              --> --set state.dir
-              detail: The whole state is kept in memory.
-              hint: Leave it out.
-
-            4 faults in job.toml
+            3 faults in job.toml
         "#]],
     );
 }

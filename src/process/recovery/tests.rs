@@ -6,10 +6,11 @@ use deltajoin_workers::bindings::Skipped;
 use deltajoin_workers::checkpoint::KeyRun;
 use deltajoin_workers::key::mix64;
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
+use deltajoin_workers::state::Limit;
 use tempfile::TempDir;
 
 use super::*;
-use crate::checkpoint::{LogPosition, Options, put_manifest, run_name, write_run};
+use crate::checkpoint::{LogPosition, OnFault, Options, put_manifest, run_name, write_run};
 use crate::codec::reference_schema;
 use crate::error::ExitCode;
 
@@ -78,9 +79,16 @@ impl Shared {
     }
 
     fn process(&self, index: usize, reaches: Option<u64>) -> Loading {
+        self.limited(index, reaches, Limit::NONE)
+    }
+
+    fn limited(&self, index: usize, reaches: Option<u64>, limit: Limit) -> Loading {
         let columns = vec![Column::new("id", ColumnType::Int64)];
+        let dir = self.folder.path().join("local");
+        let on_fault: OnFault = Box::new(|error| panic!("{error}"));
+        let cold = Cold::at(&dir, ("test", index), &Arc::default(), on_fault, limit);
         Loading::new(
-            open(self.folder.path()),
+            (open(self.folder.path()), cold.unwrap()),
             reference_schema(&Schema::new(columns, vec![0])),
             RowSettings {
                 schemas: [events(), events()],
@@ -173,6 +181,39 @@ fn every_byte_is_looked_at_by_some_process() {
         let start = shared.folder.path().join("test");
         std::fs::remove_file(start.join(format!("start-{GENERATION:020}-000"))).unwrap();
     }
+}
+
+#[test]
+fn beyond_the_limit_keys_are_on_disk_and_what_is_kept_there_is_not_fetched_again() {
+    let shared = Shared::new(1);
+    let limit = Limit {
+        bytes: 1000,
+        keys_min: 100,
+    };
+    let start = || {
+        let mut process = shared.limited(0, Some(0), limit);
+        attempt(&mut process).then(|| {
+            let state = process.loaded.as_ref().unwrap().state[0].as_ref().unwrap();
+            (state.keys.len(), state.keys.cold_len())
+        })
+    };
+    assert_eq!(start(), Some((100, 100)));
+    // In the middle of the keys, which are not read then.
+    let run = &shared.runs[0][0];
+    shared.damage(run, 400);
+    assert_eq!(start(), Some((100, 100)));
+    let kept = shared.folder.path().join("local/process-0/test");
+    for entry in std::fs::read_dir(&kept).unwrap() {
+        std::fs::write(entry.unwrap().path(), "damaged").unwrap();
+    }
+    assert_eq!(start(), None, "it is fetched, and found to be damaged too");
+    shared.damage(run, 400);
+    assert_eq!(start(), Some((100, 100)));
+    // Where the disk takes nothing they are in memory.
+    let mut process = shared.limited(0, Some(0), limit);
+    std::fs::remove_dir_all(&kept).unwrap();
+    assert!(attempt(&mut process));
+    assert_eq!(loaded(&process), (0, 100));
 }
 
 #[test]

@@ -20,7 +20,7 @@
 //!
 //! # State
 //! The set of all keys that are remembered, 8 or 16 bytes a key by at most 1.4
-//! (`state::BucketRing`). The events of epochs that are still open, bounded by
+//! (`state::BucketRing`); beyond a limit, older buckets are on disk. The events of epochs that are still open, bounded by
 //! `max_in_flight_bytes`.
 //!
 //! # Recovery
@@ -50,6 +50,9 @@ use crate::state::{BucketRing, Buckets};
 
 /// New keys, as the operator and the step loop share them.
 pub type SharedAdmitted = Rc<RefCell<Admitted>>;
+
+/// The keys that are remembered, as the operator and the step loop share them.
+pub type SharedKeys = Rc<RefCell<BucketRing>>;
 
 /// How duplicates are found.
 #[derive(Clone, Debug)]
@@ -91,7 +94,7 @@ pub(crate) fn distinct<'scope>(
     events: Rows<'scope>,
     ownership: Ownership,
     (settings, letters): (Distinct, Letters),
-    mut seen: BucketRing,
+    seen: SharedKeys,
     admitted: Option<SharedAdmitted>,
     (clocks, counts): (Clocks, SharedCounts),
 ) -> Told<'scope> {
@@ -132,7 +135,8 @@ pub(crate) fn distinct<'scope>(
                     false => clocks.at(epoch),
                 };
                 let rows = order.rows(batches.batches());
-                judged.judge(&settings, &batches, rows, (epoch, now_ms), &mut seen);
+                let seen = &mut *seen.borrow_mut();
+                judged.judge(&settings, &batches, rows, (epoch, now_ms), seen);
                 if let Some(admitted) = &admitted {
                     let mut admitted = admitted.borrow_mut();
                     for (bucket, keys) in judged.admitted(batches.batches()) {
@@ -152,7 +156,7 @@ pub(crate) fn distinct<'scope>(
                 for mut batch in dead {
                     session.give_container(&mut batch);
                 }
-                judged.count(&counts, rows.len(), &seen);
+                judged.count(&counts, rows.len(), seen);
             }
         }
     });
@@ -311,6 +315,12 @@ impl Judged {
         counts.dead_letters += (late + future) as u64;
         counts.keys = seen.len();
         counts.key_bytes = seen.bytes();
+        counts.cold_keys = seen.cold_len();
+        counts.buckets = seen.buckets() as u64;
+        let asked = seen.asked();
+        counts.cold_probes = asked.probes;
+        counts.cold_reads = asked.reads;
+        counts.cold_found = asked.found;
     }
 }
 

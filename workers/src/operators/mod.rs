@@ -13,7 +13,7 @@ mod source;
 
 pub use bind::{Durable, bind};
 pub(crate) use distinct::distinct;
-pub use distinct::{Distinct, SharedAdmitted};
+pub use distinct::{Distinct, SharedAdmitted, SharedKeys};
 pub(crate) use join::join;
 pub use join::{Join, Keep, Unmatched};
 pub(crate) use joiner::{Joiner, unmatched_letters};

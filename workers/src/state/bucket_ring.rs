@@ -3,11 +3,16 @@
 //!
 //! # Invariants
 //! * A key is in one bucket at most of those that are remembered.
+//! * Answers are exact, wherever keys are.
 //! * A bucket is forgotten when all of it is older than the horizon, so a key is remembered for as
 //!   long as the horizon at least, and a bucket's width longer at most.
 
+use std::sync::Arc;
+
 use crate::batch::Keys;
+use crate::checkpoint::KeyRun;
 use crate::state::KeySet;
+use crate::state::cold::{Asked, ColdRun, ColdRuns, Freeze};
 
 /// A horizon is cut into so many buckets.
 const BUCKETS: u64 = 24;
@@ -44,12 +49,106 @@ impl Buckets {
     }
 }
 
+/// When keys leave memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Above this many bytes of memory some do.
+    pub bytes: u64,
+    /// Fewer keys of a bucket than these stay.
+    pub keys_min: u64,
+}
+
+impl Limit {
+    /// All keys stay.
+    pub const NONE: Self = Self {
+        bytes: u64::MAX,
+        keys_min: u64::MAX,
+    };
+}
+
+/// The keys on disk of a bucket are written again when those in memory are as many as this part.
+const REWRITTEN: u64 = 8;
+
 /// Keys in buckets.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct BucketRing {
     narrow: bool,
-    /// By bucket, the oldest first.
-    sets: Vec<(i64, KeySet)>,
+    limit: Limit,
+    /// By number, the oldest first.
+    buckets: Vec<Bucket>,
+    asked: Asked,
+}
+
+/// The keys of one bucket. A key is in one of the sets or runs.
+#[derive(Debug)]
+struct Bucket {
+    number: i64,
+    /// Where new keys go.
+    set: KeySet,
+    /// What is to leave memory.
+    leaving: Vec<Arc<KeySet>>,
+    /// Whether that is under way.
+    under_way: bool,
+    /// How many keys are in two of these sets.
+    twice: u64,
+    cold: ColdRuns,
+}
+
+impl Bucket {
+    fn new(number: i64, set: KeySet, cold: ColdRuns) -> Self {
+        Self {
+            number,
+            set,
+            leaving: Vec::new(),
+            under_way: false,
+            twice: 0,
+            cold,
+        }
+    }
+
+    /// Whether all its keys are in one set.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.leaving.is_empty() && self.cold.is_empty()
+    }
+
+    /// Whether it has the key of one row elsewhere than in the set of new keys.
+    fn is_below(&self, keys: &Keys, row: usize, asked: &mut Asked) -> bool {
+        let mut leaving = self.leaving.iter();
+        let mut cold = self.cold.iter();
+        leaving.any(|set| set.contains(keys, row))
+            || cold.any(|run| asked.count(run.find(keys.get(row))))
+    }
+
+    fn contains(&self, keys: &Keys, row: usize, asked: &mut Asked) -> bool {
+        self.set.contains(keys, row) || (!self.is_plain() && self.is_below(keys, row, asked))
+    }
+
+    fn insert(&mut self, keys: &Keys, row: usize, asked: &mut Asked) -> bool {
+        (self.is_plain() || !self.is_below(keys, row, asked)) && self.set.insert(keys, row)
+    }
+
+    /// The keys in memory, and their bytes.
+    fn warm(&self) -> (u64, u64) {
+        let leaving = self.leaving.iter().map(|set| (set.len(), set.bytes()));
+        let (keys, bytes) = leaving.fold((self.set.len(), self.set.bytes()), plus);
+        (keys - self.twice, bytes)
+    }
+
+    fn cold(&self) -> (u64, u64) {
+        let runs = self.cold.iter().map(|run| (run.len(), run.bytes()));
+        runs.fold((0, 0), plus)
+    }
+
+    /// Whether its keys in memory are worth being written.
+    fn may_leave(&self, limit: Limit) -> bool {
+        let (keys, _) = self.warm();
+        !self.under_way && keys >= limit.keys_min && keys * REWRITTEN >= self.cold().0
+    }
+}
+
+fn plus(sum: (u64, u64), next: (u64, u64)) -> (u64, u64) {
+    (sum.0 + next.0, sum.1 + next.1)
 }
 
 impl BucketRing {
@@ -62,36 +161,62 @@ impl BucketRing {
     ///
     /// # Panics
     /// If the keys of one are of another width.
-    pub fn of(narrow: bool, mut sets: Vec<(i64, KeySet)>) -> Self {
-        assert!(
-            sets.iter().all(|(_, set)| set.is_narrow() == narrow),
-            "all keys are of one width"
-        );
-        sets.sort_unstable_by_key(|(bucket, _)| *bucket);
-        Self { narrow, sets }
+    pub fn of(narrow: bool, sets: Vec<(i64, KeySet)>) -> Self {
+        let with_none = |(number, set)| (number, set, Vec::new());
+        Self::partly_cold(narrow, sets.into_iter().map(with_none).collect())
+    }
+
+    /// The keys of some buckets, in memory and on disk; each key is in one place.
+    ///
+    /// # Panics
+    /// If the keys of one are of another width.
+    pub fn partly_cold(narrow: bool, buckets: Vec<(i64, KeySet, ColdRuns)>) -> Self {
+        let buckets = buckets.into_iter().map(|(number, set, cold)| {
+            assert!(set.is_narrow() == narrow, "all keys are of one width");
+            Bucket::new(number, set, cold)
+        });
+        let mut buckets: Vec<Bucket> = buckets.collect();
+        buckets.sort_unstable_by_key(|bucket| bucket.number);
+        Self {
+            narrow,
+            limit: Limit::NONE,
+            buckets,
+            asked: Asked::default(),
+        }
+    }
+
+    /// The same, but keys leave memory when they are too many.
+    #[must_use]
+    pub fn limited(self, limit: Limit) -> Self {
+        Self { limit, ..self }
     }
 
     /// Forgets the buckets before this one.
     pub fn forget_before(&mut self, oldest: i64) {
-        let first = self.sets.partition_point(|(bucket, _)| *bucket < oldest);
-        self.sets.drain(..first);
+        let first = self.buckets.partition_point(|one| one.number < oldest);
+        let forgotten = self.buckets.drain(..first);
+        forgotten
+            .flat_map(|one| one.cold)
+            .for_each(|run| run.retire());
     }
 
     /// Adds the key of one row to a bucket; returns whether it was not in that bucket.
     #[inline]
     pub fn insert(&mut self, bucket: i64, keys: &Keys, row: usize) -> bool {
         // Most events are of the newest bucket.
-        let place = match self.sets.last() {
-            Some((newest, _)) if *newest == bucket => self.sets.len() - 1,
+        let place = match self.buckets.last() {
+            Some(newest) if newest.number == bucket => self.buckets.len() - 1,
             _ => self.place(bucket),
         };
-        self.sets[place].1.insert(keys, row)
+        self.buckets[place].insert(keys, row, &mut self.asked)
     }
 
     /// Whether the key of one row is in a bucket other than this one.
-    pub fn is_elsewhere(&self, bucket: i64, keys: &Keys, row: usize) -> bool {
-        let mut others = self.sets.iter().filter(|(other, _)| *other != bucket);
-        others.any(|(_, set)| set.contains(keys, row))
+    pub fn is_elsewhere(&mut self, bucket: i64, keys: &Keys, row: usize) -> bool {
+        // The newest first: most retries come soon.
+        let others = self.buckets.iter().rev();
+        let mut others = others.filter(|other| other.number != bucket);
+        others.any(|other| other.contains(keys, row, &mut self.asked))
     }
 
     /// Adds the key of one row if it is in no bucket; returns whether it was added.
@@ -100,21 +225,96 @@ impl BucketRing {
     }
 
     fn place(&mut self, bucket: i64) -> usize {
-        match self
-            .sets
-            .binary_search_by_key(&bucket, |(bucket, _)| *bucket)
-        {
-            Ok(place) => place,
-            Err(place) => {
-                self.sets.insert(place, (bucket, KeySet::new(self.narrow)));
-                place
+        let found = self.buckets.binary_search_by_key(&bucket, |one| one.number);
+        found.unwrap_or_else(|place| {
+            let new = Bucket::new(bucket, KeySet::new(self.narrow), Vec::new());
+            self.buckets.insert(place, new);
+            place
+        })
+    }
+
+    /// What must leave memory now, beside `others` bytes that are in memory too. `later` are the
+    /// keys that came after the epoch of a checkpoint, by bucket. The newest bucket stays.
+    pub fn freeze(&mut self, others: u64, later: impl Fn(i64) -> KeyRun) -> Vec<Freeze> {
+        // A quarter is room for what comes while keys are on their way.
+        let limit = self.limit.bytes / 4 * 3;
+        let leaving = self.buckets.iter().filter(|bucket| bucket.under_way);
+        let leaving: u64 = leaving.map(|bucket| bucket.warm().1).sum();
+        let mut bytes = (self.bytes() + others).saturating_sub(leaving);
+        let mut frozen = Vec::new();
+        while bytes > limit
+            && let Some((_, older)) = self.buckets.split_last_mut()
+            && let Some(most) = {
+                let may = older.iter_mut().filter(|one| one.may_leave(self.limit));
+                may.max_by_key(|one| one.warm().1)
             }
+        {
+            bytes = bytes.saturating_sub(most.warm().1);
+            let set = std::mem::replace(&mut most.set, KeySet::new(self.narrow));
+            let later = later(most.number);
+            most.twice += later.len() as u64;
+            most.set.extend(&later);
+            most.leaving.push(Arc::new(set));
+            most.under_way = true;
+            frozen.push(Freeze {
+                bucket: most.number,
+                sets: most.leaving.clone(),
+                later,
+                cold: most.cold.clone(),
+            });
         }
+        frozen
+    }
+
+    /// Takes in what has become of keys that were to leave memory; none if they could not.
+    pub fn frozen(&mut self, bucket: i64, run: Option<Arc<dyn ColdRun>>) {
+        let found = self.buckets.binary_search_by_key(&bucket, |one| one.number);
+        match (found, run) {
+            (Ok(place), Some(run)) => {
+                let bucket = &mut self.buckets[place];
+                bucket.under_way = false;
+                bucket.leaving.clear();
+                bucket.twice = 0;
+                let before = std::mem::replace(&mut bucket.cold, vec![run]);
+                before.iter().for_each(|run| run.retire());
+            }
+            // It is tried again, with what came since.
+            (Ok(place), None) => self.buckets[place].under_way = false,
+            (Err(_), Some(run)) => run.retire(),
+            (Err(_), None) => {}
+        }
+    }
+
+    /// Whether more than the limit is in memory that cannot leave it: the bytes.
+    pub fn above_limit(&self, others: u64) -> Option<u64> {
+        let bytes = self.bytes() + others;
+        let leaves = |one: &Bucket| one.under_way || one.may_leave(self.limit);
+        let older = self
+            .buckets
+            .split_last()
+            .map_or(&[][..], |(_, older)| older);
+        (bytes > self.limit.bytes && !older.iter().any(leaves)).then_some(bytes)
+    }
+
+    /// Whether its keys are of one integer each.
+    pub fn is_narrow(&self) -> bool {
+        self.narrow
+    }
+
+    /// The bytes of memory above which keys leave it.
+    pub fn limit(&self) -> u64 {
+        self.limit.bytes
     }
 
     /// How many keys it holds.
     pub fn len(&self) -> u64 {
-        self.sets.iter().map(|(_, set)| set.len()).sum()
+        let keys = |one: &Bucket| one.warm().0 + one.cold().0;
+        self.buckets.iter().map(keys).sum()
+    }
+
+    /// How many of them are on disk.
+    pub fn cold_len(&self) -> u64 {
+        self.buckets.iter().map(|one| one.cold().0).sum()
     }
 
     /// Whether it holds no key.
@@ -124,20 +324,31 @@ impl BucketRing {
 
     /// The bytes of memory that it takes.
     pub fn bytes(&self) -> u64 {
-        self.sets.iter().map(|(_, set)| set.bytes()).sum()
+        let bytes = |one: &Bucket| one.warm().1 + one.cold().1;
+        self.buckets.iter().map(bytes).sum()
     }
 
     /// How many buckets have keys.
     pub fn buckets(&self) -> usize {
-        self.sets.len()
+        self.buckets.len()
+    }
+
+    /// How keys on disk were asked.
+    pub fn asked(&self) -> Asked {
+        self.asked
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use arrow_buffer::ScalarBuffer;
 
     use super::*;
+    use crate::key::KEY_GROUPS;
+    use crate::state::Found;
 
     fn keys(ids: &[u64]) -> Keys {
         let mixed: Vec<u64> = ids.iter().map(|id| crate::key::mix64(*id)).collect();
@@ -154,6 +365,121 @@ mod tests {
             assert_eq!(buckets.oldest(Some(now)), oldest, "{now}");
         }
         assert_eq!(Buckets::new(1).of(7), 7);
+    }
+
+    /// Keys on disk that are not.
+    #[derive(Debug)]
+    struct Fake {
+        keys: BTreeSet<u128>,
+        retired: AtomicBool,
+    }
+
+    impl Fake {
+        fn of(freeze: &Freeze) -> Arc<Self> {
+            let mut keys = BTreeSet::new();
+            for set in &freeze.sets {
+                keys.extend((0..KEY_GROUPS).flat_map(|group| set.group(group)));
+            }
+            let KeyRun::Narrow(later) = &freeze.later else {
+                panic!("keys are narrow here");
+            };
+            keys.retain(|key| !later.contains(&((key >> 64) as u64)));
+            Arc::new(Self {
+                keys,
+                retired: AtomicBool::new(false),
+            })
+        }
+    }
+
+    impl ColdRun for Fake {
+        fn find(&self, key: u128) -> Found {
+            match self.keys.contains(&key) {
+                true => Found::Yes,
+                false => Found::NoAfterReading,
+            }
+        }
+
+        fn len(&self) -> u64 {
+            self.keys.len() as u64
+        }
+
+        fn bytes(&self) -> u64 {
+            1
+        }
+
+        fn retire(&self) {
+            self.retired.store(true, Relaxed);
+        }
+    }
+
+    #[test]
+    fn keys_that_leave_memory_are_known_before_meanwhile_and_after() {
+        let limit = Limit {
+            bytes: 4,
+            keys_min: 2,
+        };
+        let mut ring = BucketRing::new(true).limited(limit);
+        let all = keys(&(0..20).collect::<Vec<_>>());
+        let none = |_| KeyRun::none(true);
+        for row in 0..6 {
+            assert!(ring.insert(1, &all, row));
+        }
+        assert!(ring.insert(2, &all, 6) && ring.insert(3, &all, 7));
+        // Rows 4 and 5 came after the checkpoint; bucket 2 has few keys, and 3 is the newest.
+        let later = KeyRun::Narrow(all.high()[4..6].to_vec());
+        assert_eq!(ring.above_limit(0), None);
+        let frozen = ring.freeze(0, |bucket| {
+            assert_eq!(bucket, 1);
+            later.clone()
+        });
+        let [freeze] = &frozen[..] else {
+            panic!("one bucket leaves: {frozen:?}");
+        };
+        let known = |ring: &mut BucketRing| {
+            assert!((0..6).all(|row| !ring.insert(1, &all, row)));
+            assert!((0..8).all(|row| !ring.insert_if_nowhere(9, &all, row)));
+        };
+        known(&mut ring);
+        assert_eq!((ring.len(), ring.cold_len()), (8, 0));
+        assert!(ring.freeze(0, none).is_empty(), "it is under way");
+        // It fails, and is tried again with what came since.
+        ring.frozen(1, None);
+        assert!(ring.insert(1, &all, 8));
+        let [again] = &ring.freeze(0, none)[..] else {
+            panic!("it is tried again");
+        };
+        assert_eq!((again.sets.len(), again.cold.len()), (2, 0));
+        assert_eq!(Fake::of(freeze).len(), 4);
+        let first = Fake::of(again);
+        assert_eq!(first.len(), 7);
+        ring.frozen(1, Some(Arc::<Fake>::clone(&first)));
+        known(&mut ring);
+        assert_eq!((ring.len(), ring.cold_len()), (9, 7));
+        assert!(ring.above_limit(0).is_some(), "the rest stays");
+        assert!(!ring.is_elsewhere(9, &all, 15));
+        let Asked {
+            probes,
+            reads,
+            found,
+        } = ring.asked();
+        assert!(found > 0 && reads == found + 1 && probes == reads);
+
+        // New keys of a bucket on disk are in memory, until they leave it too.
+        assert!(ring.insert(1, &all, 9) && ring.insert(1, &all, 10));
+        let [more] = &ring.freeze(0, none)[..] else {
+            panic!("two keys are enough");
+        };
+        assert_eq!((more.sets.len(), more.cold.len()), (1, 1));
+        let second = Fake::of(more);
+        ring.frozen(1, Some(Arc::<Fake>::clone(&second)));
+        assert!(first.retired.load(Relaxed) && !second.retired.load(Relaxed));
+        ring.forget_before(2);
+        assert!(second.retired.load(Relaxed));
+        assert_eq!(ring.len(), 2);
+        // What comes back after its bucket is forgotten is not needed.
+        let third = Fake::of(more);
+        ring.frozen(1, Some(Arc::<Fake>::clone(&third)));
+        assert!(third.retired.load(Relaxed));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! State that operators keep between epochs.
 
 mod bucket_ring;
+mod cold;
 mod key_set;
 mod recent_rows;
 mod reference;
 
-pub use bucket_ring::{BucketRing, Buckets};
+pub use bucket_ring::{BucketRing, Buckets, Limit};
+pub use cold::{Asked, ColdRun, ColdRuns, Found, Freeze};
 pub use key_set::KeySet;
 pub(crate) use recent_rows::{Place, RecentRows, Wanted};
 pub(crate) use reference::MixedKeys;
