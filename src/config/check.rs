@@ -206,8 +206,12 @@ fn memory(sections: &Sections, faults: &mut Faults) {
 
 /// Files to be read have an ending that says what they hold.
 fn files(sections: &Sections, faults: &mut Faults) {
-    const REFERENCE: &[&str] = &["csv", "jsonl", "json", "ndjson"];
-    for (name, known) in [("events", &REFERENCE[1..]), ("reference", REFERENCE)] {
+    const EVENTS: &[&str] = &["jsonl", "json", "ndjson"];
+    const REFERENCE: &[&str] = match cfg!(feature = "parquet") {
+        true => &["csv", "jsonl", "json", "ndjson", "parquet"],
+        false => &["csv", "jsonl", "json", "ndjson"],
+    };
+    for (name, known) in [("events", EVENTS), ("reference", REFERENCE)] {
         let Some(section) = sections.get(name) else {
             continue;
         };
@@ -221,8 +225,8 @@ fn files(sections: &Sections, faults: &mut Faults) {
         }
         let known: Vec<_> = known.iter().map(|ending| format!(".{ending}")).collect();
         let message = match &*ending {
-            "parquet" => format!(
-                "reading Parquet {} is not built yet",
+            "parquet" if name == "reference" => format!(
+                "this build cannot read Parquet, as file \"{path}\" {} is",
                 section.table.phrase()
             ),
             _ => format!(

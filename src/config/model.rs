@@ -218,7 +218,7 @@ pub struct Reference {
 /// Where the reference table comes from.
 #[derive(Clone, Debug)]
 pub enum ReferenceSource {
-    /// A CSV file with a header, or JSON lines, by the name's ending.
+    /// A CSV file with a header, JSON lines or Parquet, by the name's ending.
     File {
         /// The file.
         path: PathBuf,

@@ -206,8 +206,8 @@ static REFERENCE: &[Setting] = &[
     Setting::new(
         "path",
         Text,
-        "The file: CSV with a header (`.csv`), or JSON lines (`.jsonl`, `.json`, `.ndjson`). \
-         Parquet is not built yet.",
+        "The file: CSV with a header (`.csv`), JSON lines (`.jsonl`, `.json`, `.ndjson`) or \
+         Parquet (`.parquet`), by the ending of its name.",
     )
     .required()
     .only_for("file"),

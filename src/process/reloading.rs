@@ -67,7 +67,10 @@ impl Reloading {
     /// A job that begins needs the table, and so does one that reads it only once. Another one has
     /// what is bound, whatever has become of the file; but its name must tell what is in it.
     pub(super) fn needed(&mut self, needed: bool) -> Result<(), Failure> {
-        let unknown = matches!(self.first, Err(Error::UnknownFormat { .. }));
+        let unknown = matches!(
+            self.first,
+            Err(Error::UnknownFormat { .. } | Error::NotBuilt { .. })
+        );
         if !needed && !unknown {
             return Ok(());
         }

@@ -352,3 +352,54 @@ fn a_row_tells_the_version_of_its_reference_row_which_restarts_and_equal_rows_le
     other.assert_code(2);
     assert!(other.stderr.join("\n").contains("join.version_column"));
 }
+
+/// Puts a table in Parquet in the place of the one before.
+#[cfg(feature = "parquet")]
+fn put_parquet(folder: &Folder, rows: &[(i64, &str)]) {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+
+    let oids: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0)));
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)));
+    let columns = [
+        ("geographical_location", names),
+        ("geographical_location_oid", oids),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let file = std::fs::File::create(folder.path("next.parquet")).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    std::fs::rename(
+        folder.path("next.parquet"),
+        folder.path("reference.parquet"),
+    )
+    .unwrap();
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_table_in_parquet_is_followed_and_a_bad_one_leaves_what_was() {
+    let config = config(OFTEN).replace("reference.csv", "reference.parquet");
+    let folder = Folder::with_config(&config);
+    put_parquet(&folder, &[(1, "Here"), (2, "There")]);
+    let mut pipe = Fifo::make(&folder.path("events.jsonl"));
+    let mut job = folder.start(&["run", "--config", "job.toml"]);
+    pipe.give((events(1, 0..1) + &events(2, 1..2)).as_bytes());
+    wait_for_places(&folder, &[(0, &["Here"]), (1, &["There"])]);
+    put_parquet(&folder, &[(1, "Wrong"), (2, "Wrong"), (1, "Wrong")]);
+    let place = "reference.parquet: row 3: key {\"geographical_location_oid\":1} is in row 1";
+    job.wait_for_line(place, LIMIT);
+    folder.write("next.parquet", "half a file");
+    std::fs::rename(
+        folder.path("next.parquet"),
+        folder.path("reference.parquet"),
+    )
+    .unwrap();
+    job.wait_for_line("reference.parquet: no Parquet file", LIMIT);
+    put_parquet(&folder, &[(1, "Elsewhere"), (2, "There")]);
+    wait_for_places(&folder, &[(0, &["Here", "Elsewhere"]), (1, &["There"])]);
+    job.signal(Signal::Terminate);
+    job.wait(LIMIT).assert_code(0);
+}

@@ -144,17 +144,6 @@ fn a_record_fits_into_what_may_be_in_flight() {
 #[test]
 fn the_ending_of_a_file_is_known() {
     check(
-        &[("reference.csv", "reference.parquet")],
-        expect![[r#"
-        error: reading Parquet in [reference] is not built yet
-          --> job.toml:11:8
-           |
-        11 | path = "reference.parquet"
-           |        ^^^^^^^^^^^^^^^^^^^
-          detail: Known endings are .csv, .jsonl, .json, .ndjson.
-    "#]],
-    );
-    check(
         &[("reference.csv", "reference.xlsx")],
         expect![[r#"
         error: cannot tell what file "reference.xlsx" in [reference] is
@@ -162,7 +151,7 @@ fn the_ending_of_a_file_is_known() {
            |
         11 | path = "reference.xlsx"
            |        ^^^^^^^^^^^^^^^^
-          detail: Known endings are .csv, .jsonl, .json, .ndjson.
+          detail: Known endings are .csv, .jsonl, .json, .ndjson, .parquet.
     "#]],
     );
     check(

@@ -1,5 +1,5 @@
 //! Files: events from JSON lines, results and dead letters to JSON lines, the reference table from
-//! CSV or JSON lines.
+//! CSV, JSON lines or Parquet.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -8,17 +8,19 @@
 //! | `sink` | rows of closed epochs |
 //! | `progress` | which of them are in the file for good |
 //! | `bindings` | the binding log |
-//! | `reference`, `csv` | the reference table, checked as a whole |
+//! | `reference`, `csv`, `parquet` | the reference table, checked as a whole |
 //! | `watched` | the same, again when the file has changed |
 //! | `scan` | a file as it stands, for audits |
 //!
 //! # Invariants
-//! * Every fault of a line is told with file, line and column.
+//! * Every fault of a line is told with file, line and column; one of Parquet with its row.
 //! * No call from a worker's thread waits for a disk.
 
 mod bindings;
 mod csv;
 mod lines;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod progress;
 mod reference;
 mod scan;
@@ -147,6 +149,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// This build cannot read it.
+    #[error("this build cannot read Parquet, as reference file {path:?} is")]
+    NotBuilt {
+        /// The file.
+        path: PathBuf,
+    },
     /// Its content is wrong.
     #[error("reference file {path:?} has {count} {}", if *count == 1 { "fault" } else { "faults" })]
     Faults {
@@ -173,7 +181,7 @@ impl Error {
         };
         let mut detail = String::new();
         for fault in faults {
-            let place = place(path, fault.line, fault.column);
+            let place = fault.spot.of(path);
             writeln!(detail, "{place}: {}", fault.message).expect("a string takes all");
         }
         if *count > faults.len() {
@@ -187,7 +195,10 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::UnknownFormat { .. } => {
-                Some("Name it .csv (with a header), .jsonl or .ndjson (JSON lines).")
+                Some("Name it .csv (with a header), .jsonl or .ndjson (JSON lines), or .parquet.")
+            }
+            Self::NotBuilt { .. } => {
+                Some("Build it with the feature `parquet`, or write the table as CSV.")
             }
             Self::Locked { .. } | Self::Input { .. } | Self::Foreign { .. } => {
                 Some("Give each job and sink a file of its own.")
@@ -227,6 +238,7 @@ impl Error {
             | Self::LineGone { .. }
             | Self::Replaced { .. }
             | Self::UnknownFormat { .. }
+            | Self::NotBuilt { .. }
             | Self::Faults { .. } => true,
             Self::Read { .. } | Self::Write { .. } => false,
         }
@@ -236,15 +248,40 @@ impl Error {
 /// What is wrong at one place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The line, from 1.
-    pub line: u64,
-    /// The place in the line, in bytes from 1.
-    pub column: usize,
+    /// Where it is.
+    pub spot: Spot,
     /// What is wrong.
     pub message: String,
 }
 
-/// Names a place of a file as compilers do.
+/// A place in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spot {
+    /// All of it.
+    File,
+    /// A place in its text.
+    Line {
+        /// The line, from 1.
+        line: u64,
+        /// The place in the line, in bytes from 1.
+        column: usize,
+    },
+    /// A row of a file that has no lines, from 1.
+    Row(u64),
+}
+
+impl Spot {
+    /// Names it.
+    fn of(self, path: &Path) -> String {
+        match self {
+            Self::File => path.display().to_string(),
+            Self::Line { line, column } => place(path, line, column),
+            Self::Row(row) => format!("{}: row {row}", path.display()),
+        }
+    }
+}
+
+/// Names a place of a text as compilers do.
 fn place(path: &Path, line: u64, column: usize) -> String {
     format!("{}:{line}:{column}", path.display())
 }

@@ -1,4 +1,4 @@
-//! The reference table from a file: CSV with a header, or JSON lines, by the file's name.
+//! The reference table from a file: CSV with a header, JSON lines or Parquet, by the file's name.
 //!
 //! # Invariants
 //! * A table is read and checked as a whole before any of it is handed over.
@@ -15,7 +15,9 @@ use deltajoin_workers::schema::Schema;
 
 use crate::codec::json::{Decoder, Encoder, Reject, shorten};
 use crate::connectors::file::lines::{Line, Lines};
-use crate::connectors::file::{Error, Fault, csv, open};
+#[cfg(feature = "parquet")]
+use crate::connectors::file::parquet;
+use crate::connectors::file::{Error, Fault, Spot, csv, open};
 
 /// Rows are made in blocks of so many.
 pub(super) const BLOCK_ROWS: usize = 10_000;
@@ -34,23 +36,14 @@ impl Table {
     /// # Errors
     /// Besides what the system refuses: all that is wrong with the file, as one error.
     pub fn read(path: &Path, schema: &Schema, record_bytes_max: usize) -> Result<Self, Error> {
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-        let read = match extension.to_str() {
-            Some("csv") => csv_blocks,
-            Some("jsonl" | "ndjson") => json_blocks,
-            _ => {
-                return Err(Error::UnknownFormat {
-                    path: path.to_owned(),
-                });
-            }
-        };
+        let format = Format::of(path)?;
         let mut faults = Faults::default();
-        let blocks = read(open(path)?, schema, record_bytes_max, &mut faults);
+        let blocks = format.read(open(path)?, schema, record_bytes_max, &mut faults);
         let blocks = blocks.map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
         })?;
-        find_duplicates(&blocks, schema, &mut faults);
+        find_duplicates(&blocks, schema, format, &mut faults);
         if faults.count > 0 {
             return Err(faults.of(path));
         }
@@ -73,6 +66,62 @@ impl Table {
     }
 }
 
+/// What a file holds.
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    Csv,
+    Json,
+    #[cfg(feature = "parquet")]
+    Parquet,
+}
+
+impl Format {
+    /// By the ending of the file's name.
+    fn of(path: &Path) -> Result<Self, Error> {
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        match extension.to_str() {
+            Some("csv") => Ok(Self::Csv),
+            Some("jsonl" | "json" | "ndjson") => Ok(Self::Json),
+            #[cfg(feature = "parquet")]
+            Some("parquet") => Ok(Self::Parquet),
+            #[cfg(not(feature = "parquet"))]
+            Some("parquet") => Err(Error::NotBuilt {
+                path: path.to_owned(),
+            }),
+            _ => Err(Error::UnknownFormat {
+                path: path.to_owned(),
+            }),
+        }
+    }
+
+    fn read(
+        self,
+        file: File,
+        schema: &Schema,
+        record_bytes_max: usize,
+        faults: &mut Faults,
+    ) -> std::io::Result<Vec<Batch>> {
+        match self {
+            Self::Csv => csv_blocks(file, schema, faults),
+            Self::Json => json_blocks(file, schema, record_bytes_max, faults),
+            #[cfg(feature = "parquet")]
+            Self::Parquet => parquet::read(file, schema, faults),
+        }
+    }
+
+    /// The place of the row with this number, and how it is named in a sentence.
+    fn spot(self, number: u64) -> (Spot, &'static str) {
+        match self {
+            Self::Csv | Self::Json => {
+                let (line, column) = (number, 1);
+                (Spot::Line { line, column }, "on line")
+            }
+            #[cfg(feature = "parquet")]
+            Self::Parquet => (Spot::Row(number), "in row"),
+        }
+    }
+}
+
 /// What is wrong with a file.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -82,18 +131,18 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn push(&mut self, line: u64, column: usize, message: String) {
+        self.push_at(Spot::Line { line, column }, message);
+    }
+
+    pub(super) fn push_at(&mut self, spot: Spot, message: String) {
         self.count += 1;
         if self.first.len() < FAULTS_MAX {
-            self.first.push(Fault {
-                line,
-                column,
-                message,
-            });
+            self.first.push(Fault { spot, message });
         }
     }
 
     fn of(mut self, path: &Path) -> Error {
-        self.first.sort_by_key(|fault| (fault.line, fault.column));
+        self.first.sort_by_key(|fault| fault.spot);
         Error::Faults {
             path: path.to_owned(),
             faults: self.first,
@@ -102,7 +151,7 @@ impl Faults {
     }
 }
 
-/// The origin of a row: its line.
+/// The origin of a row: its line, or its number.
 pub(super) fn origin(line: u64) -> Origin {
     Origin {
         partition: 0,
@@ -111,12 +160,7 @@ pub(super) fn origin(line: u64) -> Origin {
 }
 
 /// CSV is read as a whole, so that a fault can be told with its column.
-fn csv_blocks(
-    mut file: File,
-    schema: &Schema,
-    _record_bytes_max: usize,
-    faults: &mut Faults,
-) -> std::io::Result<Vec<Batch>> {
+fn csv_blocks(mut file: File, schema: &Schema, faults: &mut Faults) -> std::io::Result<Vec<Batch>> {
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     Ok(csv::read(&text, schema, faults))
@@ -149,7 +193,7 @@ fn json_blocks(
     Ok(blocks)
 }
 
-fn find_duplicates(blocks: &[Batch], schema: &Schema, faults: &mut Faults) {
+fn find_duplicates(blocks: &[Batch], schema: &Schema, format: Format, faults: &mut Faults) {
     let encoder = Encoder::new(schema);
     let mut lines = HashMap::new();
     for block in blocks {
@@ -163,8 +207,9 @@ fn find_duplicates(blocks: &[Batch], schema: &Schema, faults: &mut Faults) {
                     let mut key = Vec::new();
                     encoder.rows(block).key(row, &mut key);
                     let key = String::from_utf8_lossy(&key);
-                    let message = format!("key {key} is on line {} already", first.get());
-                    faults.push(line.cast_unsigned(), 1, shorten(&message));
+                    let (spot, named) = format.spot(line.cast_unsigned());
+                    let message = format!("key {key} is {named} {} already", first.get());
+                    faults.push_at(spot, shorten(&message));
                 }
             }
         }
@@ -420,7 +465,11 @@ mod tests {
         for count in [0, 1, BLOCK_ROWS, 2 * BLOCK_ROWS + 1] {
             let rows: String = (0..count).map(|id| format!("{id}\n")).collect();
             let lines: String = (0..count).map(|id| format!("{{\"id\":{id}}}\n")).collect();
-            for (name, text) in [("r.csv", format!("id\n{rows}")), ("r.jsonl", lines)] {
+            for (name, text) in [
+                ("r.csv", format!("id\n{rows}")),
+                ("r.jsonl", lines.clone()),
+                ("r.json", lines),
+            ] {
                 let table = read(name, text.as_bytes(), &schema).unwrap();
                 assert_eq!(table.rows(), count);
                 let mut next = 0;
@@ -438,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_file_of_unknown_format_or_none_is_refused() {
-        let error = read("r.parquet", b"", &schema()).unwrap_err();
+        let error = read("r.xlsx", b"", &schema()).unwrap_err();
         assert!(matches!(error, Error::UnknownFormat { .. }));
         assert!(error.hint().unwrap().contains(".csv"));
         let error = Table::read(Path::new("/no/r.csv"), &schema(), 100).unwrap_err();
