@@ -11,6 +11,7 @@
 //! | `poison` | records and rows that must not stop a job |
 //! | `scenarios` | single ways to lose or double rows |
 //! | `shapes` | topics of every shape |
+//! | `skew` | one key, place or partition that has nearly everything; bursts |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |
@@ -63,6 +64,7 @@ mod scenarios;
 mod settings_change;
 mod setup;
 mod shapes;
+mod skew;
 mod state;
 mod stops;
 mod stream;

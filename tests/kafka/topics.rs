@@ -112,6 +112,11 @@ impl<'a> Publisher<'a> {
         self.producer.send(record).expect("the queue has room");
     }
 
+    /// How many are not acknowledged.
+    pub(crate) fn waiting(&self) -> i32 {
+        self.producer.in_flight_count()
+    }
+
     /// Waits until all are acknowledged.
     pub(crate) fn flush(&self) {
         // The client's own `flush` takes a tenth of a second at least.
