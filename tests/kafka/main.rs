@@ -12,6 +12,7 @@
 //! | `scenarios` | single ways to lose or double rows |
 //! | `shapes` | topics of every shape |
 //! | `skew` | one key, place or partition that has nearly everything; bursts |
+//! | `conflicts` | duplicates with other values, and rows that are held through other settings |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |
@@ -45,6 +46,7 @@ mod bindings;
 mod broker;
 mod chaos;
 mod check;
+mod conflicts;
 mod damage;
 mod disks;
 mod exactly_once;
