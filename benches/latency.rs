@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deltajoin::generate::{Options, reference_csv};
@@ -130,7 +131,7 @@ pub(crate) fn intervals(broker: &Broker, folder: &Path) {
     }
 }
 
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("it is after 1970");
@@ -139,31 +140,8 @@ fn now_us() -> u64 {
 
 /// Publishes to one topic, watches another, and gives the quantiles in milliseconds.
 fn measure(broker: &Broker, input: &str, watched: &str) -> [f64; 3] {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (client, topic, stopped) = (broker.client(), input.to_owned(), Arc::clone(&stop));
-    let publishing = std::thread::spawn(move || {
-        let mut client = client;
-        let producer: BaseProducer = client
-            .set("linger.ms", "0")
-            .create()
-            .expect("a producer can be made");
-        publish(&producer, &topic, &stopped);
-    });
-    let mut client = broker.client();
-    let consumer: BaseConsumer = client
-        .set("group.id", "latency")
-        .set("fetch.wait.max.ms", "100")
-        .create()
-        .expect("a consumer can be made");
-    let mut partitions = TopicPartitionList::new();
-    for partition in 0..4 {
-        partitions
-            .add_partition_offset(watched, partition, Offset::Beginning)
-            .expect("a partition has a beginning");
-    }
-    consumer
-        .assign(&partitions)
-        .expect("the topic has four partitions");
+    let publishing = Publishing::start(broker, input);
+    let consumer = reader(broker, watched, Offset::Beginning);
     let started = Instant::now();
     let mut parts: Vec<Vec<u64>> = vec![Vec::new(); PARTS];
     while started.elapsed() < WARM_UP + COUNTED {
@@ -180,8 +158,7 @@ fn measure(broker: &Broker, input: &str, watched: &str) -> [f64; 3] {
             part.push(now.saturating_sub(published));
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    publishing.join().expect("publishing goes well");
+    publishing.end();
     [0.5, 0.99, 0.999].map(|quantile| {
         let mut of_parts: Vec<u64> = parts
             .iter_mut()
@@ -196,8 +173,54 @@ fn measure(broker: &Broker, input: &str, watched: &str) -> [f64; 3] {
     })
 }
 
+/// Reads a topic of four partitions from here on.
+pub(crate) fn reader(broker: &Broker, topic: &str, from: Offset) -> BaseConsumer {
+    let mut client = broker.client();
+    let consumer: BaseConsumer = client
+        .set("group.id", "latency")
+        .set("fetch.wait.max.ms", "100")
+        .create()
+        .expect("a consumer can be made");
+    let mut partitions = TopicPartitionList::new();
+    for partition in 0..4 {
+        partitions
+            .add_partition_offset(topic, partition, from)
+            .expect("a partition has a beginning and an end");
+    }
+    consumer
+        .assign(&partitions)
+        .expect("the topic has four partitions");
+    consumer
+}
+
+/// The thread that publishes.
+pub(crate) struct Publishing {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Publishing {
+    pub(crate) fn start(broker: &Broker, topic: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut client, topic, stopped) = (broker.client(), topic.to_owned(), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let producer: BaseProducer = client
+                .set("linger.ms", "0")
+                .create()
+                .expect("a producer can be made");
+            publish(&producer, &topic, &stopped);
+        });
+        Self { stop, thread }
+    }
+
+    pub(crate) fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("publishing goes well");
+    }
+}
+
 /// The publication that an event or a result carries.
-fn published_us(message: &impl Message) -> Option<u64> {
+pub(crate) fn published_us(message: &impl Message) -> Option<u64> {
     const NAME: &str = "\"timestamp_detected\":";
     let text = std::str::from_utf8(message.payload()?).ok()?;
     let rest = &text[text.find(NAME)? + NAME.len()..];

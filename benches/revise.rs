@@ -4,18 +4,27 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use deltajoin::generate::{Options, reference_csv};
+use deltajoin::generate::{Expected, Options, reference_csv};
 use deltajoin::telemetry::Status;
 use deltajoin_testkit::{Broker, Job, Signal, wait_until};
+use rdkafka::{Message, Offset};
 
 use crate::catch_up::publish;
+use crate::latency::{Publishing, now_us, published_us, reader};
 use crate::measure;
 use crate::{DELTAJOIN, configuration};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The location that three in ten events are from.
-const HOT: &str = "1,";
+/// The location that is renamed, and its new name.
+const HOT: i64 = 1;
+const RENAMED: &str = "Renamed";
+/// How long events come before they count, and how long before the change they do.
+const WARM_UP: Duration = Duration::from_secs(5);
+const COUNTED: Duration = Duration::from_secs(20);
+/// Detections of the generated events are larger, those of the steady ones smaller.
+const FIRST_GENERATED: u64 = 1_000_000_000_000;
+const ROUNDS: usize = 3;
 
 pub(crate) fn run(broker: &Broker, folder: &Path) {
     let options = Options {
@@ -24,13 +33,13 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
     };
     broker.create_topic("revise", 4, &[]);
     publish(broker, "revise", &options);
-    let table = reference_csv(&options);
-    std::fs::write(folder.join("reference.csv"), &table).expect("writable");
+    std::fs::write(folder.join("reference.csv"), reference_csv(&options)).expect("writable");
     println!("\nrevise, {} events, one process", options.count);
     println!("| results | events/s | CPU s per million | peak MB |");
     println!("|---|--:|--:|--:|");
-    for round in 0..2 {
-        for kind in ["future-only", "revise"] {
+    let mut walls = [Vec::new(), Vec::new()];
+    for round in 0..ROUNDS {
+        for (kind, walls) in ["future-only", "revise"].into_iter().zip(&mut walls) {
             let output = format!("revised-{kind}-{round}");
             broker.create_topic(&output, 4, &[]);
             let config = configuration(broker, folder, ["revise", &output], 1);
@@ -38,6 +47,7 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
             let set = format!("join.on_reference_change={kind}");
             job.args(["run", "--until-end", "--set", &set, "--config"]);
             let (cost, _) = measure::run(job.arg(&config));
+            walls.push(cost.wall);
             println!(
                 "| {kind} | {:.0} | {:.2} | {:.0} |",
                 options.count as f64 / cost.wall.as_secs_f64(),
@@ -46,47 +56,132 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
             );
         }
     }
-    correct(broker, folder, &table);
+    let [future_only, revise] = walls.map(|mut walls| {
+        walls.sort_unstable();
+        walls[ROUNDS / 2].as_secs_f64()
+    });
+    println!(
+        "throughput of revise beside future-only, medians: {:.2}",
+        future_only / revise
+    );
+    correct(broker, folder);
 }
 
-/// Renames the hot location, and waits for the last row that is corrected.
-fn correct(broker: &Broker, folder: &Path, table: &str) {
-    let output = "revised-live";
-    broker.create_topic(output, 4, &[]);
-    let config = configuration(broker, folder, ["revise", output], 1);
-    let status = || -> Option<Status> {
-        let text = std::fs::read(folder.join("status.json")).ok()?;
-        serde_json::from_slice(&text).ok()
+/// Renames a location of about 100,000 rows while others come, and waits for the last of them.
+fn correct(broker: &Broker, folder: &Path) {
+    let options = Options {
+        hot_share: 1.0 / 9.0,
+        ..Options::default()
     };
+    let (input, output) = ("revise-live", "revised-live");
+    for topic in [input, output] {
+        broker.create_topic(topic, 4, &[]);
+    }
+    publish(broker, input, &options);
+    let table = reference_csv(&options);
+    std::fs::write(folder.join("reference.csv"), &table).expect("writable");
+    let expected = Expected::of(&options).expect("the options are right");
+    let is_hot = |key: &i64| expected.allowed(*key)[0].geographical_location_oid == HOT;
+    let touched = expected.keys().filter(is_hot).count();
+    let config = configuration(broker, folder, [input, output], 1);
     let mut command = Command::new(DELTAJOIN);
     command.args(["run", "--set", "join.on_reference_change=revise"]);
     let mut job = Job::spawn_command(command.arg("--config").arg(&config));
+    let mut held = None;
     wait_until("all rows", LIMIT, || {
-        status().is_some_and(|status| status.counts.lag_records == 0 && status.counts.rows_out > 0)
+        let text = std::fs::read(folder.join("status.json")).unwrap_or_default();
+        let status = serde_json::from_slice::<Status>(&text).ok();
+        held = status.map(|status| status.counts);
+        held.is_some_and(|counts| counts.rows_out == expected.rows())
     });
-    std::thread::sleep(Duration::from_secs(2));
-    let before = status().expect("the job is live").counts;
+    let held = held.expect("it was waited for");
     println!(
         "rows of the window: {}, {:.1} bytes each",
-        before.recent_rows,
-        before.recent_bytes as f64 / before.recent_rows as f64
+        held.recent_rows,
+        held.recent_bytes as f64 / held.recent_rows as f64
     );
-    let renamed = table.lines().map(|line| match line.strip_prefix(HOT) {
-        Some(_) => format!("{HOT}Renamed\n"),
-        None => format!("{line}\n"),
+    let renamed = table.lines().map(|line| match line.split_once(',') {
+        Some((location, _)) if location == HOT.to_string() => format!("{location},{RENAMED}\n"),
+        _ => format!("{line}\n"),
     });
-    std::fs::write(folder.join("reference.csv"), renamed.collect::<String>()).expect("writable");
-    let started = Instant::now();
-    job.signal(Signal::Hangup);
-    let mut corrected = 0;
-    wait_until("corrected rows", LIMIT, || {
-        let now = status().map_or(0, |status| status.counts.retracted);
-        let done = now > 0 && now == corrected;
-        corrected = now;
-        done
+    let found = watch(broker, [input, output], touched, || {
+        std::fs::write(folder.join("reference.csv"), renamed.collect::<String>())
+            .expect("writable");
+        job.signal(Signal::Hangup);
     });
     println!(
-        "{corrected} rows corrected within {:.1} s of the change, by the status file's second",
-        started.elapsed().as_secs_f64()
+        "{touched} rows corrected {:.2} s after the file was written",
+        found.corrected.as_secs_f64()
     );
+    for (when, mut latencies) in [("before", found.before), ("during", found.during)] {
+        latencies.sort_unstable();
+        let quantile = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
+        println!(
+            "other results {when} it: {}, p50 {:.1} ms, p99 {:.1} ms",
+            latencies.len(),
+            quantile(0.5) as f64 / 1000.0,
+            quantile(0.99) as f64 / 1000.0
+        );
+    }
+}
+
+/// What a reader of the results has seen.
+struct Found {
+    /// From the change to the last row that it touches.
+    corrected: Duration,
+    /// How late other results were, in microseconds, without it and until then.
+    before: Vec<u64>,
+    during: Vec<u64>,
+}
+
+/// Publishes 10,000 events/s, makes the change, and reads until all rows that it touches are there.
+fn watch(
+    broker: &Broker,
+    [input, output]: [&str; 2],
+    touched: usize,
+    change: impl FnOnce(),
+) -> Found {
+    let consumer = reader(broker, output, Offset::End);
+    let publishing = Publishing::start(broker, input);
+    let started = Instant::now();
+    let mut change = Some(change);
+    let mut changed = started;
+    let (mut before, mut during, mut corrected) = (Vec::new(), Vec::new(), 0);
+    while corrected < touched {
+        assert!(
+            started.elapsed() < LIMIT,
+            "{corrected} of {touched} are corrected"
+        );
+        if started.elapsed() > WARM_UP + COUNTED
+            && let Some(change) = change.take()
+        {
+            changed = Instant::now();
+            change();
+        }
+        let Some(message) = consumer.poll(Duration::from_millis(10)) else {
+            continue;
+        };
+        let now = now_us();
+        let message = message.expect("the topic can be read");
+        let value = message.payload().expect("nothing is removed");
+        let row: deltajoin::generate::Row = serde_json::from_slice(value).expect("a result");
+        let is_renamed = row.geographical_location.as_deref() == Some(RENAMED);
+        if row.detection_oid.unsigned_abs() >= FIRST_GENERATED {
+            corrected += usize::from(is_renamed);
+        } else if !is_renamed && started.elapsed() > WARM_UP {
+            let published = published_us(&message).expect("an event says when it was published");
+            let latencies = match change {
+                Some(_) => &mut before,
+                None => &mut during,
+            };
+            latencies.push(now.saturating_sub(published));
+        }
+    }
+    let corrected = changed.elapsed();
+    publishing.end();
+    Found {
+        corrected,
+        before,
+        during,
+    }
 }
