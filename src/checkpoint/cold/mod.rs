@@ -6,7 +6,9 @@
 //! | file | content |
 //! |---|---|
 //! | `run-*.keys` | a run, see `run` |
-//! | `filters-BUCKET-CHECKSUM-FIRST-LAST` | its filters, see `index`; the key groups that count, and the checksum, of the checkpoint's object |
+//! | `filters-BUCKET-CHECKSUM-FIRST-LAST` | its filters, see `index` |
+//!
+//! The checksum is that of the checkpoint's object, and the key groups those that count of it.
 //!
 //! # Invariants
 //! * What is here is nobody's only copy: a checkpoint has the same keys, or their bindings are
@@ -328,6 +330,11 @@ impl<'a, K: ColdKey> Writing<'a, K> {
 }
 
 impl ColdFile {
+    /// The run, by its name here.
+    pub fn entry(&self) -> &RunEntry {
+        &self.run
+    }
+
     /// Looks for a key on a page.
     fn look(&self, key: u128, page: usize, checksum: u64) -> Result<bool, String> {
         let key_bytes = if self.narrow { 8 } else { 16 };
