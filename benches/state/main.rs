@@ -71,7 +71,7 @@ fn main() {
 }
 
 /// The resident bytes of this process that are not files'.
-pub(crate) fn resident() -> u64 {
+fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status
         .lines()
@@ -380,6 +380,7 @@ impl Freezing {
             .name("freeze".to_owned())
             .spawn(move || {
                 for (epoch, frozen) in taken {
+                    folder.collect();
                     let write = |freeze: &Freeze| {
                         let file = folder.freeze(freeze).expect("the disk has room");
                         (freeze.bucket, file)

@@ -7,10 +7,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
 use deltajoin_workers::batch::Keys;
-use deltajoin_workers::key::mix64;
+use deltajoin_workers::key::{key_group, mix64};
 use deltajoin_workers::state::KeySet;
-
-use crate::resident;
 
 /// Bytes a key, and how fast, beside a set of the standard library, which is hashbrown's.
 pub(crate) fn sets(count: usize) {
@@ -30,8 +28,8 @@ pub(crate) fn sets(count: usize) {
             self.0 = word;
         }
     }
-    let all: Vec<u64> = (0..count as u64).map(mix64).collect();
-    let others: Vec<u64> = (count as u64..2 * count as u64).map(mix64).collect();
+    let all = keys(0, count);
+    let others = keys(count, count);
     let per_second = |begun: Instant| count as f64 / begun.elapsed().as_secs_f64() / 1e6;
     println!("\n{count} keys in memory | bytes a key | inserts | found | not found (million/s)");
     for narrow in [true, false] {
@@ -54,12 +52,13 @@ pub(crate) fn sets(count: usize) {
         let name = if narrow { "64 bits" } else { "128 bits" };
         println!("{name} | {bytes:.1} | {inserts:.1} | {found:.1} | {not:.1}");
     }
-    let before = resident();
     let mut set: HashSet<u64, BuildHasherDefault<Mixed>> = HashSet::default();
     let begun = Instant::now();
     all.iter().for_each(|key| assert!(set.insert(*key)));
     let inserts = per_second(begun);
-    let bytes = (resident() - before) as f64 / count as f64;
+    // A power of two of slots, seven eighths of which may be taken, with a byte beside each.
+    let slots = (set.capacity() * 8 / 7).next_power_of_two();
+    let bytes = (slots * 9) as f64 / count as f64;
     let begun = Instant::now();
     assert!(all.iter().all(|key| set.contains(key)));
     let found = per_second(begun);
@@ -67,4 +66,13 @@ pub(crate) fn sets(count: usize) {
     assert!(!others.iter().any(|key| set.contains(key)));
     let not = per_second(begun);
     println!("64 bits, HashSet | {bytes:.1} | {inserts:.1} | {found:.1} | {not:.1}");
+}
+
+/// Keys in the order in which `distinct` asks: those of an epoch by key group.
+fn keys(from: usize, count: usize) -> Vec<u64> {
+    let mut keys: Vec<u64> = (from..from + count).map(|n| mix64(n as u64)).collect();
+    for epoch in keys.chunks_mut(1 << 16) {
+        epoch.sort_by_key(|key| key_group(*key));
+    }
+    keys
 }

@@ -83,9 +83,11 @@ impl Making {
             store,
             generation,
             memory,
+            cold,
             ..
         } = &self.options;
         let mut written = Written::default();
+        cold.collect();
         for freeze in frozen {
             let Some(run) = self.freeze(local, &freeze) else {
                 return;

@@ -54,6 +54,8 @@ pub struct ColdFolder {
     path: PathBuf,
     /// The names of the filters that are in use.
     used: Mutex<BTreeMap<String, String>>,
+    /// The names of what nobody needs any more: filters first.
+    garbage: Mutex<Vec<String>>,
     on_fault: OnFault,
 }
 
@@ -90,8 +92,22 @@ impl ColdFolder {
             store: Store::connect(&location, job, options, stop, true)?,
             path: dir.join(job),
             used: Mutex::default(),
+            garbage: Mutex::default(),
             on_fault,
         })
+    }
+
+    /// Deletes what nobody needs any more. It may take a while, for which no worker waits.
+    pub fn collect(&self) {
+        let garbage = std::mem::take(&mut *self.garbage());
+        for name in garbage {
+            // What stays is deleted by the next start.
+            drop(self.store.delete(&name));
+        }
+    }
+
+    fn garbage(&self) -> MutexGuard<'_, Vec<String>> {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn used(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
@@ -404,9 +420,8 @@ impl Drop for ColdFile {
     fn drop(&mut self) {
         self.folder.used().remove(&self.name);
         if *self.retired.get_mut() {
-            // What stays is deleted by the next start.
-            drop(self.folder.store.delete(&self.name));
-            drop(self.folder.store.delete(&self.run.name));
+            let names = [&self.name, &self.run.name].map(String::clone);
+            self.folder.garbage().extend(names);
         }
     }
 }
