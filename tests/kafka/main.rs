@@ -46,6 +46,7 @@ mod bindings;
 mod broker;
 mod chaos;
 mod check;
+mod cold;
 mod conflicts;
 mod damage;
 mod disks;
