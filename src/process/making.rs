@@ -16,8 +16,9 @@ use deltajoin_workers::state::{ColdRun, Freeze};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{
-    Error, Groups, LogPosition, Manifest, Merging, RowsEntry, RunEntry, clean, next_merge,
-    put_manifest, rows_name, run_name, write_reference, write_rows, write_run,
+    Error, Groups, LogPosition, Manifest, Merging, RowsEntry, RunEntry, clean, merge_rows,
+    next_merge, next_rows_merge, put_manifest, rows_name, run_name, write_reference, write_rows,
+    write_run,
 };
 use crate::fault_point;
 use crate::process::checkpoints::{Options, Shared, Work};
@@ -227,6 +228,10 @@ impl Making {
         if let Err(error) = clean(store, generation) {
             tracing::warn!(%error, "could not delete what no checkpoint needs; tried again later");
         }
+        self.merge_rows();
+        let publishing = self.options.publishing.as_ref();
+        let publishing = publishing.expect("only process 0 merges");
+        let (store, generation) = (&self.options.store, self.options.generation);
         if self.merging.is_some() {
             return;
         }
@@ -245,6 +250,34 @@ impl Making {
                 let (store, name) = (Arc::clone(store), run_name(generation));
                 self.merging = Some(Merging::start(store, chosen.collect(), *groups, name));
                 return;
+            }
+        }
+    }
+
+    /// Puts objects of rows together, those of one worker at a time: they are small.
+    fn merge_rows(&mut self) {
+        let publishing = self.options.publishing.as_mut();
+        let publishing = publishing.expect("only process 0 merges");
+        for groups in &publishing.groups {
+            // Rows of one key stay in order: what other numbers of workers have left is between.
+            let shares = |rows: &&RowsEntry| groups.overlap(rows.groups()).is_some();
+            let own = |rows: &RowsEntry| groups.overlap(rows.groups()) == Some(rows.groups());
+            let all: Vec<RowsEntry> = publishing.rows.iter().filter(shares).cloned().collect();
+            let mut neighbours = all.split(|rows| !own(rows));
+            let chosen = neighbours.find_map(|own| next_rows_merge(own).map(|range| &own[range]));
+            let Some(chosen) = chosen else {
+                continue;
+            };
+            let name = rows_name(self.options.generation);
+            match merge_rows(&self.options.store, chosen, name) {
+                Ok(Some(merged)) => {
+                    let first = publishing.rows.iter().position(|rows| *rows == chosen[0]);
+                    publishing.rows[first.expect("it was chosen of these")] = merged;
+                    publishing.rows.retain(|rows| !chosen.contains(rows));
+                }
+                // Columns have changed between them: they go with the window.
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "could not merge rows; tried again later"),
             }
         }
     }

@@ -63,7 +63,7 @@ fn what_a_job_keeps_is_shown_verified_and_forgotten() {
     assert!(refused.stderr.join("\n").contains("--yes"), "it asks");
     setup.run_until_end(&[]);
     assert_eq!(values(broker, &setup.joined()).len(), 10);
-    let local = setup.folder().join("state/local/process-0").join(name);
+    let local = setup.folder().join("state/local/process-0/kept");
     assert!(local.is_dir());
     reset(&["--yes"]).assert_code(0);
     assert!(!local.exists(), "nor is anything left on the local disk");

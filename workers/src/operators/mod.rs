@@ -12,8 +12,8 @@ mod sink;
 mod source;
 
 pub use bind::{Durable, bind};
-pub(crate) use distinct::distinct;
 pub use distinct::{Distinct, SharedAdmitted, SharedKeys};
+pub(crate) use distinct::{count_keys, distinct};
 pub(crate) use join::join;
 pub use join::{Join, Keep, Unmatched};
 pub(crate) use joiner::{Joiner, unmatched_letters};
