@@ -36,6 +36,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long it is nothing to speak of that there is no answer.
 const QUIET: Duration = Duration::from_millis(500);
+/// A topic is known to all brokers soon after it was made.
+const KNOWN_WITHIN: Duration = Duration::from_millis(300);
+/// One that was made just now is waited for.
+const MADE_KNOWN_WITHIN: Duration = Duration::from_secs(30);
 /// Librdkafka's default, for topics whose settings may not be read.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
@@ -46,6 +50,8 @@ pub struct Connection {
     handle: Handle,
     /// Knows offsets; made when they are asked for.
     offsets: Option<BaseConsumer>,
+    /// A topic that no broker knows for so long does not exist.
+    known_within: Duration,
     patience: Patience,
 }
 
@@ -78,6 +84,7 @@ impl Connection {
             config,
             handle: handle.map_err(|error| Error::from_client(error, topic))?,
             offsets: None,
+            known_within: KNOWN_WITHIN,
             patience: Patience::at_start(topic),
         })
     }
@@ -88,7 +95,7 @@ impl Connection {
     /// If the topic does not exist or may not be seen, if Kafka refuses the credentials, or if
     /// `stop` is set.
     pub fn partitions(&mut self, stop: &Stop) -> Result<usize, Error> {
-        let mut missing_before = false;
+        let (began, known) = (Instant::now(), self.known_within);
         self.ask(stop, |handle, topic| {
             let metadata = match handle.client().fetch_metadata(Some(&topic.topic), ANSWER) {
                 Ok(metadata) => metadata,
@@ -101,8 +108,7 @@ impl Connection {
                 None if found.partitions().is_empty() => Answer::Later("no partitions yet".into()),
                 None => Answer::Given(found.partitions().len()),
                 // A topic that has just been made may not be known to every broker yet.
-                Some(Code::UnknownTopicOrPartition) if !missing_before => {
-                    missing_before = true;
+                Some(Code::UnknownTopicOrPartition) if began.elapsed() < known => {
                     Answer::Later("the topic is not known yet".to_owned())
                 }
                 Some(Code::UnknownTopicOrPartition | Code::InvalidTopic) => {
@@ -235,6 +241,7 @@ impl Connection {
             replicas => i32::from(replicas),
         };
         let admin = self.admin()?;
+        self.known_within = MADE_KNOWN_WITHIN;
         self.ask(stop, |_, topic| {
             let mut new =
                 NewTopic::new(&topic.topic, partitions, TopicReplication::Fixed(replicas));
