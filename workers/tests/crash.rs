@@ -15,7 +15,7 @@ use deltajoin_workers::checkpoint::{self, KeyRun};
 use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::{Ports, SinkPort, reader};
 use deltajoin_workers::key::{Ownership, key_group};
-use deltajoin_workers::operators::Keep;
+use deltajoin_workers::operators::{Keep, Strategy};
 use deltajoin_workers::ports::{Block, Stop};
 use deltajoin_workers::queue::{InFlight, Sender, queue};
 use deltajoin_workers::state::{BucketRing, KeySet, Limit};
@@ -209,6 +209,8 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
 fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
     let (world, kept) = (Arc::clone(world), Arc::clone(kept));
     let clock = Arc::new(Since(Instant::now()));
+    // Any run may have another, whatever the one before it had.
+    let strategy = [Strategy::Broadcast, Strategy::Partitioned][(seed as usize + workers) % 2];
     // Room for a few blocks: readers are throttled, also within bound epochs.
     let in_flight = InFlight::new(400);
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
@@ -233,7 +235,10 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             });
         }
         let (world, at) = (Arc::clone(&world), (index, worker.peers()));
-        let setup = world.setup;
+        let setup = Setup {
+            strategy,
+            ..world.setup
+        };
         let partitions = 0..world.partitions.len() as i32;
         let offsets = start.offsets;
         std::thread::spawn(move || world.read(at, seed, &offsets, &sender));
