@@ -28,11 +28,11 @@ use crate::script::{Epoch, Event, Setup, block, event_schema, reference_block};
 use crate::step_loop::{Seen, Since};
 
 /// What the job reads and is told to do, which crashes do not change.
-struct World {
-    setup: Setup,
-    partitions: Vec<Vec<Option<Event>>>,
+pub(crate) struct World {
+    pub(crate) setup: Setup,
+    pub(crate) partitions: Vec<Vec<Option<Event>>>,
     /// The reference at first, and after a change.
-    tables: [Table; 2],
+    pub(crate) tables: [Table; 2],
 }
 
 impl World {
@@ -206,7 +206,7 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
 }
 
 /// Runs the job from what was kept until it has read all.
-fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
+pub(crate) fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
     let (world, kept) = (Arc::clone(world), Arc::clone(kept));
     let clock = Arc::new(Since(Instant::now()));
     // Any run may have another, whatever the one before it had.
