@@ -1,6 +1,6 @@
 # What people and CI run. `make test` is all that a fresh machine with Rust needs.
 
-.PHONY: check test test-kafka test-cluster chaos bench demo docs ci install
+.PHONY: check test test-kafka test-cluster chaos bench bench-state demo docs ci install
 
 # What the product is built from, linted as it ships and as it is tried.
 FEATURES := demo,abomonation,fault-points
@@ -33,6 +33,11 @@ chaos: install
 # Figures of the whole job beside a hand-written loop; `make bench FIGURES=latency` makes one.
 bench: install
 	cargo bench --bench bench -- $(FIGURES)
+
+# A day of keys, made up: memory, speed, disk, restart.
+KEYS := 864000000
+bench-state: install
+	cargo bench --bench state -- $(KEYS)
 
 demo: install
 	cargo run --release --features demo -- demo

@@ -65,7 +65,7 @@ pub use manifest::{
 pub use merge::{Merging, RUNS_MAX, merge, next_merge};
 pub use probe::probe;
 pub use reference::{ReferenceEntry, read_reference, write_reference};
-pub use rows::{RowsEntry, read_rows, write_rows};
+pub use rows::{RowsEntry, merge_rows, next_rows_merge, read_rows, write_rows};
 pub use run::{Groups, Pieces, Run, RunEntry, encode, write_run};
 use sealed::hex;
 pub use shared::{Start, read_start, write_start};

@@ -9,6 +9,7 @@
 //! * No row is given out before the checksum of its object has been compared.
 
 use std::io::Cursor;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::types::{Int8Type, Int32Type, Int64Type, UInt64Type};
@@ -18,7 +19,7 @@ use arrow_array::{
 };
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{ArrowError, DataType, Field, Schema as ArrowSchema};
+use arrow_schema::{ArrowError, DataType, Field, Schema as ArrowSchema, SchemaRef};
 use deltajoin_workers::batch::{Batch, BatchSchema, Gather, RowIndex};
 use deltajoin_workers::checkpoint::Kept;
 use deltajoin_workers::key::key_group;
@@ -40,6 +41,8 @@ const BESIDE: [(&str, DataType); 5] = [
 ];
 /// Rows of an object have so many bytes at most, but for the last batch of them.
 const OBJECT_BYTES: usize = 64 << 20;
+/// So many neighbours of like size are put together; sizes are alike within this factor.
+const TIER: usize = 4;
 /// Batches of an epoch are small: rows of so many are written as one.
 const BATCH_ROWS: usize = 8192;
 
@@ -125,13 +128,21 @@ fn write_object(
         }
     }
     let object = encode(kept).expect("columns of one schema make a stream in memory");
+    put_object(store, &mut entry, &object)?;
+    Ok(entry)
+}
+
+/// Puts an object, and notes its size and checksum.
+fn put_object(store: &Store, entry: &mut RowsEntry, object: &[u8]) -> Result<(), Error> {
     entry.bytes = object.len() as u64;
-    entry.checksum = xxh3_64(&object);
+    entry.checksum = xxh3_64(object);
     let mut writer = store.writer(&entry.name);
-    writer.write(&object)?;
+    writer.write(object)?;
     match writer.finish()? {
-        Put::Written => Ok(entry),
-        Put::Taken => Err(Error::Taken { name: entry.name }),
+        Put::Written => Ok(()),
+        Put::Taken => Err(Error::Taken {
+            name: entry.name.clone(),
+        }),
     }
 }
 
@@ -204,6 +215,68 @@ pub fn read_rows(
         }
     }
     Ok(kept)
+}
+
+/// Which objects of one worker's rows to put together next, as a range; none if they are few
+/// or large. Neighbours only, so that rows stay in order and are forgotten together.
+pub fn next_rows_merge(entries: &[RowsEntry]) -> Option<Range<usize>> {
+    let tier = |entry: &RowsEntry| entry.bytes.max(1).ilog(TIER as u64);
+    let mut start = 0;
+    for alike in entries.chunk_by(|left, right| tier(left) == tier(right)) {
+        let bytes: u64 = alike.iter().take(TIER).map(|entry| entry.bytes).sum();
+        if alike.len() >= TIER && bytes <= OBJECT_BYTES as u64 {
+            return Some(start..start + TIER);
+        }
+        start += alike.len();
+    }
+    None
+}
+
+/// Puts objects of rows together, in their order, under a new name. None if they have not the same
+/// columns.
+///
+/// # Errors
+/// If one cannot be read or is damaged, or the new one cannot be written.
+pub fn merge_rows(
+    store: &Store,
+    entries: &[RowsEntry],
+    name: String,
+) -> Result<Option<RowsEntry>, Error> {
+    let mut merged: Option<(RowsEntry, SchemaRef, StreamWriter<Vec<u8>>)> = None;
+    for entry in entries {
+        let fault = |error: ArrowError| damaged(&entry.name, &error.to_string());
+        let object = Cursor::new(verify_rows(store, entry)?);
+        let reader = StreamReader::try_new(object, None).map_err(fault)?;
+        let (all, schema, writer) = match &mut merged {
+            Some(merged) => merged,
+            None => {
+                let writer = StreamWriter::try_new(Vec::new(), &reader.schema()).map_err(fault)?;
+                let first = RowsEntry {
+                    name: name.clone(),
+                    rows: 0,
+                    ..entry.clone()
+                };
+                merged.insert((first, reader.schema(), writer))
+            }
+        };
+        if reader.schema() != *schema {
+            return Ok(None);
+        }
+        for batch in reader {
+            writer.write(&batch.map_err(fault)?).map_err(fault)?;
+        }
+        all.rows += entry.rows;
+        all.first_group = all.first_group.min(entry.first_group);
+        all.last_group = all.last_group.max(entry.last_group);
+        all.latest_ms = all.latest_ms.max(entry.latest_ms);
+    }
+    let Some((mut all, _, mut writer)) = merged else {
+        return Ok(None);
+    };
+    let finished = writer.finish().and_then(|()| writer.into_inner());
+    let object = finished.map_err(|error| damaged(&all.name, &error.to_string()))?;
+    put_object(store, &mut all, &object)?;
+    Ok(Some(all))
 }
 
 /// Rows of one batch, apart by their epochs.
@@ -282,7 +355,7 @@ mod tests {
         BatchSchema::register(Schema::new(columns, key))
     }
 
-    fn kept(epoch: u64, ids: std::ops::Range<i64>, wide: bool) -> Kept {
+    fn kept(epoch: u64, ids: Range<i64>, wide: bool) -> Kept {
         let mut builder = BatchBuilder::new(schema(wide));
         for id in ids {
             let name = match id % 3 {
@@ -352,6 +425,43 @@ mod tests {
             expected.retain(|row| rows.contains(row));
             assert_eq!(rows, expected);
         }
+    }
+
+    #[test]
+    fn neighbours_of_like_size_are_put_together_as_they_are() {
+        let folder = folder();
+        let store = store(&folder);
+        let at_ms = |_: u64, rows: &Batch, row: usize| rows.offsets()[row];
+        let write = |kept: &[Kept]| {
+            let entries = write_rows(&store, || rows_name(1), kept, at_ms).unwrap();
+            entries.into_iter().next().unwrap()
+        };
+        let all: Vec<Kept> = (0..9)
+            .map(|n: i64| kept(n.cast_unsigned(), n * 10..n * 10 + 10, false))
+            .collect();
+        let large = write(&[kept(1, 100..9000, false)]);
+        let mut entries = vec![large];
+        entries.extend(all.iter().map(|kept| write(std::slice::from_ref(kept))));
+        assert_eq!(next_rows_merge(&entries[..4]), None);
+        let mut merges = 0;
+        while let Some(range) = next_rows_merge(&entries) {
+            let merged = merge_rows(&store, &entries[range.clone()], rows_name(1));
+            entries.splice(range, [merged.unwrap().unwrap()]);
+            merges += 1;
+        }
+        assert_eq!(
+            (merges, entries.len()),
+            (2, 4),
+            "a large one, two, and the ninth"
+        );
+        let back = entries[1..].iter().flat_map(|entry| {
+            let back = read_rows(&store, entry, Groups::ALL, &[schema(false)]).unwrap();
+            assert_eq!(entry.rows, told(&back).len() as u64);
+            back
+        });
+        assert_eq!(told(&back.collect::<Vec<_>>()), told(&all));
+        assert_eq!(entries[3].latest_ms, 890);
+        assert_eq!(entries[1].latest_ms, 390);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! # Invariants
 //! * A disk that fails costs memory, never keys.
 
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use deltajoin_workers::ports::Stop;
 use deltajoin_workers::state::Limit;
 
 use crate::checkpoint::{Action, ColdFile, ColdFolder, Error, OnFault, RunEntry, Store};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::process::Process;
 
@@ -43,6 +46,32 @@ impl Cold {
         };
         Self::at(dir, (&config.job, *index), stop, Box::new(on_fault), limit)
             .map_err(|error| unusable(dir, &error))
+    }
+
+    /// Removes what processes of a job have left on this host.
+    pub(super) fn forget(config: &Config) -> Result<(), Failure> {
+        let dir = &config.state.dir;
+        let processes = match std::fs::read_dir(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            processes => processes.map_err(|error| unreadable(dir, &error))?,
+        };
+        for process in processes {
+            let folder = process.map_err(|error| unreadable(dir, &error))?.path();
+            let is_own = |name: &str| name.starts_with("process-");
+            if !folder
+                .file_name()
+                .and_then(OsStr::to_str)
+                .is_some_and(is_own)
+            {
+                continue;
+            }
+            let folder = folder.join(&config.job);
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => removed.map_err(|error| unreadable(&folder, &error))?,
+            }
+        }
+        Ok(())
     }
 
     /// In this folder, with this limit.
@@ -85,6 +114,10 @@ fn is_of_disk(error: &Error) -> bool {
         Error::Refused { action, .. } | Error::Unavailable { action, .. } => written(action),
         _ => false,
     }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("could not remove {path:?}: {error}"))
 }
 
 fn unusable(dir: &Path, error: &Error) -> Failure {

@@ -307,10 +307,7 @@ impl<'a> Joining<'a> {
                 clock: Arc::<WallClock>::clone(&self.clock),
                 groups: self.loading.groups().to_vec(),
                 runs: loaded.runs,
-                rows: loaded
-                    .checkpoint
-                    .as_ref()
-                    .map_or_else(Vec::new, |manifest| manifest.rows.clone()),
+                rows: loaded.rows,
                 newest: loaded.checkpoint,
                 number: self.loading.number,
                 published: topics::published(&self.settings, &self.clock, &self.store_stop),

@@ -36,6 +36,7 @@ mod inputs;
 mod joining;
 mod ledger;
 mod log;
+mod making;
 mod memory;
 mod outputs;
 mod plan;

@@ -22,7 +22,7 @@ use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet};
 
 use crate::bindings::{History, Place};
 use crate::checkpoint::{
-    Error, Groups, Manifest, Run, RunEntry, Start, Store, list, newest, newest_below,
+    Error, Groups, Manifest, RowsEntry, Run, RunEntry, Start, Store, list, newest, newest_below,
     read_reference, read_rows, read_start, write_start,
 };
 use crate::failure::Failure;
@@ -64,6 +64,8 @@ pub(super) struct Loaded {
     pub(super) state: Vec<Option<Remembered>>,
     /// On process 0, the runs of all workers, each in one worker's key groups.
     pub(super) runs: Vec<RunEntry>,
+    /// The rows of all workers, if they may be revised still.
+    pub(super) rows: Vec<RowsEntry>,
 }
 
 /// What rows of the window must have been made with, so that they can be revised.
@@ -203,8 +205,10 @@ impl Loading {
                 ranges,
                 state: empty.collect(),
                 runs: Vec::new(),
+                rows: Vec::new(),
             });
         };
+        let rows = self.rows_to_revise(&manifest)?;
         let store = &*self.store;
         let bound = bound(store, &manifest, &self.reference)?;
         let runs = match self.reaches {
@@ -213,8 +217,8 @@ impl Loading {
         };
         let state = std::thread::scope(|scope| {
             let of_worker = |groups: &Groups| {
-                let (groups, manifest) = (*groups, &manifest);
-                scope.spawn(move || self.of_worker(manifest, groups))
+                let (groups, manifest, rows) = (*groups, &manifest, &rows);
+                scope.spawn(move || self.of_worker(manifest, rows, groups))
             };
             let readers: Vec<_> = own.iter().map(of_worker).collect();
             let sets = readers.into_iter().map(|reader| match reader.join() {
@@ -229,7 +233,23 @@ impl Loading {
             ranges,
             state,
             runs,
+            rows,
         })
+    }
+
+    /// The rows of a checkpoint, unless they were written with other settings. Then no later
+    /// checkpoint has them either: by its settings one could not tell them from its own.
+    fn rows_to_revise(&self, manifest: &Manifest) -> Result<Vec<RowsEntry>, Error> {
+        if manifest.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let made = manifest.place()?.marker.1.settings;
+        let mut settings = self.rows.settings.iter();
+        if !settings.all(|(name, now)| made.get(name) == Some(now)) {
+            tracing::warn!("rows that were written with other settings are not revised");
+            return Ok(Vec::new());
+        }
+        Ok(manifest.rows.clone())
     }
 
     fn narrow(&self) -> bool {
@@ -237,21 +257,19 @@ impl Loading {
     }
 
     /// What the worker of these key groups remembers.
-    fn of_worker(&self, manifest: &Manifest, groups: Groups) -> Result<Remembered, Error> {
+    fn of_worker(
+        &self,
+        manifest: &Manifest,
+        held: &[RowsEntry],
+        groups: Groups,
+    ) -> Result<Remembered, Error> {
         let store = &*self.store;
         let keys = keys((store, &self.cold), manifest, groups, self.narrow())?;
         let mut rows = Vec::new();
-        if manifest.rows.is_empty() {
-            return Ok(Remembered { keys, rows });
-        }
-        let made = manifest.place()?.marker.1.settings;
-        let mut settings = self.rows.settings.iter();
-        if !settings.all(|(name, now)| made.get(name) == Some(now)) {
-            tracing::warn!("rows that were written with other settings are not revised");
-            return Ok(Remembered { keys, rows });
-        }
-        let entries = manifest.rows.iter();
-        for entry in entries.filter(|entry| entry.groups().overlap(groups).is_some()) {
+        for entry in held
+            .iter()
+            .filter(|entry| entry.groups().overlap(groups).is_some())
+        {
             rows.extend(read_rows(store, entry, groups, &self.rows.schemas)?);
         }
         Ok(Remembered { keys, rows })

@@ -16,6 +16,7 @@ use crate::config::{Bindings, Config, Target};
 use crate::connectors::file;
 use crate::error::ExitCode;
 use crate::failure::Failure;
+use crate::process::cold::Cold;
 use crate::process::promises::{Settings, outlives};
 use crate::process::topics;
 
@@ -128,6 +129,7 @@ pub fn forget_job(config: &Config, stop: &Arc<Stop>) -> Result<(), Failure> {
     let options = Options::default();
     let store = Store::open(location, &config.job, options, Arc::clone(stop))?;
     forget(&store)?;
+    Cold::forget(config)?;
     progress_files(config).try_for_each(|path| remove(&path))
 }
 

@@ -215,6 +215,40 @@ fn a_changed_reference_table_revises_rows_of_before_the_restart_once() {
 }
 
 #[test]
+fn rows_of_other_columns_stay_as_they_are_and_later_ones_are_revised() {
+    let folder = small(2);
+    run(&folder, &[]);
+    // The rows of this start are held by columns that the later ones do not have.
+    let config = folder.read("job.toml");
+    folder.write("job.toml", config.replace("item_name = \"string\"\n", ""));
+    let place = |name: &str| {
+        let text = format!("geographical_location_oid,geographical_location\n1,{name}\n");
+        folder.write("reference.csv", text);
+    };
+    place("There");
+    folder.write("events.jsonl", (0..3).map(event).collect::<String>());
+    run(&folder, &[]);
+    place("Far");
+    folder.write("events.jsonl", (0..4).map(event).collect::<String>());
+    run(&folder, &[]);
+    let rows = folder.read(ROWS);
+    let told = rows.lines().map(|line| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let place = row["geographical_location"].as_str().unwrap().to_owned();
+        (row["detection_oid"].as_u64().unwrap(), place)
+    });
+    let expected = [
+        (0, "Here"),
+        (1, "Here"),
+        (2, "There"),
+        (2, "Far"),
+        (3, "Far"),
+    ];
+    let expected = expected.map(|(oid, place)| (oid, place.to_owned()));
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_second_start_while_the_first_runs_ends_with_code_5() {
     let folder = small(1000);
     let _output = Fifo::make(&folder.path("pipe.jsonl"));

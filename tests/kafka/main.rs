@@ -44,6 +44,7 @@ mod bindings;
 mod broker;
 mod chaos;
 mod check;
+mod cold;
 mod damage;
 mod disks;
 mod exactly_once;

@@ -63,7 +63,10 @@ fn what_a_job_keeps_is_shown_verified_and_forgotten() {
     assert!(refused.stderr.join("\n").contains("--yes"), "it asks");
     setup.run_until_end(&[]);
     assert_eq!(values(broker, &setup.joined()).len(), 10);
+    let local = setup.folder().join("state/local/process-0/kept");
+    assert!(local.is_dir());
     reset(&["--yes"]).assert_code(0);
+    assert!(!local.exists(), "nor is anything left on the local disk");
     // Its next start is its first.
     setup.run_until_end(&[]);
     assert_eq!(values(broker, &setup.joined()).len(), 20);

@@ -240,8 +240,8 @@ fn say_crowded(bytes: u64, rows: u64, limit: u64) {
         bytes,
         rows,
         limit,
-        hint = "Raise state.memory_limit, or shorten distinct.horizon (a bucket is a 24th of it) or \
-                join.revise_window.",
+        hint = "Raise state.memory_limit, or shorten distinct.horizon (a bucket is a 24th of it) \
+                or join.revise_window.",
         "the newest bucket of keys and the rows that may be revised take more than this worker's \
          part of state.memory_limit; the job goes on"
     );

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | header, 16 bytes | `DJFILTER`, version `u32`, bytes of the description `u32` |
 //! | description | JSON: the run, and the key groups and parameters of each filter |
-//! | pages, 24 bytes each | first key `u128`, in the high half if narrow; xxh3-64 of the page `u64` |
+//! | pages, 24 bytes each | first key `u128`, in the high half if narrow; xxh3-64 of it all `u64` |
 //! | filters | the fingerprints of all |
 //! | footer, 8 bytes | xxh3-64 of everything before |
 //!

@@ -6,7 +6,9 @@
 //! | file | content |
 //! |---|---|
 //! | `run-*.keys` | a run, see `run` |
-//! | `filters-BUCKET-CHECKSUM-FIRST-LAST` | its filters, see `index`; the key groups that count, and the checksum, of the checkpoint's object |
+//! | `filters-BUCKET-CHECKSUM-FIRST-LAST` | its filters, see `index` |
+//!
+//! The checksum is that of the checkpoint's object, and the key groups those that count of it.
 //!
 //! # Invariants
 //! * What is here is nobody's only copy: a checkpoint has the same keys, or their bindings are
@@ -52,6 +54,8 @@ pub struct ColdFolder {
     path: PathBuf,
     /// The names of the filters that are in use.
     used: Mutex<BTreeMap<String, String>>,
+    /// The names of what nobody needs any more: filters first.
+    garbage: Mutex<Vec<String>>,
     on_fault: OnFault,
 }
 
@@ -88,8 +92,22 @@ impl ColdFolder {
             store: Store::connect(&location, job, options, stop, true)?,
             path: dir.join(job),
             used: Mutex::default(),
+            garbage: Mutex::default(),
             on_fault,
         })
+    }
+
+    /// Deletes what nobody needs any more. It may take a while, for which no worker waits.
+    pub fn collect(&self) {
+        let garbage = std::mem::take(&mut *self.garbage());
+        for name in garbage {
+            // What stays is deleted by the next start.
+            drop(self.store.delete(&name));
+        }
+    }
+
+    fn garbage(&self) -> MutexGuard<'_, Vec<String>> {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn used(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
@@ -328,6 +346,11 @@ impl<'a, K: ColdKey> Writing<'a, K> {
 }
 
 impl ColdFile {
+    /// The run, by its name here.
+    pub fn entry(&self) -> &RunEntry {
+        &self.run
+    }
+
     /// Looks for a key on a page.
     fn look(&self, key: u128, page: usize, checksum: u64) -> Result<bool, String> {
         let key_bytes = if self.narrow { 8 } else { 16 };
@@ -397,9 +420,8 @@ impl Drop for ColdFile {
     fn drop(&mut self) {
         self.folder.used().remove(&self.name);
         if *self.retired.get_mut() {
-            // What stays is deleted by the next start.
-            drop(self.folder.store.delete(&self.name));
-            drop(self.folder.store.delete(&self.run.name));
+            let names = [&self.name, &self.run.name].map(String::clone);
+            self.folder.garbage().extend(names);
         }
     }
 }

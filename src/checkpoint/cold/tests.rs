@@ -87,6 +87,8 @@ fn keys_that_left_memory_are_found_there_and_no_others() {
         assert_eq!(count(&file, Found::Yes), 30_000);
         second.cold[0].retire();
         drop(second);
+        assert_eq!(files(&folder).1.len(), 4);
+        cold.collect();
         assert_eq!(files(&folder).1.len(), 2, "what is retired is deleted");
 
         // As an object of a checkpoint it is the run of the same keys.

@@ -69,9 +69,12 @@ pub(super) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         "events: {brokers} topic \"events\", {}/s, 10 % of them retries\n\
          results: topic \"joined\"; dead letters: topic \"joined.dead\"\n\
          configuration: {}\n\
-         Kill a worker with `kill -9 PID` (see below) and watch the job start again; Ctrl-C ends.",
+         Kill a worker with `kill -9 PID` (see below) and watch the job start again; Ctrl-C ends.\n\
+         Rename a location, and results of the last ten minutes are corrected:\n    \
+         sed -i 's/^1,.*/1,Renamed/' {}",
         args.rate,
-        config.display()
+        config.display(),
+        folder.0.join("reference.csv").display()
     ));
     let publishing = publish(options, &brokers, &stop)?;
     let viewing = view::start(&brokers, &folder.0.join("status.json"), &stop, args.seconds)?;

@@ -48,7 +48,7 @@ fn show(consumer: &BaseConsumer, status_file: &PathBuf, stop: &Stop, seconds: u6
         let now = std::fs::read(status_file)
             .ok()
             .and_then(|text| serde_json::from_slice::<Status>(&text).ok());
-        let mut lines: Vec<String> = now.and_then(|now| view.next(now)).into_iter().collect();
+        let mut lines = now.map_or_else(Vec::new, |now| view.next(now));
         if second % SAMPLE_SECONDS == 0 {
             lines.extend(newest(consumer).iter().map(|row| format!("    {row}")));
         }
@@ -73,27 +73,36 @@ struct View {
 }
 
 impl View {
-    /// The line that the next status is worth.
-    fn next(&mut self, now: Status) -> Option<String> {
+    /// The lines that the next status is worth.
+    fn next(&mut self, now: Status) -> Vec<String> {
         let known = self.before.as_ref().map_or(0, |before| before.written_ms);
         // A process that waits for its peers has no generation.
         if now.state == State::Starting || now.written_ms <= known {
-            return None;
+            return Vec::new();
         }
         let starts = || format!("generation {} starts", now.generation);
-        let line = match &self.before {
-            None => Some(starts()),
+        let mut lines = Vec::new();
+        match &self.before {
+            None => lines.push(starts()),
             Some(before) if before.generation == now.generation => {
                 // Before the first epoch there is no progress.
-                (now.epoch > 0).then(|| progress_line(before, &now))
+                if now.epoch > 0 {
+                    lines.push(progress_line(before, &now));
+                }
+                let corrected = now.counts.retracted - before.counts.retracted;
+                if corrected > 0 {
+                    lines.push(format!(
+                        "{corrected} past results were corrected: the reference table has changed"
+                    ));
+                }
             }
             Some(_) => {
                 let why = "it goes on from the newest checkpoint, and counts from there";
-                Some(format!("{}: {why}", starts()))
+                lines.push(format!("{}: {why}", starts()));
             }
-        };
+        }
         self.before = Some(now);
-        line
+        lines
     }
 }
 
@@ -140,8 +149,10 @@ mod tests {
             state: State::Starting,
             ..status(0, 0, written_ms)
         };
+        let mut corrected = status(9, 8_500, 9_000);
+        corrected.counts.retracted = 7;
         let mut view = View::default();
-        let mut lines = Vec::new();
+        let mut lines: Vec<String> = Vec::new();
         for now in [
             starting(1_000),
             status(0, 0, 2_000),
@@ -152,12 +163,12 @@ mod tests {
             status(9, 0, 6_000),
             status(9, 6_500, 7_000),
             status(9, 7_500, 8_000),
+            corrected,
         ] {
-            let line = view.next(now);
             // Of a progress line, what does not depend on the numbers.
-            lines.extend(line.map(|line| line.split("  ").next().map(str::to_owned)));
+            let new = view.next(now).into_iter();
+            lines.extend(new.filter_map(|line| line.split("  ").next().map(str::to_owned)));
         }
-        let lines: Vec<String> = lines.into_iter().flatten().collect();
         assert_eq!(
             lines,
             [
@@ -167,6 +178,8 @@ mod tests {
                 "generation 9 starts: it goes on from the newest checkpoint, and counts from there",
                 "events/s",
                 "events/s",
+                "events/s",
+                "7 past results were corrected: the reference table has changed",
             ]
         );
     }

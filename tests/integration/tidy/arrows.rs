@@ -73,7 +73,7 @@ pub(super) const ARROWS: [Arrow; 16] = [
     arrow(
         "checkpoint",
         &["bindings", "codec", "config", "error", "fault_point"],
-        &["batch", "checkpoint", "key", "ports", "schema"],
+        &["batch", "checkpoint", "key", "ports", "schema", "state"],
     ),
     arrow("cluster", &["error"], &["ports"]),
     arrow("telemetry", &["config", "error"], &["ports"]),

@@ -20,8 +20,8 @@
 //!
 //! # State
 //! The set of all keys that are remembered, 8 or 16 bytes a key by at most 1.4
-//! (`state::BucketRing`); beyond a limit, older buckets are on disk. The events of epochs that are still open, bounded by
-//! `max_in_flight_bytes`.
+//! (`state::BucketRing`); beyond a limit, older buckets are on disk. The events of epochs that are
+//! still open, bounded by `max_in_flight_bytes`.
 //!
 //! # Recovery
 //! The set begins as the newest checkpoint has it, and checkpoints are made of what it gains. The

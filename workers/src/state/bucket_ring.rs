@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::batch::Keys;
 use crate::checkpoint::KeyRun;
 use crate::state::KeySet;
-use crate::state::cold::{Asked, ColdRun, ColdRuns, Freeze};
+use crate::state::cold::{Asked, ColdRun, ColdRuns, Freeze, Limit};
 
 /// A horizon is cut into so many buckets.
 const BUCKETS: u64 = 24;
@@ -47,23 +47,6 @@ impl Buckets {
             None => i64::MIN,
         }
     }
-}
-
-/// When keys leave memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// Above this many bytes of memory some do.
-    pub bytes: u64,
-    /// Fewer keys of a bucket than these stay.
-    pub keys_min: u64,
-}
-
-impl Limit {
-    /// All keys stay.
-    pub const NONE: Self = Self {
-        bytes: u64::MAX,
-        keys_min: u64::MAX,
-    };
 }
 
 /// The keys on disk of a bucket are written again when those in memory are as many as this part.

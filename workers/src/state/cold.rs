@@ -12,6 +12,23 @@ use std::sync::Arc;
 use crate::checkpoint::KeyRun;
 use crate::state::KeySet;
 
+/// When keys leave memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Above this many bytes of memory some do.
+    pub bytes: u64,
+    /// Fewer keys of a bucket than these stay.
+    pub keys_min: u64,
+}
+
+impl Limit {
+    /// All keys stay.
+    pub const NONE: Self = Self {
+        bytes: u64::MAX,
+        keys_min: u64::MAX,
+    };
+}
+
 /// Whether a key is among those on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {

@@ -6,8 +6,8 @@ mod key_set;
 mod recent_rows;
 mod reference;
 
-pub use bucket_ring::{BucketRing, Buckets, Limit};
-pub use cold::{Asked, ColdRun, ColdRuns, Found, Freeze};
+pub use bucket_ring::{BucketRing, Buckets};
+pub use cold::{Asked, ColdRun, ColdRuns, Found, Freeze, Limit};
 pub use key_set::KeySet;
 pub(crate) use recent_rows::{Place, RecentRows, Wanted};
 pub(crate) use reference::MixedKeys;

@@ -1,0 +1,78 @@
+//! What a key costs in memory, beside other sets.
+//!
+//! Apart from the day of keys, which is about disks.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
+
+use deltajoin_workers::batch::Keys;
+use deltajoin_workers::key::{key_group, mix64};
+use deltajoin_workers::state::KeySet;
+
+/// Bytes a key, and how fast, beside a set of the standard library, which is hashbrown's.
+pub(crate) fn sets(count: usize) {
+    #[derive(Default)]
+    struct Mixed(u64);
+    impl Hasher for Mixed {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            let (words, _) = bytes.as_chunks();
+            self.0 = words
+                .iter()
+                .fold(self.0, |sum, word| sum ^ u64::from_le_bytes(*word));
+        }
+        fn write_u64(&mut self, word: u64) {
+            self.0 = word;
+        }
+    }
+    let all = keys(0, count);
+    let others = keys(count, count);
+    let per_second = |begun: Instant| count as f64 / begun.elapsed().as_secs_f64() / 1e6;
+    println!("\n{count} keys in memory | bytes a key | inserts | found | not found (million/s)");
+    for narrow in [true, false] {
+        let columns = |keys: &[u64]| match narrow {
+            true => Keys::Narrow(keys.to_vec().into()),
+            false => Keys::Wide(keys.to_vec().into(), keys.to_vec().into()),
+        };
+        let (own, absent) = (columns(&all), columns(&others));
+        let mut set = KeySet::new(narrow);
+        let begun = Instant::now();
+        (0..count).for_each(|row| assert!(set.insert(&own, row)));
+        let inserts = per_second(begun);
+        let begun = Instant::now();
+        assert!((0..count).all(|row| set.contains(&own, row)));
+        let found = per_second(begun);
+        let begun = Instant::now();
+        assert!(!(0..count).any(|row| set.contains(&absent, row)));
+        let not = per_second(begun);
+        let bytes = set.bytes() as f64 / count as f64;
+        let name = if narrow { "64 bits" } else { "128 bits" };
+        println!("{name} | {bytes:.1} | {inserts:.1} | {found:.1} | {not:.1}");
+    }
+    let mut set: HashSet<u64, BuildHasherDefault<Mixed>> = HashSet::default();
+    let begun = Instant::now();
+    all.iter().for_each(|key| assert!(set.insert(*key)));
+    let inserts = per_second(begun);
+    // A power of two of slots, seven eighths of which may be taken, with a byte beside each.
+    let slots = (set.capacity() * 8 / 7).next_power_of_two();
+    let bytes = (slots * 9) as f64 / count as f64;
+    let begun = Instant::now();
+    assert!(all.iter().all(|key| set.contains(key)));
+    let found = per_second(begun);
+    let begun = Instant::now();
+    assert!(!others.iter().any(|key| set.contains(key)));
+    let not = per_second(begun);
+    println!("64 bits, HashSet | {bytes:.1} | {inserts:.1} | {found:.1} | {not:.1}");
+}
+
+/// Keys in the order in which `distinct` asks: those of an epoch by key group.
+fn keys(from: usize, count: usize) -> Vec<u64> {
+    let mut keys: Vec<u64> = (from..from + count).map(|n| mix64(n as u64)).collect();
+    for epoch in keys.chunks_mut(1 << 16) {
+        epoch.sort_by_key(|key| key_group(*key));
+    }
+    keys
+}
