@@ -22,7 +22,7 @@ use crate::checkpoint::Checkpoints;
 use crate::control::{Control, Message};
 use crate::dataflow::{self, Dataflow, Engine, Plan, Ports};
 use crate::epoch::{BUSY, Minter};
-use crate::operators::SharedCounts;
+use crate::operators::{SharedCounts, count_keys};
 use crate::ports::{Clock, Counts, Events, Observer, Progress, Stop};
 use crate::queue::Waker;
 
@@ -193,7 +193,9 @@ impl This {
             checkpoints.freeze(part);
         }
         while let Some((bucket, run)) = checkpoints.frozen() {
-            keys.borrow_mut().frozen(bucket, run);
+            let mut keys = keys.borrow_mut();
+            keys.frozen(bucket, run);
+            count_keys(&mut self.counts.borrow_mut(), &keys);
         }
         while let Some((epoch, description)) = checkpoints.durable() {
             self.control.send(Message::Part { epoch, description });

@@ -45,7 +45,7 @@ use crate::checkpoint::{Admitted, KeyRun};
 use crate::clock::{Clocks, EventTime, latest_ms, odd_unit};
 use crate::key::{KEY_GROUPS, Ownership, key_group};
 use crate::operators::{Letters, ROWS_MAX, SharedCounts, Whole};
-use crate::ports::reason;
+use crate::ports::{Counts, reason};
 use crate::state::{BucketRing, Buckets};
 
 /// New keys, as the operator and the step loop share them.
@@ -313,15 +313,20 @@ impl Judged {
         counts.late += late as u64;
         counts.future += future as u64;
         counts.dead_letters += (late + future) as u64;
-        counts.keys = seen.len();
-        counts.key_bytes = seen.bytes();
-        counts.cold_keys = seen.cold_len();
-        counts.buckets = seen.buckets() as u64;
-        let asked = seen.asked();
-        counts.cold_probes = asked.probes;
-        counts.cold_reads = asked.reads;
-        counts.cold_found = asked.found;
+        count_keys(&mut counts, seen);
     }
+}
+
+/// Counts the keys that are remembered.
+pub(crate) fn count_keys(counts: &mut Counts, seen: &BucketRing) {
+    counts.keys = seen.len();
+    counts.key_bytes = seen.bytes();
+    counts.cold_keys = seen.cold_len();
+    counts.buckets = seen.buckets() as u64;
+    let asked = seen.asked();
+    counts.cold_probes = asked.probes;
+    counts.cold_reads = asked.reads;
+    counts.cold_found = asked.found;
 }
 
 /// The keys of some rows.

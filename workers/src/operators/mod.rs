@@ -16,8 +16,8 @@ mod source;
 
 pub(crate) use ask::{Question, ask};
 pub use bind::{Durable, bind};
-pub(crate) use distinct::distinct;
 pub use distinct::{Distinct, SharedAdmitted, SharedKeys};
+pub(crate) use distinct::{count_keys, distinct};
 pub(crate) use join::join;
 pub use join::{Join, Keep, Strategy, Unmatched};
 pub(crate) use joiner::{Joiner, unmatched_letters};

@@ -7,6 +7,7 @@
 //! * A bucket is forgotten when all of it is older than the horizon, so a key is remembered for as
 //!   long as the horizon at least, and a bucket's width longer at most.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::batch::Keys;
@@ -224,17 +225,24 @@ impl BucketRing {
         let leaving = self.buckets.iter().filter(|bucket| bucket.under_way);
         let leaving: u64 = leaving.map(|bucket| bucket.warm().1).sum();
         let mut bytes = (self.bytes() + others).saturating_sub(leaving);
+        let Some((_, older)) = self.buckets.split_last_mut() else {
+            return Vec::new();
+        };
+        let may = older.iter_mut().filter(|one| one.may_leave(self.limit));
+        let mut may: Vec<&mut Bucket> = may.collect();
+        may.sort_by_key(|one| Reverse(one.warm().1));
         let mut frozen = Vec::new();
-        while bytes > limit
-            && let Some((_, older)) = self.buckets.split_last_mut()
-            && let Some(most) = {
-                let may = older.iter_mut().filter(|one| one.may_leave(self.limit));
-                may.max_by_key(|one| one.warm().1)
+        for most in may {
+            if bytes <= limit {
+                break;
             }
-        {
-            bytes = bytes.saturating_sub(most.warm().1);
-            let set = std::mem::replace(&mut most.set, KeySet::new(self.narrow));
+            let (keys, warm) = most.warm();
             let later = later(most.number);
+            if keys - (later.len() as u64) < self.limit.keys_min {
+                continue;
+            }
+            bytes = bytes.saturating_sub(warm);
+            let set = std::mem::replace(&mut most.set, KeySet::new(self.narrow));
             most.twice += later.len() as u64;
             most.set.extend(&later);
             most.leaving.push(Arc::new(set));
@@ -411,6 +419,11 @@ mod tests {
         // Rows 4 and 5 came after the checkpoint; bucket 2 has few keys, and 3 is the newest.
         let later = KeyRun::Narrow(all.high()[4..6].to_vec());
         assert_eq!(ring.above_limit(0), None);
+        let most = KeyRun::Narrow(all.high()[1..6].to_vec());
+        assert!(
+            ring.freeze(0, |_| most.clone()).is_empty(),
+            "one key is few"
+        );
         let frozen = ring.freeze(0, |bucket| {
             assert_eq!(bucket, 1);
             later.clone()
