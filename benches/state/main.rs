@@ -27,7 +27,7 @@ use deltajoin_workers::checkpoint::{Checkpoints, KeyRun, Part};
 use deltajoin_workers::clock::{EventTime, ExpiryClock, TimeUnit};
 use deltajoin_workers::dataflow::{Engine, Plan, Ports, SinkPort};
 use deltajoin_workers::key::{KEY_GROUPS, key_group, mix64};
-use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, Unmatched};
+use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, Strategy, Unmatched};
 use deltajoin_workers::ports::{Block, Clock, Observer, Progress, ReferenceBlock, Sink, Stop};
 use deltajoin_workers::queue::{self, InFlight, Waker};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
@@ -254,6 +254,7 @@ fn plan() -> Plan {
         },
         join: Join {
             event_columns: vec![1],
+            strategy: Strategy::Broadcast,
             unmatched: Unmatched::Keep,
             revise: false,
             keep: Keep::First,

@@ -139,6 +139,7 @@ pub(super) fn join(sections: &Sections, faults: &mut Faults) -> Option<Join> {
     };
     Some(Join {
         event_columns: key.iter().map(side_of).collect::<Option<_>>()?,
+        partitioned: join.text("strategy")? == "partitioned",
         unmatched,
         revise: join.text("on_reference_change")? == "revise",
         revise_window: join.duration("revise_window")?,

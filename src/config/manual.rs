@@ -9,7 +9,7 @@
 use std::fmt::Write as _;
 
 use crate::config::fault::wrap;
-use crate::config::settings::{Built, Fallback, Kind, Setting, Table, quoted_list};
+use crate::config::settings::{Fallback, Kind, Setting, Table, quoted_list};
 use crate::config::table::TABLES;
 
 const PREFACE: &str = include_str!("manual.md");
@@ -50,13 +50,5 @@ fn item(table: &Table, setting: &Setting) -> String {
         (Fallback::Default, None) => unreachable!("a test finds all defaults in default.toml"),
     };
     write!(words, "; {default}. {}", setting.doc).expect("a string takes whatever is written");
-    let built = match &setting.built {
-        Built::Yes => String::new(),
-        Built::Only(only, meaning) => format!(
-            " *Not built yet: only `{}` can be written, and this version acts so in any case. \
-             {meaning}*",
-            only.value().to_toml()
-        ),
-    };
-    wrap(&format!("{words}{built}"), "  ", 100)
+    wrap(&words, "  ", 100)
 }

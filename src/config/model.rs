@@ -236,6 +236,8 @@ pub struct Join {
     /// For each key column of the reference, in its order, the index of the events' column that
     /// must equal it.
     pub event_columns: Vec<usize>,
+    /// Whether each worker has a part of the reference, and not all of it.
+    pub partitioned: bool,
     /// What becomes of an event without a reference row.
     pub unmatched: Unmatched,
     /// Whether a changed reference row revises recent results.

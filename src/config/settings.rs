@@ -1,16 +1,15 @@
-//! What a setting is: its type, its default, and whether this build acts on it.
+//! What a setting is: its type, its default, and what it means.
 //!
 //! It is apart from `table`, the list of all settings, so that the list reads as a list. Known
 //! names, type checks, guesses, refusals and the manual all come from that one list.
 //!
 //! # Invariants
-//! * A setting that is not built is refused wherever it is written, never ignored.
 //! * Defaults stand in `default.toml` and nowhere else; a test compares it with the list.
 
 use std::sync::LazyLock;
 
 use crate::config::table::TABLES;
-use crate::config::tree::{Node, Value, parse_default};
+use crate::config::tree::{Node, parse_default};
 
 /// A table of the file.
 pub(super) struct Table {
@@ -64,8 +63,6 @@ pub(super) struct Setting {
     pub(super) fallback: Fallback,
     /// The one `type` of its table that it belongs to, if it does not belong to all.
     pub(super) only_for: Option<&'static str>,
-    /// Whether this build acts on it.
-    pub(super) built: Built,
     /// What it means, for the manual: sentences in Markdown.
     pub(super) doc: &'static str,
 }
@@ -194,30 +191,6 @@ pub(super) enum Fallback {
     Derived(&'static str),
 }
 
-/// Whether this build acts on a setting.
-pub(super) enum Built {
-    /// It does.
-    Yes,
-    /// It acts as if this value were written, and takes no other; the text says what that means.
-    Only(Literal, &'static str),
-}
-
-/// A value in the list of settings.
-#[derive(Clone, Copy)]
-pub(super) enum Literal {
-    /// Text.
-    Text(&'static str),
-}
-
-impl Literal {
-    /// The same as a value of the tree.
-    pub(super) fn value(self) -> Value {
-        match self {
-            Self::Text(text) => Value::Text(text.to_owned()),
-        }
-    }
-}
-
 impl Setting {
     /// A setting whose default is in `default.toml`.
     pub(super) const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {
@@ -226,7 +199,6 @@ impl Setting {
             kind,
             fallback: Fallback::Default,
             only_for: None,
-            built: Built::Yes,
             doc,
         }
     }
@@ -246,12 +218,6 @@ impl Setting {
     /// The same, but for one `type` only.
     pub(super) const fn only_for(mut self, type_name: &'static str) -> Self {
         self.only_for = Some(type_name);
-        self
-    }
-
-    /// The same, but this build takes one value only.
-    pub(super) const fn only(mut self, value: Literal, meaning: &'static str) -> Self {
-        self.built = Built::Only(value, meaning);
         self
     }
 

@@ -12,7 +12,7 @@ use crate::config::fault::Document;
 use crate::config::model::{Config, EventSource, KafkaTopic, ReferenceSource, Target};
 use crate::config::properties::{MASK, is_secret};
 use crate::config::section::Sections;
-use crate::config::settings::{Built, Kind};
+use crate::config::settings::Kind;
 use crate::config::tree::{Origin, Value, key};
 use crate::config::walk::Field;
 
@@ -47,18 +47,6 @@ fn lines_of(field: &Field, document: &Document) -> Vec<(String, String)> {
         Origin::Default => "default".to_owned(),
         written => document.place(written),
     };
-    let written = field.node.origin != Origin::Default;
-    let not_built = match &field.setting.built {
-        Built::Yes => None,
-        Built::Only(only, _) => (only.value().to_toml() != field.node.value.to_toml())
-            .then(|| format!("not built yet, acts as {}", only.value().to_toml())),
-    };
-    if let Some(reason) = not_built
-        && !written
-    {
-        let line = format!("# {name} = {}", field.node.value.to_toml());
-        return vec![(line, format!("default; {reason}"))];
-    }
     match &field.node.value {
         Value::Table(entries) if !entries.is_empty() => entries
             .iter()

@@ -11,7 +11,6 @@ use crate::config::settings::Kind::{
     Addresses, Brokers, Columns, Duration, Flag, Job, Key, LogFilter, OneOf, OptionalBrokers,
     OptionalText, Pairs, Properties, Size, Start, Text, Time, Topic, Whole,
 };
-use crate::config::settings::Literal::Text as Word;
 use crate::config::settings::{Setting, Table};
 
 const AT: &str = "The brokers to begin with, as `host:port`, with commas between them.";
@@ -264,9 +263,10 @@ static JOIN: &[Setting] = &[
     Setting::new(
         "strategy",
         OneOf(&["broadcast", "partitioned"]),
-        "`broadcast`: every worker has the whole reference. `partitioned`: each has a part.",
-    )
-    .only(Word("broadcast"), "Every worker has the whole reference."),
+        "`broadcast`: every worker has the whole reference. `partitioned`: each has a part, and \
+         asks the others for the rows that its events need; for a reference of millions of rows. \
+         Results are the same.",
+    ),
     Setting::new(
         "version_column",
         OptionalText,

@@ -10,7 +10,7 @@
 //! * What is derived from something that was reported is not reported again.
 
 use crate::config::fault::{Faults, did_you_mean, guess};
-use crate::config::settings::{Built, Fallback, Kind, Setting, Table, plain, quoted_list};
+use crate::config::settings::{Fallback, Kind, Setting, Table, plain, quoted_list};
 use crate::config::table::TABLES;
 use crate::config::tree::{Entry, Node, Origin};
 use crate::config::value::{Meaning, read};
@@ -225,21 +225,6 @@ fn field(
         // What it was derived from has been reported if it is wrong; once is enough.
         read(table, setting, &entry.node, &mut Faults::default())
     };
-    if let Built::Only(only, instead) = &setting.built
-        && meaning.is_some()
-        && written
-        && entry.node.value.to_toml() != only.value().to_toml()
-    {
-        let value = entry.node.value.to_toml();
-        let (name, only) = (setting.name, only.value().to_toml());
-        faults
-            .add(
-                &entry.node.origin,
-                format!("{name} = {value} {} is not built yet", table.phrase()),
-            )
-            .detail(plain(instead))
-            .hint(format!("Leave it out, or write {name} = {only}."));
-    }
     Some(Field {
         setting,
         origin: entry.origin.clone(),

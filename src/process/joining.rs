@@ -262,7 +262,10 @@ impl<'a> Joining<'a> {
         let state = std::mem::take(&mut loaded.state);
         let clock_ms = found.first.clock_ms;
         let clock = ExpiryClock::new(clock_ms, found.ranges.keys().copied());
-        let restored = found.first.epoch;
+        let restored = loaded
+            .checkpoint
+            .as_ref()
+            .map_or(0, |manifest| manifest.epoch);
         let keeper = self.keep(loaded, &ledger, log.as_ref())?;
         let newest_bound = NewestBound::new(newest_bound.into());
         if log.is_some() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::clock::{EventTime, TimeUnit};
 use deltajoin_workers::dataflow::{Engine, Plan};
-use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, Unmatched};
+use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, Strategy, Unmatched};
 use deltajoin_workers::ports::dead_letter_schema;
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
@@ -70,6 +70,10 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
         },
         join: Join {
             event_columns: config.join.event_columns.clone(),
+            strategy: match config.join.partitioned {
+                true => Strategy::Partitioned,
+                false => Strategy::Broadcast,
+            },
             unmatched: match config.join.unmatched {
                 config::Unmatched::Keep => Unmatched::Keep,
                 config::Unmatched::Drop => Unmatched::Drop,

@@ -8,6 +8,7 @@
 //! | `broker` | the test kit itself |
 //! | `stream` | a million events, on one process and on several |
 //! | `reference` | the reference table as a compacted topic |
+//! | `partitioned` | a reference table of which each worker has a part |
 //! | `poison` | records and rows that must not stop a job |
 //! | `scenarios` | single ways to lose or double rows |
 //! | `shapes` | topics of every shape |
@@ -57,6 +58,7 @@ mod horizon;
 #[cfg(feature = "fault-points")]
 mod late;
 mod outage;
+mod partitioned;
 mod places_change;
 mod poison;
 mod reference;

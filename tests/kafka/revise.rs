@@ -11,10 +11,10 @@ use crate::support::now_ms;
 use crate::topics::Publisher;
 
 /// A table of rows by their keys.
-type Table = BTreeMap<String, Value>;
+pub(crate) type Table = BTreeMap<String, Value>;
 
 /// The case, and what its result must be.
-struct World<'a> {
+pub(crate) struct World<'a> {
     events: Publisher<'a>,
     places: Publisher<'a>,
     /// The latest event of each detection.
@@ -22,8 +22,20 @@ struct World<'a> {
     names: BTreeMap<i64, String>,
 }
 
-impl World<'_> {
-    fn event(&mut self, detection: i64, location: i64, item: &str, at: i64) {
+impl<'a> World<'a> {
+    /// Nothing yet, of topics of events and names that are made.
+    pub(crate) fn new(broker: &'a Broker, [events, names]: [&'a str; 2]) -> Self {
+        broker.create_topic(events, 3, &[]);
+        broker.create_topic(names, 1, &[("cleanup.policy", "compact")]);
+        Self {
+            events: Publisher::new(broker, events),
+            places: Publisher::new(broker, names),
+            latest: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn event(&mut self, detection: i64, location: i64, item: &str, at: i64) {
         let event = json!({
             "geographical_location_oid": location,
             "video_camera_oid": 7,
@@ -43,7 +55,7 @@ impl World<'_> {
         }
     }
 
-    fn name(&mut self, location: i64, name: Option<&str>) {
+    pub(crate) fn name(&mut self, location: i64, name: Option<&str>) {
         let key = json!({ "geographical_location_oid": location }).to_string();
         let value = name.map(|name| {
             self.names.insert(location, name.to_owned());
@@ -57,13 +69,18 @@ impl World<'_> {
         self.places.send(0, Some(key.as_bytes()), value);
     }
 
-    fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.places.flush();
         self.events.flush();
     }
 
+    /// How many places have a name.
+    pub(crate) fn places(&self) -> usize {
+        self.names.len()
+    }
+
     /// The collection, where events without a name are no results.
-    fn collection(&self) -> Table {
+    pub(crate) fn collection(&self) -> Table {
         let rows = self.latest.iter().filter_map(|(detection, event)| {
             let location = event["geographical_location_oid"].as_i64();
             let name = self.names.get(&location?)?;
@@ -76,7 +93,7 @@ impl World<'_> {
 }
 
 /// Applies a topic of the latest rows.
-fn upserted(broker: &Broker, topic: &str) -> Table {
+pub(crate) fn upserted(broker: &Broker, topic: &str) -> Table {
     let mut table = Table::new();
     broker.read(topic, |record| {
         let key = String::from_utf8(record.key.unwrap()).unwrap();
@@ -89,7 +106,7 @@ fn upserted(broker: &Broker, topic: &str) -> Table {
 }
 
 /// Applies a topic of changes, each of which must fit what is there.
-fn changed(broker: &Broker, topic: &str) -> (Table, BTreeMap<String, usize>) {
+pub(crate) fn changed(broker: &Broker, topic: &str) -> (Table, BTreeMap<String, usize>) {
     let mut table = Table::new();
     let mut ops = BTreeMap::new();
     broker.read(topic, |record| {
@@ -117,15 +134,8 @@ fn changed(broker: &Broker, topic: &str) -> (Table, BTreeMap<String, usize>) {
 #[test]
 fn who_applies_either_envelope_in_order_holds_the_collection_through_kills_and_renames() {
     let broker = Broker::shared();
-    broker.create_topic("revised", 3, &[]);
-    broker.create_topic("revised-names", 1, &[("cleanup.policy", "compact")]);
     broker.create_topic("revised-changes", 3, &[]);
-    let mut world = World {
-        events: Publisher::new(broker, "revised"),
-        places: Publisher::new(broker, "revised-names"),
-        latest: BTreeMap::new(),
-        names: BTreeMap::new(),
-    };
+    let mut world = World::new(broker, ["revised", "revised-names"]);
     let state = tempfile::tempdir().unwrap();
     let sink = format!(
         "type = \"kafka\"\nbrokers = {:?}\ntopic = \"revised-changes\"\nenvelope = \"changelog\"",

@@ -107,6 +107,7 @@ fn what_may_change_goes_on_with_each_row_once() {
         "sinks.0.delivery=at-least-once",
         "sinks.0.commit_interval=5ms",
         "sinks.0.partitioner=murmur2",
+        "join.strategy=partitioned",
     ] {
         job.goes_on(setting, &job.setup(), &["--set", setting]);
     }
@@ -152,6 +153,14 @@ impl Changing {
         // Rows that come from then on can be revised, and are by the next start.
         let revising = ["--set", "join.on_reference_change=revise"];
         job.goes_on("join.on_reference_change", &job.setup(), &revising);
+        let partitioned = [&revising[..], &["--set", "join.strategy=partitioned"]].concat();
+        job.goes_on("join.strategy", &job.setup(), &partitioned);
+        let again = ["--set", "join.strategy=partitioned"];
+        job.goes_on(
+            "rows that are held as results from now on",
+            &job.setup(),
+            &again,
+        );
         let again = [
             "--set",
             "distinct.keep=first",

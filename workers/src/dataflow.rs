@@ -15,11 +15,15 @@
 //!                                   |
 //!                                written (probe): what all sinks of all workers have written
 //!
+//!   If the reference is partitioned, between Reference, Distinct and Join on each worker:
+//!   Distinct --> Ask --by join key--> LookUp (changes by their key) --> Join (answers, changes)
+//!
 //!   Source (ends), Reference (changes) --> Bind (worker 0) --> durable: what sinks may be given
 //!   Source (times) --> expiry clock (worker 0) --> the next mint
 //! ```
 //!
-//! The exchange between `Source` and `Distinct` is the only one in the path of the events.
+//! The exchange between `Source` and `Distinct` is the only one in the path of the events, and
+//! those from `Ask` to `LookUp` and back, if they are there.
 //! `docs/dataflow.md` says what the result is; `textbook` says it in Differential's own operators.
 
 use std::cell::{Cell, RefCell};
@@ -39,8 +43,8 @@ use crate::clock::{Clocks, ExpiryClock, SharedClock};
 use crate::key::Ownership;
 use crate::operators::{
     BoundChanges, Distinct, Durable, Join, Joiner, Letters, Mint, Requested, SharedAdmitted,
-    SharedCounts, SharedKeys, Take, Timing, Unwritten, bind, distinct, join, reference, sink,
-    source,
+    SharedCounts, SharedKeys, Take, Timing, Unwritten, ask, bind, distinct, join, look_up,
+    reference, sink, source,
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
@@ -72,6 +76,14 @@ pub struct Plan {
     pub letters: Letters,
 }
 
+impl Plan {
+    /// Whether reference rows are looked up on other workers. The textbook engine divides
+    /// everything by its keys, whatever the strategy.
+    fn looks_up(&self) -> bool {
+        self.engine == Engine::Production && self.join.is_partitioned()
+    }
+}
+
 /// A sink as one worker sees it.
 pub struct SinkPort {
     /// Its name, in the operator's name.
@@ -100,7 +112,8 @@ pub struct Ports {
     pub clock: ExpiryClock,
     /// The keys that this worker owns of those that were seen before what is replayed.
     pub keys: BucketRing,
-    /// The rows of the window that this worker owns, as they were at the end of this epoch.
+    /// The rows of the window that this worker owns, as they were at the end of this epoch, that of
+    /// the checkpoint; 0 without one.
     pub recent: (u64, Vec<Kept>),
     /// Where the state is kept; without it, all that was bound is replayed.
     pub checkpoints: Option<Box<dyn Checkpoints>>,
@@ -216,12 +229,13 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     );
     let undecoded = undecoded.probe_with(&closed);
     let bound_changes = BoundChanges::default();
+    let copies = if plan.looks_up() { 1 } else { scope.peers() };
     let (reference, changes) = reference(
         minted,
         ports.reference,
         Rc::clone(&bound_changes),
         Rc::clone(&complete),
-        Arc::clone(&plan.join.reference),
+        (Arc::clone(&plan.join.reference), copies),
     );
     let durable = bind(ends, changes, ports.bindings, (Rc::clone(&clock), of_bind));
 
@@ -285,15 +299,25 @@ fn results<'scope>(
     let [of_distinct, of_join] = state.clocks;
     let (events, duplicates, judged) = distinct(
         events,
-        state.ownership,
+        state.ownership.clone(),
         (plan.distinct, letters.clone()),
         state.keys,
         state.admitted.clone(),
         (of_distinct, SharedCounts::clone(&counts)),
     );
-    let told = (of_join, counts, first);
+    let settings = plan.join.clone();
+    let restored = state.recent.0;
+    let told = (of_join, SharedCounts::clone(&counts), first);
     let joiner = Joiner::new(plan.join, letters, state.recent, state.admitted, told);
-    let (joined, unmatched) = join(events, duplicates, reference, joiner);
+    let joiner = Rc::new(RefCell::new(joiner));
+    let (mut reference, mut answers) = (reference, None);
+    if settings.is_partitioned() {
+        let questions = ask(events.clone(), duplicates.clone(), Rc::clone(&joiner));
+        let with = (&settings, restored);
+        let (rows, changes) = look_up(questions, reference, state.ownership, with, counts);
+        (reference, answers) = (changes, Some(rows));
+    }
+    let (joined, unmatched) = join(events, duplicates, (reference, answers), joiner);
     (joined, vec![judged, unmatched])
 }
 

@@ -172,7 +172,7 @@ pub struct Counts {
     pub cold_found: u64,
     /// Bytes of memory that the keys take.
     pub key_bytes: u64,
-    /// Rows of the reference table, on worker 0.
+    /// Rows of the reference table: on worker 0 those of all of it, or on each those of its part.
     pub reference_rows: u64,
     /// Offsets that the source had deleted before they were read.
     pub missing_offsets: u64,

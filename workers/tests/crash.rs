@@ -15,7 +15,7 @@ use deltajoin_workers::checkpoint::{self, KeyRun};
 use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::{Ports, SinkPort, reader};
 use deltajoin_workers::key::{Ownership, key_group};
-use deltajoin_workers::operators::Keep;
+use deltajoin_workers::operators::{Keep, Strategy};
 use deltajoin_workers::ports::{Block, Stop};
 use deltajoin_workers::queue::{InFlight, Sender, queue};
 use deltajoin_workers::state::{BucketRing, KeySet, Limit};
@@ -28,11 +28,11 @@ use crate::script::{Epoch, Event, Setup, block, event_schema, reference_block};
 use crate::step_loop::{Seen, Since};
 
 /// What the job reads and is told to do, which crashes do not change.
-struct World {
-    setup: Setup,
-    partitions: Vec<Vec<Option<Event>>>,
+pub(crate) struct World {
+    pub(crate) setup: Setup,
+    pub(crate) partitions: Vec<Vec<Option<Event>>>,
     /// The reference at first, and after a change.
-    tables: [Table; 2],
+    pub(crate) tables: [Table; 2],
 }
 
 impl World {
@@ -206,9 +206,11 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
 }
 
 /// Runs the job from what was kept until it has read all.
-fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
+pub(crate) fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
     let (world, kept) = (Arc::clone(world), Arc::clone(kept));
     let clock = Arc::new(Since(Instant::now()));
+    // Any run may have another, whatever the one before it had.
+    let strategy = [Strategy::Broadcast, Strategy::Partitioned][(seed as usize + workers) % 2];
     // Room for a few blocks: readers are throttled, also within bound epochs.
     let in_flight = InFlight::new(400);
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
@@ -233,7 +235,10 @@ fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, seed: u64) {
             });
         }
         let (world, at) = (Arc::clone(&world), (index, worker.peers()));
-        let setup = world.setup;
+        let setup = Setup {
+            strategy,
+            ..world.setup
+        };
         let partitions = 0..world.partitions.len() as i32;
         let offsets = start.offsets;
         std::thread::spawn(move || world.read(at, seed, &offsets, &sender));

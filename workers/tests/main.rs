@@ -11,4 +11,5 @@ mod kept;
 mod naive;
 mod oracle;
 mod script;
+mod settings;
 mod step_loop;

@@ -121,6 +121,7 @@ pub(crate) fn naive(setup: Setup, script: &[Epoch]) -> Outcome {
         }
         outcome.clocks.push(clock);
         before = after;
+        outcome.counts.reference_rows = table.len() as u64;
     }
     outcome
 }

@@ -10,7 +10,9 @@ use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::bindings::Replay;
 use deltajoin_workers::clock::{EventTime, ExpiryClock, TimeUnit};
 use deltajoin_workers::dataflow::{self, Engine, Plan, Ports, SinkPort};
-use deltajoin_workers::operators::{Distinct, Join, Keep, Letters, SharedCounts, Unmatched};
+use deltajoin_workers::operators::{
+    Distinct, Join, Keep, Letters, SharedCounts, Strategy, Unmatched,
+};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Sink, dead_letter_schema, reason};
 use deltajoin_workers::queue::{InFlight, Sender, Waker, queue};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
@@ -43,6 +45,7 @@ pub(crate) struct Epoch {
 pub(crate) struct Setup {
     pub(crate) engine: Engine,
     pub(crate) workers: usize,
+    pub(crate) strategy: Strategy,
     pub(crate) unmatched: Unmatched,
     /// Whether the key is (id, item), which is hashed, instead of the id.
     pub(crate) wide: bool,
@@ -64,6 +67,7 @@ impl Default for Setup {
         Self {
             engine: Engine::Production,
             workers: 1,
+            strategy: Strategy::Broadcast,
             unmatched: Unmatched::Keep,
             wide: false,
             block: 1,
@@ -116,6 +120,7 @@ impl Setup {
         let key = event_schema(self.wide).schema.key.clone();
         Join {
             event_columns: vec![1],
+            strategy: self.strategy,
             unmatched: self.unmatched,
             revise: self.revise,
             keep: self.keep,

@@ -1,4 +1,4 @@
-//! Messages about names: unknown, misplaced, missing, not built yet.
+//! Messages about names: unknown, misplaced, missing.
 //!
 //! They are apart from `values`: these follow from the list of settings alone.
 
@@ -205,31 +205,18 @@ fn a_table_has_its_shape() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_with_the_reason() {
+fn a_table_that_is_unknown_is_refused() {
     check(
-        &[
-            ("", "[join2]\n"),
-            ("[join]", "[join]\nstrategy = \"partitioned\""),
-        ],
+        &[("", "[join2]\n")],
         expect![[r#"
-            error: strategy = "partitioned" in [join] is not built yet
-              --> job.toml:16:12
-               |
-            16 | strategy = "partitioned"
-               |            ^^^^^^^^^^^^^
-              detail: Every worker has the whole reference.
-              hint: Leave it out, or write strategy = "broadcast".
-
             error: unknown table [join2]
-              --> job.toml:26:2
+              --> job.toml:25:2
                |
-            26 | [join2]
+            25 | [join2]
                |  ^^^^^
               detail: Known tables are "events", "distinct", "reference", "join", "sinks",
                 "dead_letters", "cluster", "checkpoint", "state", "limits" and "telemetry".
               hint: Did you mean "join"?
-
-            2 faults in job.toml
         "#]],
     );
 }

@@ -1,4 +1,5 @@
-//! Routes batches between workers: to the owners of their keys, to everyone, or to one worker.
+//! Routes batches between workers: to the owners of their keys, to everyone, to who has asked, or
+//! to one worker.
 //!
 //! Batches of one epoch are gathered until timely flushes the epoch or enough rows are at hand,
 //! so small epochs cost one message a worker. If all rows of a batch have one owner, as is always
@@ -107,6 +108,28 @@ impl Distributor<Batch> for ToEach {
             &mut pushers[self.next],
         );
         self.next = (self.next + 1) % pushers.len();
+    }
+
+    fn flush<T: Clone, P: Push<Message<T, Batch>>>(&mut self, _: &Stamp<T>, _: &mut [P]) {}
+}
+
+/// Sends every batch to the worker that its rows name as their partition.
+#[derive(Clone, Copy, Debug)]
+pub struct ToAsker;
+
+impl Distributor<Batch> for ToAsker {
+    fn partition<T: Clone, P: Push<Message<T, Batch>>>(
+        &mut self,
+        container: &mut Batch,
+        stamp: &Stamp<T>,
+        pushers: &mut [P],
+    ) {
+        let worker = container.partitions()[0].unsigned_abs() as usize;
+        Message::push_at(
+            &mut std::mem::take(container),
+            stamp.clone(),
+            &mut pushers[worker],
+        );
     }
 
     fn flush<T: Clone, P: Push<Message<T, Batch>>>(&mut self, _: &Stamp<T>, _: &mut [P]) {}

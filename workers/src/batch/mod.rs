@@ -36,7 +36,7 @@ use crate::key;
 use crate::schema::{ColumnType, Schema};
 
 pub use builder::BatchBuilder;
-pub use distribute::{ByOwner, ToEach, ToWorker};
+pub use distribute::{ByOwner, ToAsker, ToEach, ToWorker};
 pub use gather::{Gather, RowIndex};
 
 /// One value of one row, on its way into or out of a batch.
@@ -283,6 +283,13 @@ impl Batch {
     pub(crate) fn with_diff(self, diff: i8) -> Self {
         let rows = self.len();
         self.with_diffs(std::iter::repeat_n(diff, rows))
+    }
+
+    /// The same rows, whose partition is a worker to which they go; see `ToAsker`.
+    pub(crate) fn for_worker(mut self, worker: u32) -> Self {
+        let worker = i32::try_from(worker).expect("at most 1024 workers");
+        self.partitions = ScalarBuffer::from(vec![worker; self.len()]);
+        self
     }
 
     /// The same rows with other diffs.

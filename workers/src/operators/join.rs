@@ -15,25 +15,30 @@
 //! ```text
 //! events (distinct) ------+
 //! duplicates -------------+--> join --+--> joined
-//! reference (everywhere) -+           +--> dead letters
+//! reference changes ------+           +--> dead letters
+//! answers (partitioned) --+
 //! ```
 //! # Routing
-//! None: events stay where `distinct` put them, and every worker has the whole table.
+//! Events stay where `distinct` put them. Broadcast, every worker has the whole table, and changes
+//! come to all of them. Partitioned, the table of an epoch is made of answers (see `look_up`), and
+//! changes come to all only if results are revised.
 //!
 //! # Capabilities
 //! One for each output and epoch that has events or changes and is still open; dropped when the
 //! epoch is joined.
 //!
 //! # State
-//! The reference table (`state::ReferenceTable`); the rows of the window (`state::RecentRows`);
-//! events and changes of epochs that are still open.
+//! The reference table (`state::ReferenceTable`), partitioned that of one epoch at a time; the rows
+//! of the window (`state::RecentRows`); events, changes and answers of epochs that are still open.
 //!
 //! # Recovery
 //! The rows of the window begin as the newest checkpoint has them, and checkpoints are made of what
 //! comes to them. The output is a function of the events, of the table and of the clock at their
 //! epoch, and of the epochs before it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
@@ -43,7 +48,7 @@ use timely::dataflow::operators::{Capability, InputCapability};
 use timely::progress::operate::FrontierInterest;
 
 use crate::Rows;
-use crate::batch::{Batch, BatchSchema, ToEach};
+use crate::batch::{Batch, BatchSchema, ToAsker, ToEach};
 use crate::clock::EventTime;
 use crate::operators::Whole;
 use crate::operators::joiner::{Joiner, Work};
@@ -57,6 +62,16 @@ pub enum Unmatched {
     Drop,
     /// It goes to the dead letters.
     DeadLetter,
+}
+
+/// Where the reference table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// All of it on every worker.
+    #[default]
+    Broadcast,
+    /// Each row on the worker that owns its key.
+    Partitioned,
 }
 
 /// Which event of a key is kept.
@@ -75,6 +90,8 @@ pub enum Keep {
 pub struct Join {
     /// For each key column of the reference, in its order, the events' column that must equal it.
     pub event_columns: Vec<usize>,
+    /// Where the reference table is.
+    pub strategy: Strategy,
     /// What becomes of an event without a reference row.
     pub unmatched: Unmatched,
     /// Whether a change of the reference revises results of the window.
@@ -111,23 +128,31 @@ impl Join {
     pub fn holds_results(&self) -> bool {
         !self.revise
     }
+
+    /// Whether each worker has only a part of the table.
+    pub(crate) fn is_partitioned(&self) -> bool {
+        self.strategy == Strategy::Partitioned
+    }
 }
 
 /// Epochs that are still open: capabilities for both outputs, and what has come.
 type Open = BTreeMap<u64, (Capability<u64>, Capability<u64>, Work)>;
 
-/// The joined rows, and the dead letters among the events.
+/// The joined rows, and the dead letters among the events. There are `answers` if no worker has
+/// the whole reference.
 pub(crate) fn join<'scope>(
     events: Rows<'scope>,
     duplicates: Rows<'scope>,
-    reference: Rows<'scope>,
-    mut joiner: Joiner,
+    (reference, answers): (Rows<'scope>, Option<Rows<'scope>>),
+    joiner: Rc<RefCell<Joiner>>,
 ) -> (Rows<'scope>, Rows<'scope>) {
     let mut builder = OperatorBuilder::new("Join".to_owned(), events.scope());
     let mut events = builder.new_input(events, Pipeline);
     let mut duplicates = builder.new_input(duplicates, Pipeline);
     let mut updates = builder.new_input(reference, DistributorPact(|_| ToEach::default()));
-    for input in [0, 1, 2] {
+    let route = || DistributorPact(|_| ToAsker);
+    let mut answers = answers.map(|answers| builder.new_input(answers, route()));
+    for input in 0..3 + usize::from(answers.is_some()) {
         builder.set_notify_for(input, FrontierInterest::IfCapability);
     }
     let (joined_output, joined) = builder.new_output::<Batch>();
@@ -154,6 +179,13 @@ pub(crate) fn join<'scope>(
                     work.changes.push(std::mem::take(batch))
                 });
             });
+            if let Some(answers) = &mut answers {
+                answers.for_each(|capability, batch| {
+                    take(&mut open, &capability, |work| {
+                        work.answers.push(std::mem::take(batch))
+                    });
+                });
+            }
             // STEP 2. Join epochs that are closed on all sides, in order, each with the table as
             // of that epoch.
             let mut joined_output = joined_output.activate();
@@ -164,7 +196,7 @@ pub(crate) fn join<'scope>(
                     .any(|frontier| frontier.less_equal(entry.key()))
             {
                 let (joined_capability, dead_capability, work) = entry.remove();
-                let done = joiner.epoch(*joined_capability.time(), work);
+                let done = joiner.borrow_mut().epoch(*joined_capability.time(), work);
                 let mut session = joined_output.session_with_builder(&joined_capability);
                 for mut rows in done.rows {
                     session.give_container(&mut rows);

@@ -16,6 +16,7 @@ use crate::checkpoint::Kept;
 use crate::clock::Clocks;
 use crate::operators::distinct::SharedAdmitted;
 use crate::operators::join::{Join, Unmatched};
+use crate::operators::questions::{JoinKeys, Questions, add_join_keys};
 use crate::operators::rivals::{Before, Rival, Rivals};
 use crate::operators::{Letters, Output, ROWS_MAX, SharedCounts};
 use crate::ports::reason;
@@ -28,8 +29,11 @@ pub(crate) struct Work {
     pub(crate) events: Vec<Batch>,
     /// Events of keys that were seen before them.
     pub(crate) duplicates: Vec<Batch>,
-    /// Changes of the reference table.
+    /// Changes of the reference table; partitioned, those that rows of the window may be joined
+    /// with, each with the row before it, which has diff -1.
     pub(crate) changes: Vec<Batch>,
+    /// Partitioned: the rows that were asked for, as they are with the changes.
+    pub(crate) answers: Vec<Batch>,
 }
 
 /// What is made of it.
@@ -43,7 +47,9 @@ pub(crate) struct Done {
 pub(crate) struct Joiner {
     join: Join,
     letters: Letters,
+    /// The reference; partitioned, of an epoch that is being joined, and of that what it needs.
     table: ReferenceTable,
+    questions: Questions,
     recent: Option<RecentRows>,
     /// The rows of the window as the checkpoint has them, until its epoch is over.
     restored: Option<(u64, Vec<Kept>)>,
@@ -68,23 +74,61 @@ impl Joiner {
             by_join_key: join.revise.then(|| join.event_columns.clone()),
             time: join.time,
         };
-        Self {
+        let mut this = Self {
             table: ReferenceTable::new(&join.reference),
             recent: join.holds_recent().then(|| RecentRows::new(wanted)),
             restored: join.holds_recent().then_some(restored),
             rivals: Rivals::default(),
+            questions: Questions::default(),
             join,
             letters,
             admitted,
             clocks,
             counts,
             first,
+        };
+        if this.join.is_partitioned() && this.questions_of_restored().is_none() {
+            // Questions are asked of them before the next epoch is joined.
+            this.restore(u64::MAX);
         }
+        this
+    }
+
+    /// The join keys that must be asked for before an epoch can be joined.
+    pub(crate) fn questions(
+        &mut self,
+        epoch: u64,
+        events: Vec<Batch>,
+        duplicates: Vec<Batch>,
+    ) -> JoinKeys {
+        let new = (epoch, events, duplicates);
+        self.questions.of(&self.join, new, self.recent.as_ref())
+    }
+
+    /// The join keys of rows of the window that were held as events and are to be held as results,
+    /// and the epoch of which they are.
+    pub(crate) fn questions_of_restored(&self) -> Option<(u64, JoinKeys)> {
+        let (epoch, kept) = self.restored.as_ref()?;
+        let are_events = |rows: &&Batch| rows.schema().schema != self.join.joined.schema;
+        let rows = kept.iter().map(|kept| &kept.rows).filter(are_events);
+        if !self.join.holds_results() || rows.clone().next().is_none() {
+            return None;
+        }
+        let mut keys = JoinKeys::default();
+        rows.for_each(|rows| add_join_keys(&self.join, rows, &mut keys));
+        Some((*epoch, keys))
     }
 
     /// Makes the results of an epoch, which comes after all that were made.
-    pub(crate) fn epoch(&mut self, epoch: u64, work: Work) -> Done {
+    pub(crate) fn epoch(&mut self, epoch: u64, mut work: Work) -> Done {
         self.restore(epoch);
+        if self.join.is_partitioned() {
+            self.questions.are_answered(epoch);
+            self.table.apply(std::mem::take(&mut work.answers));
+            self.table.undo(&work.changes);
+            // Rows that were to be joined first are, with what was asked for as of their epoch.
+            self.restore(epoch + 1);
+        }
         let mut done = Done::default();
         match self.recent.take() {
             Some(mut recent) => {
@@ -107,15 +151,17 @@ impl Joiner {
         counts.rows_out += done.rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
         let letters = done.dead_letters.iter().map(|letters| letters.len() as u64);
         counts.dead_letters += letters.sum::<u64>();
-        if self.first {
+        if self.join.is_partitioned() {
+            self.table.clear();
+        } else if self.first {
             counts.reference_rows = self.table.len() as u64;
         }
         drop(counts);
         done
     }
 
-    /// Takes over the rows of the window once the epoch of the checkpoint is over: the reference
-    /// table comes in that epoch as a whole, and revises nothing.
+    /// Takes over the rows of the window if the epoch of the checkpoint is before this one: the
+    /// reference table comes in that epoch as a whole, and revises nothing.
     fn restore(&mut self, epoch: u64) {
         let Some((_, kept)) = self.restored.take_if(|(of, _)| *of < epoch) else {
             return;

@@ -1,4 +1,4 @@
-//! Stamps changes of the reference table with an epoch and copies them to every worker.
+//! Stamps changes of the reference table with an epoch.
 //!
 //! # Semantics
 //! The reference table is read by worker 0 alone, which is also where mints are made. On a live
@@ -7,9 +7,9 @@
 //! changes of its binding and leaves those that wait.
 //!
 //! # Routing
-//! Each batch is emitted once for every worker (`ToEach`): the table is small, and a copy on every
-//! worker keeps the events where they are, however hot one location is. The changes of live epochs
-//! are emitted once more, to be bound.
+//! Broadcast, each batch is emitted once for every worker (`ToEach`): a table that is small is best
+//! everywhere. Partitioned, it is emitted once, and goes to the owners of its keys. The changes of
+//! live epochs are emitted once more, to be bound.
 //!
 //! # Capabilities
 //! Only the one that comes with a mint, while the operator runs.
@@ -43,8 +43,8 @@ use crate::queue::Receiver;
 /// The changes of bound epochs, each taken by the mint of its epoch.
 pub type BoundChanges = Rc<RefCell<VecDeque<Vec<Batch>>>>;
 
-/// The changes of the reference table on all workers, and those of live epochs on worker 0;
-/// `queue` is there on worker 0 alone. All have `schema`; those in the queue lack its version.
+/// The changes of the reference table, so many copies of each, and those of live epochs; all on
+/// worker 0, where the `queue` is. They have `schema`; those in the queue lack its version.
 ///
 /// `complete` is set once the initial content has been emitted.
 pub fn reference<'scope>(
@@ -52,9 +52,8 @@ pub fn reference<'scope>(
     queue: Option<Rc<Receiver<ReferenceBlock>>>,
     bound: BoundChanges,
     complete: Rc<Cell<bool>>,
-    schema: Arc<BatchSchema>,
+    (schema, copies_of_each): (Arc<BatchSchema>, usize),
 ) -> (Stream<'scope, u64, Batch>, Stream<'scope, u64, Batch>) {
-    let peers = mints.scope().peers();
     let mut builder = OperatorBuilder::new("Reference".to_owned(), mints.scope());
     let mut mints = builder.new_input(mints, Pipeline);
     builder.set_notify_for(0, FrontierInterest::Never);
@@ -71,7 +70,7 @@ pub fn reference<'scope>(
                 let Some(queue) = &queue else { return };
                 let mut copies = copies_output.session_with_builder(&capability);
                 let mut copy = |updates: &Batch| {
-                    for _ in 0..peers {
+                    for _ in 0..copies_of_each {
                         copies.give_container(&mut updates.clone());
                     }
                 };

@@ -1,4 +1,4 @@
-//! The reference table as of one epoch, on every worker.
+//! The reference table as of one epoch, or what a worker has of it.
 //!
 //! Rows stay in the batches in which they came; an index by key says where each live row is. The
 //! index holds the same mixed keys as everything else, so a look-up hashes nothing.
@@ -15,6 +15,7 @@ use arrow_array::{Array, ArrayRef, new_null_array};
 use arrow_select::interleave::interleave;
 
 use crate::batch::{Batch, BatchSchema, Gather, RowIndex};
+use crate::operators::ROWS_MAX;
 
 /// Batches are merged beyond this number: gathering goes over all of them.
 const BATCHES_MAX: usize = 32;
@@ -33,7 +34,8 @@ impl Hasher for MixedKeyHasher {
     }
 
     fn write_u128(&mut self, key: u128) {
-        self.0 = (key >> 64) as u64 ^ key as u64;
+        // Those of one worker have their first bits in common, by which tables compare.
+        self.0 = ((key >> 64) as u64).rotate_left(32) ^ key as u64;
     }
 }
 
@@ -101,6 +103,30 @@ impl ReferenceTable {
         for batch in changes {
             self.apply_batch(batch, &differing);
         }
+    }
+
+    /// Takes changes back that were made last. Rows that were there before them are among them,
+    /// with diff -1, and all of those before any row with diff +1 of the same key.
+    pub(crate) fn undo(&mut self, changes: &[Batch]) {
+        for batch in changes.iter().rev() {
+            let diffs: Vec<i8> = batch.diffs().iter().map(|diff| -diff).collect();
+            self.apply(vec![batch.clone().with_diffs(diffs.into_iter())]);
+        }
+    }
+
+    /// Forgets all rows.
+    pub(crate) fn clear(&mut self) {
+        self.live = HashMap::default();
+        self.rows.clear();
+        self.rows_held = 0;
+    }
+
+    /// The rows of those keys that have one, as they came.
+    pub(crate) fn rows_of(&self, keys: impl IntoIterator<Item = u128>) -> Vec<Batch> {
+        let places = keys.into_iter().filter_map(|key| self.get(key));
+        let places: Vec<RowIndex> = places.map(|(batch, row)| (batch - 1, row)).collect();
+        let chunks = places.chunks(ROWS_MAX);
+        chunks.map(|places| self.rows.rows(places)).collect()
     }
 
     fn apply_batch(&mut self, changes: Batch, differing: &HashSet<u128, MixedKeys>) {
