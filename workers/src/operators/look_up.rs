@@ -4,9 +4,9 @@
 //!
 //! # Semantics
 //! Each row of the table is on the worker that owns its key. A question of epoch `e` is answered
-//! with the row that the table has at `e`, changes of `e` included, and not at all if there is none.
-//! If results are revised, changes of rows are told as well: the row before a change has diff `-1`,
-//! the one after it `+1`, and all of the first come before all of the others.
+//! with the row that the table has at `e`, changes of `e` included, and not at all if there is
+//! none. If results are revised, changes of rows are told as well: the row before a change has diff
+//! `-1`, the one after it `+1`, and all of the first come before all of the others.
 //!
 //! # Picture
 //! ```text

@@ -1,4 +1,4 @@
-//! What must be known of the reference before an epoch can be joined, where no worker has all of it.
+//! What must be known of the reference before an epoch is joined, where no worker has all of it.
 //!
 //! It is apart from `joiner`, which joins with the answers.
 //!
