@@ -81,7 +81,7 @@ fn all_faults_are_told_at_once_with_place_known_names_and_guess() {
                |
             17 | path = "reference.txt"
                |        ^^^^^^^^^^^^^^^
-              detail: Known endings are .csv, .jsonl, .json, .ndjson.
+              detail: Known endings are .csv, .jsonl, .json, .ndjson, .parquet.
 
             error: "tick" in [limits] must be a duration from 1ms to 10s
               --> job.toml:28:8
@@ -139,20 +139,24 @@ fn a_file_that_is_absent_or_no_toml_is_refused() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_with_that_reason() {
-    let config = CONFIG.to_owned() + "[state]\ndir = \"state\"\n";
-    check(
-        &config,
-        &["--offline"],
-        expect![[r#"
-            error: setting "dir" in [state] is not built yet
-              --> job.toml:28:1
-               |
-            28 | dir = "state"
-               | ^^^
-              detail: The whole state is kept in memory.
-              hint: Leave it out."#]],
+fn a_folder_of_keys_that_cannot_be_one_is_refused() {
+    let folder = Folder::with_config(&(CONFIG.to_owned() + "[state]\ndir = \"keys\"\n"));
+    folder.write("keys", "no folder");
+    folder.write("events.jsonl", "");
+    folder.write(
+        "reference.csv",
+        "geographical_location_oid,geographical_location\n",
     );
+    let outcome = folder.run_job("run", &["--until-end"]);
+    outcome.assert_code(2);
+    let said = outcome.stderr.join("\n");
+    for text in [
+        "error: state.dir = \"keys\" cannot be used",
+        "process-0/detections",
+        "hint: Name a folder on a local disk",
+    ] {
+        assert!(said.contains(text), "{said}");
+    }
 }
 
 #[test]
