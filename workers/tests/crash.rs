@@ -247,6 +247,7 @@ pub(crate) fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, s
             kept: Arc::clone(&kept),
             pending: Mutex::default(),
             durable: Default::default(),
+            asked: Default::default(),
             waker: None,
         };
         let ports = Ports {
