@@ -243,13 +243,7 @@ pub(crate) fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, s
         let offsets = start.offsets;
         std::thread::spawn(move || world.read(at, seed, &offsets, &sender));
         let first = index == 0;
-        let log = Log {
-            kept: Arc::clone(&kept),
-            pending: Mutex::default(),
-            durable: Default::default(),
-            asked: Default::default(),
-            waker: None,
-        };
+        let log = Log::new(&kept);
         let ports = Ports {
             first_of_process: first,
             events: Rc::new(events),

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use deltajoin_workers::batch::{Batch, Slot};
@@ -101,12 +102,24 @@ pub(crate) fn difference(from: &Table, to: &Table) -> Vec<(i64, Option<String>)>
 
 /// A log whose appends become durable one by one, some time after they are made.
 pub(crate) struct Log {
-    pub(crate) kept: Arc<Mutex<Kept>>,
-    pub(crate) pending: Mutex<VecDeque<Binding>>,
-    pub(crate) durable: std::sync::atomic::AtomicU64,
+    kept: Arc<Mutex<Kept>>,
+    pending: Mutex<VecDeque<Binding>>,
+    durable: AtomicU64,
     /// How often it was asked what is durable.
-    pub(crate) asked: std::sync::atomic::AtomicU64,
-    pub(crate) waker: Option<Waker>,
+    asked: AtomicU64,
+    waker: Option<Waker>,
+}
+
+impl Log {
+    pub(crate) fn new(kept: &Arc<Mutex<Kept>>) -> Self {
+        Self {
+            kept: Arc::clone(kept),
+            pending: Mutex::default(),
+            durable: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            waker: None,
+        }
+    }
 }
 
 impl BindingLog for Log {
@@ -116,7 +129,6 @@ impl BindingLog for Log {
     }
 
     fn durable(&self) -> u64 {
-        use std::sync::atomic::Ordering::Relaxed;
         let mut pending = self.pending.lock().unwrap();
         // Not at once: rows that did not wait would be seen before.
         let waits = !self.asked.fetch_add(1, Relaxed).is_multiple_of(3);
