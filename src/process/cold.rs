@@ -13,7 +13,7 @@ use std::sync::Arc;
 use deltajoin_workers::ports::Stop;
 use deltajoin_workers::state::Limit;
 
-use crate::checkpoint::{Action, ColdFile, ColdFolder, Error, OnFault, RunEntry, Store};
+use crate::checkpoint::{Action, ColdFile, ColdFolder, Error, OnFault, Run, RunEntry};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::process::Process;
@@ -87,16 +87,17 @@ impl Cold {
         Ok(Self { folder, limit })
     }
 
-    /// The keys of a run on disk; none if the disk does not take them.
+    /// The keys of a run, as far as `entry` counts them, on disk; none if the disk does not take
+    /// them.
     pub(super) fn load(
         &self,
-        store: &Store,
+        run: &Run<'_>,
         entry: &RunEntry,
     ) -> Result<Option<Arc<ColdFile>>, Error> {
         if let Some(file) = self.folder.find(entry) {
             return Ok(Some(file));
         }
-        match self.folder.fetch(store, entry) {
+        match self.folder.fetch(run, entry) {
             Err(error) if is_of_disk(&error) => {
                 let detail = error.detail();
                 tracing::error!(%error, detail, "keys that were to be on disk are in memory");

@@ -215,6 +215,7 @@ impl Making {
         fault_point::reach("manifest.published");
         self.shared.tell(|state| state.settled = epoch);
         self.after(manifest);
+        self.merge_rows();
     }
 
     /// What need not be done before a checkpoint counts.
@@ -228,10 +229,6 @@ impl Making {
         if let Err(error) = clean(store, generation) {
             tracing::warn!(%error, "could not delete what no checkpoint needs; tried again later");
         }
-        self.merge_rows();
-        let publishing = self.options.publishing.as_ref();
-        let publishing = publishing.expect("only process 0 merges");
-        let (store, generation) = (&self.options.store, self.options.generation);
         if self.merging.is_some() {
             return;
         }

@@ -298,58 +298,54 @@ fn keys(
     groups: Groups,
     narrow: bool,
 ) -> Result<BucketRing, Error> {
-    let mut buckets: BTreeMap<i64, Vec<RunEntry>> = BTreeMap::new();
+    let mut buckets: BTreeMap<i64, Vec<(RunEntry, Run<'_>)>> = BTreeMap::new();
     for entry in &manifest.runs {
-        if entry.groups().overlap(groups).is_some()
-            && let Some(own) = Run::open(store, entry)?.restrict(groups)
-        {
-            buckets.entry(entry.bucket).or_default().push(own);
+        if entry.groups().overlap(groups).is_none() {
+            continue;
+        }
+        let run = Run::open(store, entry)?;
+        if let Some(own) = run.restrict(groups) {
+            buckets.entry(entry.bucket).or_default().push((own, run));
         }
     }
     let mut room = cold.limit.bytes / 2;
     let mut loaded = Vec::new();
-    for (bucket, mut entries) in buckets.into_iter().rev() {
-        let keys: u64 = entries.iter().map(|entry| entry.keys).sum();
+    for (bucket, mut runs) in buckets.into_iter().rev() {
+        let keys: u64 = runs.iter().map(|(own, _)| own.keys).sum();
         let bytes = keys * if narrow { 11 } else { 22 };
         let mut on_disk: ColdRuns = Vec::new();
         if bytes <= room {
             room -= bytes;
         } else {
             let mut stay = Vec::new();
-            for entry in entries {
-                let leaves = entry.keys >= cold.limit.keys_min;
-                let file = leaves.then(|| cold.load(store, &entry)).transpose()?;
+            for (own, run) in runs {
+                let leaves = own.keys >= cold.limit.keys_min;
+                let file = leaves.then(|| cold.load(&run, &own)).transpose()?;
                 match file.flatten() {
                     Some(file) => on_disk.push(file),
-                    None => stay.push(entry),
+                    None => stay.push((own, run)),
                 }
             }
-            entries = stay;
+            runs = stay;
         }
-        let set = keys_of_bucket(store, &entries, groups, narrow)?;
+        let set = keys_of_bucket(&runs, groups, narrow)?;
         loaded.push((bucket, set, on_disk));
     }
     Ok(BucketRing::partly_cold(narrow, loaded).limited(cold.limit))
 }
 
 fn keys_of_bucket(
-    store: &Store,
-    entries: &[RunEntry],
+    runs: &[(RunEntry, Run<'_>)],
     groups: Groups,
     narrow: bool,
 ) -> Result<KeySet, Error> {
-    let runs = entries.iter().map(|entry| Run::open(store, entry));
-    let runs: Vec<Run> = runs.collect::<Result<_, _>>()?;
     let mut set = KeySet::new(narrow);
     for group in groups.first..=groups.last {
-        let only = Groups {
-            first: group,
-            last: group,
-        };
-        let parts = runs.iter().filter_map(|run| run.restrict(only));
+        let only = Groups::only(group);
+        let parts = runs.iter().filter_map(|(_, run)| run.restrict(only));
         set.reserve(usize::from(group), parts.map(|part| part.keys).sum());
     }
-    for run in &runs {
+    for (_, run) in runs {
         for piece in run.read(groups) {
             set.extend(&piece?);
         }

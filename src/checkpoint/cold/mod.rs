@@ -174,21 +174,20 @@ impl ColdFolder {
         }))
     }
 
-    /// Fetches the keys of a run of a checkpoint, as far as its key groups count.
+    /// Fetches the keys of a run of a checkpoint, as far as the key groups of `entry` count.
     ///
     /// # Errors
     /// If it cannot be read, is damaged, or cannot be written here.
     pub fn fetch(
         self: &Arc<Self>,
-        store: &Store,
+        run: &Run<'_>,
         entry: &RunEntry,
     ) -> Result<Arc<ColdFile>, Error> {
-        let run = Run::open(store, entry)?;
         // What an earlier start has left there may be damaged.
         self.store.delete(&filters_name(entry))?;
         match run.is_narrow() {
-            true => self.copy::<u64>(&run, entry),
-            false => self.copy::<u128>(&run, entry),
+            true => self.copy::<u64>(run, entry),
+            false => self.copy::<u128>(run, entry),
         }
     }
 
@@ -245,10 +244,7 @@ impl ColdFolder {
             }
             keys.retain(|key| !later.contains(key));
             let group = u16::try_from(group).expect("there are 1024");
-            let only = Groups {
-                first: group,
-                last: group,
-            };
+            let only = Groups::only(group);
             for piece in before.iter().flat_map(|run| run.read(only)) {
                 keys.extend(K::keys(piece?).expect("keys are of one width"));
             }

@@ -127,7 +127,14 @@ fn a_restart_finds_what_is_there_fetches_the_rest_and_deletes_what_nobody_needs(
             let cold = cold(&folder);
             assert!(cold.find(&entry).is_none());
             for entry in [&entry, &half] {
-                assert_eq!(known(&cold.fetch(&store, entry).unwrap()), entry.keys);
+                assert_eq!(
+                    known(
+                        &cold
+                            .fetch(&Run::open(&store, entry).unwrap(), entry)
+                            .unwrap()
+                    ),
+                    entry.keys
+                );
             }
         }
         let cold = cold(&folder);
@@ -152,7 +159,11 @@ fn whatever_byte_is_damaged_no_wrong_answer_is_given() {
     let store = store(&objects);
     let entry = write(&store, 1, &run);
     let keys = wide(&run);
-    drop(cold(&folder).fetch(&store, &entry).unwrap());
+    drop(
+        cold(&folder)
+            .fetch(&Run::open(&store, &entry).unwrap(), &entry)
+            .unwrap(),
+    );
     let (path, names) = files(&folder);
     let faults = Arc::new(AtomicUsize::new(0));
     let (mut made_again, mut ended) = (0, 0);

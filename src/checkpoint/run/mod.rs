@@ -128,6 +128,14 @@ impl Groups {
         last: KEY_GROUPS as u16 - 1,
     };
 
+    /// One key group.
+    pub const fn only(group: u16) -> Self {
+        Self {
+            first: group,
+            last: group,
+        }
+    }
+
     /// Whether it is a range of key groups that there are.
     pub(super) fn is_valid(self) -> bool {
         self.first <= self.last && usize::from(self.last) < KEY_GROUPS

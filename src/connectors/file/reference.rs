@@ -217,7 +217,7 @@ fn find_duplicates(blocks: &[Batch], schema: &Schema, format: Format, faults: &m
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use deltajoin_workers::batch::Slot;
     use deltajoin_workers::schema::{Column, ColumnType};
     use expect_test::{Expect, expect};
@@ -226,7 +226,8 @@ mod tests {
 
     use super::*;
 
-    fn schema() -> Schema {
+    /// A column of each type, all but the first two nullable.
+    pub(in crate::connectors::file) fn schema() -> Schema {
         let decimal = ColumnType::Decimal {
             precision: 6,
             scale: 2,

@@ -16,25 +16,10 @@ use parquet::basic::ZstdLevel;
 use parquet::file::properties::WriterProperties;
 
 use crate::codec::json::Encoder;
+use crate::connectors::file::reference::tests::schema;
 use crate::connectors::file::{Error, Look, Table, Watched};
 
 use super::*;
-
-fn schema() -> Schema {
-    let decimal = ColumnType::Decimal {
-        precision: 6,
-        scale: 2,
-    };
-    let columns = vec![
-        Column::new("oid", ColumnType::Int64),
-        Column::new("place", ColumnType::String),
-        Column::new("area", ColumnType::Float64).nullable(),
-        Column::new("fee", decimal).nullable(),
-        Column::new("open", ColumnType::Bool).nullable(),
-        Column::new("since", ColumnType::Timestamp).nullable(),
-    ];
-    Schema::new(columns, vec![0])
-}
 
 /// The column of a key alone.
 fn oid() -> Schema {
