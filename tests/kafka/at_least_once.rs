@@ -7,7 +7,7 @@ use deltajoin::generate::{Expected, reference_csv};
 use deltajoin_testkit::{Broker, Job, TopicRecord, wait_until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
-use crate::stops::lose_processes_and_rescale;
+use crate::stops::{kill_after, lose_processes_and_rescale};
 use crate::stream::{Stream, million};
 use crate::topics::{Publisher, Tail, detections, differences, event, values};
 
@@ -65,14 +65,7 @@ fn a_reader_that_goes_by_headers_holds_each_row_of_a_killed_job_once() {
     let setup = at_least_once(Setup::new(broker, "often"), stream);
     let tail = Tail::new(broker, &setup.joined());
     for (threads, rows) in [(1, 1), (2, 20_000), (4, 60_000), (1, 100_000), (3, 150_000)] {
-        let mut job = start(&setup, threads, &[]);
-        for _ in 0..rows {
-            tail.next(LIMIT);
-        }
-        job.kill();
-        let outcome = job.wait(LIMIT);
-        assert_eq!(outcome.code(), None, "{}", outcome.stderr.join("\n"));
-        assert_no_errors(&outcome.stderr);
+        kill_after(start(&setup, threads, &[]), &tail, rows);
     }
     let outcome = start(&setup, 2, &["--until-end"]).wait(LIMIT);
     outcome.assert_code(0);

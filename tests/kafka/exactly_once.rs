@@ -6,7 +6,7 @@ use deltajoin::generate::reference_csv;
 use deltajoin_testkit::{Broker, Job, Signal, Until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
-use crate::stops::lose_processes_and_rescale;
+use crate::stops::{kill_after, lose_processes_and_rescale};
 use crate::stream::million;
 use crate::topics::{Publisher, Tail, dead_letters, differences, event, event_of, values};
 
@@ -34,15 +34,7 @@ fn a_job_that_is_killed_and_gets_other_workers_writes_each_row_once() {
         .reference(&reference_csv(&stream.options));
     let tail = Tail::new(broker, &setup.joined());
     for (threads, rows) in [(1, 1), (2, 20_000), (4, 60_000), (1, 100_000), (3, 150_000)] {
-        let mut job = start(&setup, threads, &[]);
-        // So many more rows are committed.
-        for _ in 0..rows {
-            tail.next(LIMIT);
-        }
-        job.kill();
-        let outcome = job.wait(LIMIT);
-        assert_eq!(outcome.code(), None, "{}", outcome.stderr.join("\n"));
-        assert_no_errors(&outcome.stderr);
+        kill_after(start(&setup, threads, &[]), &tail, rows);
     }
     let outcome = start(&setup, 2, &["--until-end"]).wait(LIMIT);
     outcome.assert_code(0);

@@ -8,7 +8,8 @@ use std::process::Command;
 use deltajoin::generate::{Expected, Generator, Options, reference_csv, to_lines};
 use deltajoin_testkit::Broker;
 
-use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
+use crate::setup::{LIMIT, Setup, quoted};
+use crate::stops::kill_after;
 use crate::support::pace;
 use crate::topics::{Tail, dead_letters, differences};
 
@@ -48,15 +49,7 @@ fn a_killed_job_that_reads_a_file_writes_each_row_once_to_its_topics() {
     for (processes, threads, rows) in [(1, 1, 1), (1, 2, 20_000), (2, 1, 60_000), (1, 3, 60_000)] {
         let threads = format!("cluster.threads={threads}");
         let setup = setup(processes);
-        let mut job = setup.start(&["--set", &threads]);
-        // So many more rows are committed.
-        for _ in 0..rows {
-            tail.next(LIMIT);
-        }
-        job.kill();
-        let outcome = job.wait(LIMIT);
-        assert_eq!(outcome.code(), None, "{}", outcome.stderr.join("\n"));
-        assert_no_errors(&outcome.stderr);
+        kill_after(setup.start(&["--set", &threads]), &tail, rows);
     }
     let last = setup(2);
     last.run_until_end(&[]);

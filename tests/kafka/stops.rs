@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use deltajoin::generate::{Expected, Options, reference_csv};
-use deltajoin_testkit::{Broker, Signal, wait_until};
+use deltajoin_testkit::{Broker, Job, Signal, wait_until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
 use crate::stream::million;
@@ -23,6 +23,17 @@ pub(crate) fn signal(pid: &str, name: &str) {
         .args(["-c", "kill -\"$2\" \"$1\" 2>&1 || true", "sh", pid, name])
         .status();
     assert!(sent.unwrap().success());
+}
+
+/// Kills a job when so many more rows are committed.
+pub(crate) fn kill_after(mut job: Job, tail: &Tail, rows: usize) {
+    for _ in 0..rows {
+        tail.next(LIMIT);
+    }
+    job.kill();
+    let outcome = job.wait(LIMIT);
+    assert_eq!(outcome.code(), None, "{}", outcome.stderr.join("\n"));
+    assert_no_errors(&outcome.stderr);
 }
 
 /// Kills a process, as the system does when memory is short.
