@@ -22,6 +22,7 @@ use crate::connectors::kafka::ffi::{Producer, Topic};
 use crate::connectors::kafka::own_topic::OwnTopic;
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::scan::Scan;
+use crate::connectors::kafka::settings::Linger;
 use crate::connectors::kafka::{Error, settings};
 
 /// What the topic must be like.
@@ -120,7 +121,7 @@ impl BindingProducer {
     /// # Errors
     /// If a setting is refused.
     pub fn new(topic: &KafkaTopic) -> Result<Self, Error> {
-        let config = settings::producer(topic, MESSAGE_BYTES_MAX)?;
+        let config = settings::producer(topic, MESSAGE_BYTES_MAX, Linger::None)?;
         let failed = |error| Error::from_client(error, topic);
         let producer = Producer::new(&config).map_err(failed)?;
         Ok(Self {

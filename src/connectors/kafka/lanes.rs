@@ -8,6 +8,10 @@
 //! # Invariants
 //! * Rows of a lane are given to the producer in the order in which they were encoded.
 //! * What a lane gives at a time fits into one request.
+//! * Room is bounded by what waits, and is used again while it is in the cache: a lane that only
+//!   grew would be copied, and its new pages cleared, at each burst.
+
+use std::collections::VecDeque;
 
 use deltajoin_workers::batch::Batch;
 
@@ -15,14 +19,17 @@ use crate::codec::BatchEncoder;
 use crate::config::Partitioner;
 use crate::connectors::kafka::messages::{Mark, Outgoing};
 use crate::connectors::kafka::partitioner::{by_key_group, by_murmur2};
+use crate::connectors::kafka::writer::request_bytes;
 
 /// What a message takes in a request beside key and value, at most: headers of batch and record.
 pub(super) const MESSAGE_OVERHEAD: usize = 128;
 /// What the headers of a mark take beside that: names of 13 bytes, digits, lengths.
 const MARK_OVERHEAD: usize = 64;
 
-/// Bytes of room that an empty lane keeps.
-const ROOM_KEPT: usize = 1 << 20;
+/// A chunk of a lane holds what fits into the largest request, and is free when that is given.
+const CHUNK_BYTES: usize = request_bytes(usize::MAX);
+/// Bytes of room that a chunk keeps when nothing waits.
+const ROOM_KEPT: usize = 64 << 10;
 
 /// The lanes of a sink.
 #[derive(Debug)]
@@ -31,18 +38,18 @@ pub(super) struct Lanes {
     partitioner: Partitioner,
     /// Room for the row that is being encoded.
     scratch: Vec<u8>,
+    /// Empty chunks: their room is taken again while it is still in the cache.
+    spare: Vec<Chunk>,
     /// Bytes that all lanes hold.
     bytes: usize,
 }
 
 /// The rows for one partition.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
-    bytes: Vec<u8>,
-    rows: Vec<Encoded>,
-    /// How many of the rows were given to the producer.
-    given: usize,
-    /// How many of those, and of rows that are forgotten here, are not reported.
+struct Lane {
+    /// In the order in which they were filled; none is empty.
+    chunks: VecDeque<Chunk>,
+    /// How many rows that were given are not reported.
     in_flight: usize,
     /// The request that is under way, or the last one.
     request: Request,
@@ -57,7 +64,18 @@ pub(super) struct Request {
     pub(super) bytes: usize,
 }
 
-/// Where a row's bytes are in its lane.
+/// Some rows of a lane.
+#[derive(Debug, Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    rows: Vec<Encoded>,
+    /// How many of the rows were given to the producer.
+    given: usize,
+    /// What all its rows take in requests, at most.
+    takes: usize,
+}
+
+/// Where a row's bytes are in its chunk.
 #[derive(Clone, Copy, Debug)]
 struct Encoded {
     key: u32,
@@ -76,6 +94,7 @@ impl Lanes {
             lanes: (0..partitions).map(|_| Lane::default()).collect(),
             partitioner,
             scratch: Vec::new(),
+            spare: Vec::new(),
             bytes: 0,
         }
     }
@@ -118,10 +137,16 @@ impl Lanes {
             (_, Partitioner::KeyGroup) => by_key_group(batch.keys().high()[row], partitions),
             (_, Partitioner::Murmur2) => by_murmur2(&self.scratch[..key], partitions),
         };
-        let lane = &mut self.lanes[partition];
-        let start = lane.bytes.len();
-        let place = |at: usize| u32::try_from(start + at).expect("a lane is far below 4 GiB");
-        lane.rows.push(Encoded {
+        let chunks = &mut self.lanes[partition].chunks;
+        let fits = |chunk: &Chunk| chunk.takes + bytes <= CHUNK_BYTES;
+        if !chunks.back().is_some_and(fits) {
+            chunks.push_back(self.spare.pop().unwrap_or_default());
+        }
+        let chunk = chunks.back_mut().expect("one was pushed if there was none");
+        let start = chunk.bytes.len();
+        let place = |at: usize| u32::try_from(start + at).expect("a chunk is far below 4 GiB");
+        chunk.takes += bytes;
+        chunk.rows.push(Encoded {
             key: place(0),
             value: place(key),
             end: place(self.scratch.len()),
@@ -129,9 +154,19 @@ impl Lanes {
             token,
             mark,
         });
-        lane.bytes.extend_from_slice(&self.scratch);
+        chunk.bytes.extend_from_slice(&self.scratch);
         self.bytes += self.scratch.len();
         bytes
+    }
+
+    /// How many bytes of a lane may be given now, in one request or a few.
+    pub(super) fn waiting(&self, partition: usize) -> usize {
+        let lane = &self.lanes[partition];
+        let chunk = lane.chunks.front().filter(|_| lane.in_flight == 0);
+        chunk.map_or(0, |chunk| {
+            let next = &chunk.rows[chunk.given];
+            chunk.bytes.len() - next.key as usize
+        })
     }
 
     /// The next request of a lane: as many rows as fit into `bytes_max`, at least one; none while
@@ -143,21 +178,19 @@ impl Lanes {
     ) -> impl Iterator<Item = Outgoing<'_>> {
         let lane = &self.lanes[partition];
         let waiting = lane.in_flight == 0;
-        let rows = if waiting {
-            &lane.rows[lane.given..]
-        } else {
-            &[]
-        };
+        let chunk = lane.chunks.front().filter(|_| waiting);
+        let rows = chunk.map_or(&[][..], |chunk| &chunk.rows[chunk.given..]);
+        let room = chunk.map_or(&[][..], |chunk| &chunk.bytes[..]);
         let mut bytes = 0;
         let fits = move |row: &&Encoded| {
             let first = bytes == 0;
             bytes += row.bytes();
             first || bytes <= bytes_max
         };
-        rows.iter().take_while(fits).map(|row| {
-            let value = &lane.bytes[row.value as usize..row.end as usize];
+        rows.iter().take_while(fits).map(move |row| {
+            let value = &room[row.value as usize..row.end as usize];
             Outgoing {
-                key: Some(&lane.bytes[row.key as usize..row.value as usize]),
+                key: Some(&room[row.key as usize..row.value as usize]),
                 value: (!row.tombstone).then_some(value),
                 token: row.token,
                 mark: row.mark,
@@ -168,21 +201,25 @@ impl Lanes {
     /// Says that the producer took the first `count` rows of a lane's request.
     pub(super) fn given(&mut self, partition: usize, count: usize) {
         let lane = &mut self.lanes[partition];
+        let Some(chunk) = lane.chunks.front_mut() else {
+            return;
+        };
         if count > 0 {
-            let rows = &lane.rows[lane.given..lane.given + count];
+            let rows = &chunk.rows[chunk.given..chunk.given + count];
             let bytes = rows.iter().map(Encoded::bytes).sum();
             lane.request = Request { rows: count, bytes };
         }
-        lane.given += count;
+        chunk.given += count;
         lane.in_flight += count;
-        if lane.given == lane.rows.len() {
-            self.bytes -= lane.bytes.len();
-            lane.bytes.clear();
-            lane.rows.clear();
+        if chunk.given == chunk.rows.len() {
+            let chunk = lane.chunks.pop_front().expect("it is there");
+            self.bytes -= chunk.bytes.len();
+            self.spare.push(chunk.emptied());
+        }
+        if self.bytes == 0 {
             // A burst leaves no room behind that nobody uses.
-            lane.bytes.shrink_to(ROOM_KEPT);
-            lane.rows.shrink_to(ROOM_KEPT / size_of::<Encoded>());
-            lane.given = 0;
+            self.spare
+                .retain(|chunk| chunk.bytes.capacity() <= ROOM_KEPT);
         }
     }
 
@@ -201,11 +238,22 @@ impl Lanes {
     pub(super) fn clear(&mut self) {
         for lane in &mut self.lanes {
             assert_eq!(lane.in_flight, 0, "what was given is reported");
-            lane.bytes.clear();
-            lane.rows.clear();
-            lane.given = 0;
+            lane.chunks.clear();
         }
         self.bytes = 0;
+    }
+}
+
+impl Chunk {
+    /// The same room without rows.
+    fn emptied(mut self) -> Self {
+        self.bytes.clear();
+        self.rows.clear();
+        Self {
+            bytes: self.bytes,
+            rows: self.rows,
+            ..Self::default()
+        }
     }
 }
 
@@ -228,6 +276,43 @@ mod tests {
 
     use super::*;
     use crate::codec::{Envelope, Format};
+
+    #[test]
+    fn a_burst_is_given_in_order_and_leaves_no_room_behind() {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("text", ColumnType::String),
+        ];
+        let schema = Schema::new(columns, vec![0]);
+        let mut builder = BatchBuilder::new(BatchSchema::register(schema.clone()));
+        let text = "x".repeat(1000);
+        for id in 0..2000 {
+            let slots = [Slot::Int64(id), Slot::String(text.as_str().into())];
+            builder.push(&slots, Origin::default(), 1);
+        }
+        let batch = builder.finish();
+        let format = Format::rows(&schema, Envelope::Upsert);
+        let encoder = format.of(&batch, 1);
+        let mut lanes = Lanes::new(1, Partitioner::Murmur2);
+        for row in 0..2000 {
+            lanes.push(&encoder, (&batch, row), (row, None), usize::MAX);
+        }
+        assert!(lanes.bytes() > 2 * CHUNK_BYTES);
+        let mut tokens = Vec::new();
+        while lanes.bytes() > 0 {
+            let before = lanes.bytes();
+            let request = lanes.request(0, CHUNK_BYTES);
+            let given: Vec<usize> = request.map(|message| message.token).collect();
+            lanes.given(0, given.len());
+            assert!(lanes.bytes() < before, "what is given makes room");
+            assert_eq!(lanes.waiting(0), 0, "it is under way");
+            given.iter().for_each(|_| lanes.reported(0));
+            tokens.extend(given);
+        }
+        assert!(tokens.into_iter().eq(0..2000));
+        let rooms = lanes.spare.iter().map(|chunk| chunk.bytes.capacity());
+        assert_eq!(rooms.sum::<usize>(), 0);
+    }
 
     #[test]
     fn a_lane_gives_a_request_at_a_time_and_keeps_its_order() {

@@ -398,10 +398,11 @@ fn index(partition: i32) -> usize {
     usize::try_from(partition).expect("partitions are counted from 0")
 }
 
-fn now_ms() -> u64 {
+/// The time of day, in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
     #[allow(
         clippy::disallowed_methods,
-        reason = "it stands in for the time of publication, which is a time of day"
+        reason = "it is the time of publication, or stands in for it, which is a time of day"
     )]
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {

@@ -21,6 +21,7 @@ use crate::connectors::kafka::delivery::deliver;
 use crate::connectors::kafka::ffi::{Handle, Producer, Topic};
 use crate::connectors::kafka::patience::Patience;
 use crate::connectors::kafka::progress::{self, ProgressRecord, encode};
+use crate::connectors::kafka::settings::Linger;
 use crate::connectors::kafka::{Error, Fail, settings};
 use crate::fault_point;
 
@@ -73,7 +74,7 @@ impl Recorder {
     pub fn start(options: RecorderOptions) -> Result<Self, Error> {
         let topic = options.progress.clone();
         let failed = |error| Error::from_client(error, &topic);
-        let config = settings::producer(&topic, settings::SMALL_MESSAGE_BYTES_MAX)?;
+        let config = settings::producer(&topic, settings::SMALL_MESSAGE_BYTES_MAX, Linger::None)?;
         let producer = Producer::new(&config).map_err(failed)?;
         let poll = producer.handle().share();
         let stopping = Arc::new(AtomicBool::new(false));

@@ -33,8 +33,8 @@ const CONSUMER: &[(&str, &str)] = &[
     // Librdkafka's second of back-off costs a job that is slower than the fetcher half its speed.
     ("fetch.queue.backoff.ms", "2"),
     ("fetch.error.backoff.ms", "100"),
-    // What is fetched ahead is memory beside `max_in_flight_bytes`: a tenth of a second's worth.
-    ("queued.min.messages", "50000"),
+    // What is fetched ahead is memory beside `max_in_flight_bytes`: some hundredths of a second.
+    ("queued.min.messages", "20000"),
     ("queued.max.messages.kbytes", "32768"),
     // Costs nothing that can be measured.
     ("check.crcs", "true"),
@@ -53,13 +53,17 @@ const CONSUMER_OWNED: &[(&str, &str)] = &[
 
 /// Settings for writing.
 const PRODUCER: &[(&str, &str)] = &[
-    // Rows leave at once; while one request is on its way the next rows gather by themselves.
-    ("linger.ms", "0"),
     ("batch.size", "1000000"),
     ("batch.num.messages", "100000"),
     // Bounds what a sink holds beside `max_in_flight_bytes`.
     ("queue.buffering.max.kbytes", "32768"),
     ("queue.buffering.max.messages", "1000000"),
+];
+
+/// Other names of settings above: of two names for one thing librdkafka would take either value.
+const ALIASES: &[(&str, &str)] = &[
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("queue.buffering.max.ms", "linger.ms"),
 ];
 
 /// The size of messages that the job makes for itself, at most: a few names and numbers, far below
@@ -98,21 +102,36 @@ pub(super) fn consumer(topic: &KafkaTopic) -> Result<ClientConfig, Error> {
     build(topic, CONSUMER, CONSUMER_OWNED, &[])
 }
 
+/// How long a client that writes waits for more messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Linger {
+    /// Not at all: while one request is on its way the next rows gather by themselves.
+    None,
+    /// Until what it is given together can go together.
+    Batches,
+}
+
 /// The configuration of a client that writes messages of up to `message_bytes_max` bytes.
 pub(super) fn producer(
     topic: &KafkaTopic,
     message_bytes_max: usize,
+    linger: Linger,
 ) -> Result<ClientConfig, Error> {
     // A batch must not be larger than its topic allows, however small its messages are.
     let batch_bytes = message_bytes_max.min(1_000_000).to_string();
-    let sizes = [
+    let linger = match linger {
+        Linger::None => "0",
+        Linger::Batches => "1",
+    };
+    let own = [
+        ("linger.ms", linger.to_owned()),
         (
             "message.max.bytes",
             message_bytes_max.max(1_000).to_string(),
         ),
         ("batch.size", batch_bytes),
     ];
-    build(topic, PRODUCER, PRODUCER_OWNED, &sizes)
+    build(topic, PRODUCER, PRODUCER_OWNED, &own)
 }
 
 /// The configuration of a client that writes in transactions.
@@ -122,6 +141,8 @@ pub(super) fn transactional(
     timeout: Duration,
 ) -> Result<ClientConfig, Error> {
     let own = [
+        // Rows leave at once; while one request is on its way the next rows gather by themselves.
+        ("linger.ms", "0".to_owned()),
         // The topics' own limits are minded where rows are encoded.
         ("message.max.bytes", "1000000000".to_owned()),
         // How long a broker may be away: after it, the broker gives the transaction up.
@@ -141,7 +162,7 @@ fn build(
     topic: &KafkaTopic,
     ours: &[(&str, &str)],
     owned: &[(&str, &str)],
-    sizes: &[(&str, String)],
+    own: &[(&str, String)],
 ) -> Result<ClientConfig, Error> {
     check(&topic.properties)?;
     let mut config = ClientConfig::new();
@@ -151,11 +172,12 @@ fn build(
     for (key, value) in CLIENT.iter().chain(ours) {
         config.set(*key, *value);
     }
-    for (key, value) in sizes {
+    for (key, value) in own {
         config.set(*key, value);
     }
     for (key, value) in &topic.properties {
-        config.set(key, value);
+        let alias = ALIASES.iter().find(|(alias, _)| alias == key);
+        config.set(alias.map_or(key.as_str(), |(_, name)| name), value);
     }
     for (key, value) in owned {
         config.set(*key, *value);
@@ -178,10 +200,14 @@ mod tests {
 
     #[test]
     fn the_users_settings_win_over_ours() {
-        let config = producer(&topic(&[("linger.ms", "5"), ("batch.size", "1000")]), 900).unwrap();
-        assert_eq!(config.get("linger.ms"), Some("5"));
-        assert_eq!(config.get("batch.size"), Some("1000"));
-        assert_eq!(config.get("acks"), Some("all"));
+        for linger in ["linger.ms", "queue.buffering.max.ms"] {
+            let topic = topic(&[(linger, "5"), ("batch.size", "1000")]);
+            let config = producer(&topic, 900, Linger::Batches).unwrap();
+            assert_eq!(config.get("linger.ms"), Some("5"));
+            assert_eq!(config.get("queue.buffering.max.ms"), None);
+            assert_eq!(config.get("batch.size"), Some("1000"));
+            assert_eq!(config.get("acks"), Some("all"));
+        }
     }
 
     #[test]
@@ -198,7 +224,7 @@ mod tests {
     fn librdkafka_knows_all_our_settings() {
         let consumer = consumer(&topic(&[])).unwrap();
         assert!(consumer.create_native_config().is_ok());
-        let producer = producer(&topic(&[]), 1_000_000).unwrap();
+        let producer = producer(&topic(&[]), 1_000_000, Linger::None).unwrap();
         assert!(producer.create_native_config().is_ok());
         let timeout = Duration::from_secs(600);
         let transactional = transactional(&topic(&[]), "job-0", timeout).unwrap();

@@ -52,7 +52,9 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn producer(topic: &KafkaTopic) -> (Producer, Topic) {
-    let producer = Producer::new(&settings::producer(topic, 1_000_000).unwrap()).unwrap();
+    let producer =
+        Producer::new(&settings::producer(topic, 1_000_000, settings::Linger::None).unwrap())
+            .unwrap();
     let topic = producer.topic(&topic.topic).unwrap();
     (producer, topic)
 }

@@ -24,6 +24,7 @@ use crate::connectors::kafka::lanes::Lanes;
 use crate::connectors::kafka::ledger::Ledger;
 use crate::connectors::kafka::messages::{Mark, Report};
 use crate::connectors::kafka::patience::Patience;
+use crate::connectors::kafka::settings::Linger;
 use crate::connectors::kafka::sink::{Command, Destination, Shared};
 use crate::connectors::kafka::{Error, settings};
 use crate::fault_point;
@@ -40,12 +41,24 @@ pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// Waiting for acknowledgements; each one ends it.
 pub(super) const WAIT: Duration = Duration::from_millis(100);
 
+/// A partition's rows go in bulk from so many bytes on: what takes librdkafka longer to take than a
+/// broker to answer the first of them.
+const BULK_BYTES: usize = 64 << 10;
+/// Waiting for acknowledgements of rows in bulk, which do not wake those who wait for others.
+const BULK_WAIT: Duration = Duration::from_millis(5);
+
 /// Writes the rows of one sink.
 pub(super) struct Writer {
     destination: Arc<Destination>,
     shared: Arc<Shared>,
-    topic: Topic,
-    producer: Producer,
+    /// Sends at once what it is given.
+    prompt: Outlet,
+    /// Sends what it is given together, a millisecond later; there once it has been needed.
+    ///
+    /// A producer that sends at once sends the first rows of many alone, and then the others, for
+    /// which its thread spins until the first are acknowledged: a seventh of all the CPU of a
+    /// catch-up. Librdkafka's setting is one for the whole client.
+    bulk: Option<Outlet>,
     /// The most that is given to the producer at a time, for one partition.
     request_bytes: usize,
     /// Counts rows, if they are to have headers.
@@ -54,12 +67,20 @@ pub(super) struct Writer {
     patience: Patience,
 }
 
+/// A producer, and the topic that it writes to.
+struct Outlet {
+    topic: Topic,
+    producer: Producer,
+    /// Messages that the producer holds.
+    in_flight: usize,
+}
+
 /// What is under way.
 #[derive(Debug)]
 struct Delivery {
     lanes: Lanes,
     ledger: Ledger,
-    /// Messages that the producer holds, for all partitions.
+    /// Messages that the producers hold.
     in_flight: usize,
     /// Rows that the broker refused as too large, perhaps only for the company they were in.
     suspects: VecDeque<usize>,
@@ -77,13 +98,10 @@ impl Writer {
     ) -> Result<Self, Error> {
         let options = &destination.options;
         let topic = &options.topic;
-        let config = settings::producer(topic, destination.message_bytes_max)?;
-        let failed = |error| Error::from_client(error, topic);
-        let producer = Producer::new(&config).map_err(failed)?;
         Ok(Self {
             patience: Patience::later(topic),
-            topic: producer.topic(&topic.topic).map_err(failed)?,
-            producer,
+            prompt: Outlet::open(&destination, Linger::None)?,
+            bulk: None,
             request_bytes: request_bytes(destination.message_bytes_max),
             numbering: numbering.map(Numbering::new),
             delivery: Delivery {
@@ -101,14 +119,16 @@ impl Writer {
 
     /// The client, to be woken when there is something to do.
     pub(super) fn handle(&self) -> Handle {
-        self.producer.handle().share()
+        self.prompt.producer.handle().share()
     }
 
     /// Writes until it is stopped.
     pub(super) fn run(&mut self) -> Result<(), Error> {
         let result = self.write_all();
         // A stop comes when all is written, or when nothing matters any more.
-        self.producer.purge();
+        for outlet in self.bulk.iter().chain([&self.prompt]) {
+            outlet.producer.purge();
+        }
         result
     }
 
@@ -168,19 +188,28 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives the next request of each lane to the producer.
+    /// Gives the next request of each lane to a producer.
     fn give(&mut self) -> Result<(), Error> {
-        let delivery = &mut self.delivery;
-        for partition in 0..delivery.lanes.len() {
-            let messages = delivery.lanes.request(partition, self.request_bytes);
-            let number = number(partition);
-            let refused = &mut delivery.refused;
-            let producer = &mut self.producer;
-            let dealt = match self.numbering {
-                None => producer.produce(&self.topic, number, messages, refused),
-                Some(_) => producer.produce_marked(&self.topic, number, messages, refused),
+        for partition in 0..self.delivery.lanes.len() {
+            let outlet = if self.delivery.lanes.waiting(partition) < BULK_BYTES {
+                &mut self.prompt
+            } else if let Some(bulk) = &mut self.bulk {
+                bulk
+            } else {
+                let bulk = Outlet::open(&self.destination, Linger::Batches)?;
+                self.bulk.insert(bulk)
             };
+            let delivery = &mut self.delivery;
+            let messages = delivery.lanes.request(partition, self.request_bytes);
+            let (producer, topic) = (&mut outlet.producer, &outlet.topic);
+            let (number, refused) = (number(partition), &mut delivery.refused);
+            let dealt = match self.numbering {
+                None => producer.produce(topic, number, messages, refused),
+                Some(_) => producer.produce_marked(topic, number, messages, refused),
+            };
+            let before = delivery.in_flight;
             delivery.given(partition, dealt);
+            outlet.in_flight += delivery.in_flight - before;
         }
         self.check()
     }
@@ -204,12 +233,17 @@ impl Writer {
     }
 
     /// Serves acknowledgements and errors: waits for one, then takes what is there.
-    fn serve(&mut self, timeout: Duration) -> Result<(), Error> {
-        let delivery = &mut self.delivery;
-        let before = delivery.in_flight;
-        let handle = self.producer.handle();
-        let report = |report| delivery.reported(report);
-        self.patience.serve(handle, timeout, report)?;
+    fn serve(&mut self, mut timeout: Duration) -> Result<(), Error> {
+        let before = self.delivery.in_flight;
+        if let Some(bulk) = &mut self.bulk
+            && bulk.in_flight > 0
+        {
+            let wait = timeout.min(BULK_WAIT);
+            bulk.serve(wait, &mut self.patience, &mut self.delivery)?;
+            timeout = Duration::ZERO;
+        }
+        let prompt = &mut self.prompt;
+        prompt.serve(timeout, &mut self.patience, &mut self.delivery)?;
         if self.delivery.in_flight < before {
             self.patience.back();
         } else if self.delivery.in_flight == 0 {
@@ -284,6 +318,33 @@ impl Writer {
     }
 }
 
+impl Outlet {
+    fn open(destination: &Destination, linger: Linger) -> Result<Self, Error> {
+        let topic = &destination.options.topic;
+        let config = settings::producer(topic, destination.message_bytes_max, linger)?;
+        let failed = |error| Error::from_client(error, topic);
+        let producer = Producer::new(&config).map_err(failed)?;
+        Ok(Self {
+            topic: producer.topic(&topic.topic).map_err(failed)?,
+            producer,
+            in_flight: 0,
+        })
+    }
+
+    fn serve(
+        &mut self,
+        timeout: Duration,
+        patience: &mut Patience,
+        delivery: &mut Delivery,
+    ) -> Result<(), Error> {
+        let before = delivery.in_flight;
+        let handle = self.producer.handle();
+        let served = patience.serve(handle, timeout, |report| delivery.reported(report));
+        self.in_flight -= before - delivery.in_flight;
+        served
+    }
+}
+
 /// Counts the rows of each shard in an epoch: the same for any number of workers, and on every
 /// repeat, because a shard's rows come in one order, and all of an epoch or none.
 #[derive(Debug)]
@@ -353,8 +414,13 @@ impl Delivery {
 
 /// The most that is given to a producer at a time, for one partition of a topic that takes messages
 /// of so many bytes. A tenth is left for what librdkafka adds.
-pub(super) fn request_bytes(message_bytes_max: usize) -> usize {
-    message_bytes_max.min(REQUEST_BYTES_MAX) * 9 / 10
+pub(super) const fn request_bytes(message_bytes_max: usize) -> usize {
+    let bytes = if message_bytes_max < REQUEST_BYTES_MAX {
+        message_bytes_max
+    } else {
+        REQUEST_BYTES_MAX
+    };
+    bytes * 9 / 10
 }
 
 /// A partition as Kafka counts them.

@@ -23,6 +23,7 @@ use rdkafka_sys::{rd_kafka_vtype_t as Kind, rd_kafka_vu_s__bindgen_ty_1 as Value
 
 use crate::connectors::kafka::ffi::{Handle, NativeTopic, Owned, outcome, text};
 use crate::connectors::kafka::messages::{Mark, Outgoing, Problems, TransactionFault};
+use crate::connectors::kafka::reader::now_ms;
 
 /// A producer.
 pub(in crate::connectors::kafka) struct Producer {
@@ -128,9 +129,11 @@ impl Producer {
         refused: &mut Vec<(usize, RDKafkaErrorCode)>,
     ) -> usize {
         let mut dealt = 0;
+        // One time for all, as a call for all would take it.
+        let at = now_ms().cast_signed();
         for message in messages {
             let digits = message.mark.map(Digits::of);
-            let values = values(topic, partition, &message, digits.as_ref());
+            let values = values(topic, (partition, at), &message, digits.as_ref());
             let count = if digits.is_some() {
                 values.len()
             } else {
@@ -227,7 +230,9 @@ impl Digits {
         let mut rest = &mut text[..];
         let numbers = [mark.epoch, mark.shard.into(), mark.seq.into()];
         for (number, end) in numbers.into_iter().zip(&mut ends) {
-            write!(rest, "{number}").expect("a number has 20 digits at most");
+            let mut digits = itoa::Buffer::new();
+            let written = rest.write_all(digits.format(number).as_bytes());
+            written.expect("a number has 20 digits at most");
             *end = 60 - rest.len();
         }
         Self { text, ends }
@@ -244,10 +249,10 @@ impl Digits {
 /// `message` and `digits` hold.
 fn values(
     topic: &Topic,
-    partition: i32,
+    (partition, at): (i32, i64),
     message: &Outgoing<'_>,
     digits: Option<&Digits>,
-) -> [sys::rd_kafka_vu_t; 6 + HEADERS.len()] {
+) -> [sys::rd_kafka_vu_t; 7 + HEADERS.len()] {
     let value = |vtype, u| sys::rd_kafka_vu_t { vtype, u };
     let memory = |bytes: Option<&[u8]>| Value {
         mem: sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
@@ -271,6 +276,7 @@ fn values(
         value(Kind::RD_KAFKA_VTYPE_RKT, Value { rkt }),
         value(Kind::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition }),
         value(Kind::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: flags }),
+        value(Kind::RD_KAFKA_VTYPE_TIMESTAMP, Value { i64_: at }),
         value(Kind::RD_KAFKA_VTYPE_KEY, memory(message.key)),
         value(Kind::RD_KAFKA_VTYPE_VALUE, memory(message.value)),
         value(Kind::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: token }),
