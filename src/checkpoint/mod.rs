@@ -55,7 +55,7 @@ mod store;
 mod testing;
 
 pub use clean::{clean, forget, garbage};
-pub use cold::{ColdFile, ColdFolder, OnFault};
+pub use cold::{ColdFile, ColdFolder, OnFault, RowFiles};
 pub use error::{Action, Error};
 pub use inspect::{Verified, verify_all};
 pub use layout::{rows_name, run_name};

@@ -1,4 +1,4 @@
-//! Which keys of a process are in memory and which on disk, by the settings in `[state]`.
+//! Which keys and rows of a process are in memory and which on disk, by the settings in `[state]`.
 //!
 //! It is apart from `recovery` and `checkpoints`, which both move keys.
 //!
@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use deltajoin_workers::ports::Stop;
-use deltajoin_workers::state::Limit;
+use deltajoin_workers::state::{Limit, RowLimit};
 
-use crate::checkpoint::{Action, ColdFile, ColdFolder, Error, OnFault, Run, RunEntry};
+use crate::checkpoint::{Action, ColdFile, ColdFolder, Error, OnFault, RowFiles, Run, RunEntry};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::process::Process;
@@ -85,6 +85,16 @@ impl Cold {
         let folder = ColdFolder::open(dir, process, Arc::clone(stop), on_fault)?;
         let folder = Arc::new(folder);
         Ok(Self { folder, limit })
+    }
+
+    /// When rows of the window leave the memory of a worker. Keys leave it at three quarters of the
+    /// limit, rows included: so rows that take a quarter do not drive all keys out.
+    pub(super) fn rows(&self, worker: usize) -> RowLimit {
+        RowLimit {
+            bytes: self.limit.bytes / 4,
+            segment_rows: RowLimit::SEGMENT_ROWS,
+            folder: Box::new(RowFiles::new(Arc::clone(&self.folder), worker)),
+        }
     }
 
     /// The keys of a run, as far as `entry` counts them, on disk; none if the disk does not take
