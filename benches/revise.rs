@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use deltajoin::generate::{Expected, Options, reference_csv};
 use deltajoin::telemetry::Status;
 use deltajoin_testkit::{Broker, Job, Signal, wait_until};
+use deltajoin_workers::ports::Counts;
 use rdkafka::{Message, Offset};
 
 use crate::catch_up::publish;
@@ -101,29 +102,13 @@ fn correct(broker: &Broker, folder: &Path, memory_limit: &str) {
         held.is_some_and(|counts| counts.rows_out == expected.rows())
     });
     let held = held.expect("it was waited for");
-    println!(
-        "\n{memory_limit}: {} rows of the window, {:.1} bytes of memory each",
-        held.recent_rows,
-        held.recent_bytes as f64 / held.recent_rows as f64
+    println!("\n{memory_limit}");
+    tell_held(
+        &folder
+            .join("local/process-0")
+            .join(format!("bench-{output}")),
+        &held,
     );
-    if held.cold_rows > 0 {
-        let files = std::fs::read_dir(
-            folder
-                .join("local/process-0")
-                .join(format!("bench-{output}")),
-        );
-        let files = files.expect("the job's folder is there").map(|file| {
-            let file = file.expect("the folder can be read");
-            let is_of_rows = file.file_name().to_string_lossy().starts_with("window-");
-            file.metadata()
-                .map_or(0, |file| if is_of_rows { file.len() } else { 0 })
-        });
-        println!(
-            "{} of them on disk, {:.1} bytes there each",
-            held.cold_rows,
-            files.sum::<u64>() as f64 / held.cold_rows as f64
-        );
-    }
     let renamed = table.lines().map(|line| match line.split_once(',') {
         Some((location, _)) if location == HOT.to_string() => format!("{location},{RENAMED}\n"),
         _ => format!("{line}\n"),
@@ -145,6 +130,29 @@ fn correct(broker: &Broker, folder: &Path, memory_limit: &str) {
             latencies.len(),
             quantile(0.5) as f64 / 1000.0,
             quantile(0.99) as f64 / 1000.0
+        );
+    }
+}
+
+/// Tells what the rows of the window take, in memory and in the job's folder of what has left it.
+fn tell_held(folder: &Path, held: &Counts) {
+    println!(
+        "{} rows of the window, {:.1} bytes of memory each",
+        held.recent_rows,
+        held.recent_bytes as f64 / held.recent_rows as f64
+    );
+    if held.cold_rows > 0 {
+        let files = std::fs::read_dir(folder).expect("the job's folder is there");
+        let bytes = files.map(|file| {
+            let file = file.expect("the folder can be read");
+            let is_of_rows = file.file_name().to_string_lossy().starts_with("window-");
+            let bytes = file.metadata().map_or(0, |file| file.len());
+            if is_of_rows { bytes } else { 0 }
+        });
+        println!(
+            "{} of them on disk, {:.1} bytes there each",
+            held.cold_rows,
+            bytes.sum::<u64>() as f64 / held.cold_rows as f64
         );
     }
 }
