@@ -131,7 +131,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("could not remove {path:?}: {error}"))
 }
 
-fn unusable(dir: &Path, error: &Error) -> Failure {
+/// What is wrong with `state.dir`.
+pub(super) fn unusable(dir: &Path, error: &Error) -> Failure {
     let failure = Failure::usage(format!("state.dir = {dir:?} cannot be used"));
     let detail = error.detail().unwrap_or_else(|| error.to_string());
     failure
