@@ -6,6 +6,7 @@
 //! * `audit`: recomputes a job's result, apart from it, and compares.
 //! * `config`: the settings. `codec`: rows to JSON and back. `connectors`: Kafka and files.
 //! * `bindings`: the log of what each epoch is made of. `checkpoint`: the state at one epoch.
+//! * `s3`: the client of buckets, for checkpoints and reference files.
 //! * `cluster`: the mesh between processes, and their supervisor.
 //! * `telemetry`: logs, progress, status. `failure`, `error`: how a process ends.
 //! * `generate`: the events of the example.
@@ -32,6 +33,8 @@ pub mod connectors;
 pub mod error;
 pub mod failure;
 pub mod fault_point;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod telemetry;
 
 pub mod generate;

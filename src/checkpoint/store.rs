@@ -97,12 +97,11 @@ pub struct Options {
 impl Default for Options {
     /// The environment of the process, and patience that outlasts a restart of most stores.
     fn default() -> Self {
-        // A variable that is not Unicode is none of ours.
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
         Self {
-            environment: std::env::vars_os().filter_map(text).collect(),
+            #[cfg(feature = "s3")]
+            environment: crate::s3::environment(),
+            #[cfg(not(feature = "s3"))]
+            environment: Vec::new(),
             patience: Duration::from_secs(60),
         }
     }

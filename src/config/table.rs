@@ -205,8 +205,8 @@ static REFERENCE: &[Setting] = &[
     Setting::new(
         "path",
         Text,
-        "The file: CSV with a header (`.csv`), JSON lines (`.jsonl`, `.json`, `.ndjson`) or \
-         Parquet (`.parquet`), by the ending of its name.",
+        "The file, or the object `s3://BUCKET/KEY`: CSV with a header (`.csv`), JSON lines \
+         (`.jsonl`, `.json`, `.ndjson`) or Parquet (`.parquet`), by the ending of its name.",
     )
     .required()
     .only_for("file"),

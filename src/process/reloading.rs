@@ -69,7 +69,7 @@ impl Reloading {
     pub(super) fn needed(&mut self, needed: bool) -> Result<(), Failure> {
         let unknown = matches!(
             self.first,
-            Err(Error::UnknownFormat { .. } | Error::NotBuilt { .. })
+            Err(Error::UnknownFormat { .. } | Error::NotBuilt { .. } | Error::NoBuckets { .. })
         );
         if !needed && !unknown {
             return Ok(());

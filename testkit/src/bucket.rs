@@ -28,6 +28,10 @@ const START: Duration = Duration::from_secs(120);
 /// What one request may take.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// Somebody must have signed; the server does not look further.
+const ANYBODY: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, \
+                       SignedHeaders=host, Signature=0";
+
 /// A server of buckets, which are not checked for credentials.
 #[derive(Debug)]
 pub struct BucketServer {
@@ -67,20 +71,54 @@ impl BucketServer {
         self.address
     }
 
+    /// What a program is told of a server at this address, in its environment.
+    pub fn environment(address: SocketAddr) -> [(&'static str, String); 4] {
+        [
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "testtest".to_owned()),
+            ("AWS_ENDPOINT_URL", format!("http://{address}")),
+            ("AWS_REGION", "us-east-1".to_owned()),
+        ]
+    }
+
     /// Makes an empty bucket.
     ///
     /// # Panics
     /// If the server refuses.
     pub fn create_bucket(&self, name: &str) {
+        self.ask("PUT", name, b"");
+    }
+
+    /// Puts an object, `BUCKET/KEY`, also in the place of another.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    pub fn put(&self, object: &str, bytes: &[u8]) {
+        self.ask("PUT", object, bytes);
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    pub fn delete(&self, object: &str) {
+        self.ask("DELETE", object, b"");
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &[u8]) {
         let mut stream = TcpStream::connect(self.address).expect("the server listens");
         stream.set_read_timeout(Some(ANSWER)).expect("not zero");
-        let address = self.address;
-        let request = format!("PUT /{name} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n");
-        let request = format!("{request}Connection: close\r\n\r\n");
+        let (address, length) = (self.address, body.len());
+        let request = format!(
+            "{method} /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\
+             Authorization: {ANYBODY}\r\nConnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).expect("it reads");
+        stream.write_all(body).expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
-        assert!(answer.contains(" 200 "), "bucket {name}: {answer}");
+        let is_good = answer.contains(" 200 ") || answer.contains(" 204 ");
+        assert!(is_good, "{method} {path}: {answer}");
     }
 }
 

@@ -18,12 +18,7 @@ use deltajoin_workers::ports::Stop;
 use crate::buckets::proxy::{Fault, Proxy};
 
 fn options(server: SocketAddr) -> Options {
-    let environment = [
-        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "testtest".to_owned()),
-        ("AWS_ENDPOINT_URL", format!("http://{server}")),
-        ("AWS_REGION", "us-east-1".to_owned()),
-    ];
+    let environment = BucketServer::environment(server);
     Options {
         environment: environment
             .map(|(name, value)| (name.to_owned(), value))

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use deltajoin::telemetry::Status;
+#[cfg(feature = "s3")]
+use deltajoin_testkit::BucketServer;
 use deltajoin_testkit::{Job, Signal, wait_for, wait_until};
 
 use crate::case::{CONFIG, Fifo, Folder, LIMIT};
@@ -408,6 +410,61 @@ fn a_table_in_parquet_is_followed_and_a_bad_one_leaves_what_was() {
     job.wait_for_line("reference.parquet: no Parquet file", LIMIT);
     put_parquet(&folder, &[(1, "Elsewhere"), (2, "There")]);
     wait_for_places(&folder, &[(0, &["Here", "Elsewhere"]), (1, &["There"])]);
+    job.signal(Signal::Terminate);
+    job.wait(LIMIT).assert_code(0);
+}
+
+#[cfg(feature = "s3")]
+#[test]
+fn a_table_in_a_bucket_is_followed_and_one_that_is_bad_or_gone_leaves_what_was() {
+    let (server, object) = (BucketServer::shared(), "tables/some/reference.csv");
+    server.create_bucket("tables");
+    let put = |rows: &[(u64, &str)]| {
+        let header = "geographical_location_oid,geographical_location\n".to_owned();
+        let rows = rows.iter().map(|(oid, name)| format!("{oid},{name}\n"));
+        server.put(object, (header + &rows.collect::<String>()).as_bytes());
+    };
+    let path = format!("s3://{object}");
+    let folder = Folder::with_config(&config(OFTEN).replace("reference.csv", &path));
+    let start = |command: &str, arguments: &[&str]| {
+        let arguments = [&[command, "--config", "job.toml"], arguments].concat();
+        let mut command = folder.command(&arguments);
+        Job::spawn_command(command.envs(BucketServer::environment(server.address())))
+    };
+    let mut pipe = Fifo::make(&folder.path("events.jsonl"));
+    for (path, fault) in [
+        (&*path, "there is no such object"),
+        ("s3://nowhere/x.csv", "there is no such object"),
+        ("s3://tables.csv", "it names no object"),
+    ] {
+        let setting = format!("reference.path={path}");
+        let outcome = start("check", &["--set", &setting]).wait(LIMIT);
+        outcome.assert_code(2);
+        let said = outcome.stderr.join("\n");
+        let message = format!("could not open file {path:?}");
+        assert!(said.contains(&message) && said.contains(fault), "{said}");
+    }
+
+    // In several parts.
+    let many: Vec<(u64, String)> = (3..300_000)
+        .map(|n| (n, format!("Place {n:020}")))
+        .collect();
+    let mut all: Vec<(u64, &str)> = vec![(1, "Here"), (2, "There")];
+    all.extend(many.iter().map(|(n, name)| (*n, name.as_str())));
+    put(&all);
+    let mut job = start("run", &[]);
+    pipe.give((events(1, 0..1) + &events(2, 1..2) + &events(299_999, 2..3)).as_bytes());
+    let last = "Place 00000000000000299999";
+    wait_for_places(&folder, &[(0, &["Here"]), (1, &["There"]), (2, &[last])]);
+    put(&[(1, "Wrong"), (2, "Wrong"), (1, "Wrong")]);
+    job.wait_for_line(&format!("{path}:4:1: key"), LIMIT);
+    server.delete(object);
+    job.wait_for_line("there is no such object", LIMIT);
+    put(&[(1, "Elsewhere"), (2, "There"), (299_999, last)]);
+    wait_for_places(
+        &folder,
+        &[(0, &["Here", "Elsewhere"]), (1, &["There"]), (2, &[last])],
+    );
     job.signal(Signal::Terminate);
     job.wait(LIMIT).assert_code(0);
 }

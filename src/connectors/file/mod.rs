@@ -19,8 +19,11 @@
 mod bindings;
 mod csv;
 mod lines;
+#[cfg(feature = "s3")]
+mod object;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod place;
 mod progress;
 mod reference;
 mod scan;
@@ -155,6 +158,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// This build cannot reach it.
+    #[error("this build cannot read objects, as reference file {path:?} is")]
+    NoBuckets {
+        /// Its address.
+        path: PathBuf,
+    },
     /// Its content is wrong.
     #[error("reference file {path:?} has {count} {}", if *count == 1 { "fault" } else { "faults" })]
     Faults {
@@ -168,6 +177,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// That reading failed, once it had begun.
+    fn reading(path: &Path) -> impl Fn(io::Error) -> Self {
+        |source| Self::Read {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// What is known beyond the message: the faults, each with its place.
     pub fn detail(&self) -> Option<String> {
         let (path, faults, count) = match self {
@@ -200,6 +217,7 @@ impl Error {
             Self::NotBuilt { .. } => {
                 Some("Build it with the feature `parquet`, or write the table as CSV.")
             }
+            Self::NoBuckets { .. } => Some("Build it with the feature `s3`."),
             Self::Locked { .. } | Self::Input { .. } | Self::Foreign { .. } => {
                 Some("Give each job and sink a file of its own.")
             }
@@ -216,7 +234,9 @@ impl Error {
                  begins anew.",
             ),
             Self::Open { path, source } | Self::Create { path, source }
-                if source.kind() == io::ErrorKind::NotFound && path.is_relative() =>
+                if source.kind() == io::ErrorKind::NotFound
+                    && path.is_relative()
+                    && !path.starts_with("s3:") =>
             {
                 Some("Relative paths are taken from the working directory.")
             }
@@ -239,6 +259,7 @@ impl Error {
             | Self::Replaced { .. }
             | Self::UnknownFormat { .. }
             | Self::NotBuilt { .. }
+            | Self::NoBuckets { .. }
             | Self::Faults { .. } => true,
             Self::Read { .. } | Self::Write { .. } => false,
         }

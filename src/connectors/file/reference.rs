@@ -17,7 +17,8 @@ use crate::codec::json::{Decoder, Encoder, Reject, shorten};
 use crate::connectors::file::lines::{Line, Lines};
 #[cfg(feature = "parquet")]
 use crate::connectors::file::parquet;
-use crate::connectors::file::{Error, Fault, Spot, csv, open};
+use crate::connectors::file::place::Place;
+use crate::connectors::file::{Error, Fault, Spot, csv};
 
 /// Rows are made in blocks of so many.
 pub(super) const BLOCK_ROWS: usize = 10_000;
@@ -31,18 +32,20 @@ pub struct Table {
 }
 
 impl Table {
-    /// Reads a file whose rows have the columns of `schema`; what else it holds is ignored.
+    /// Reads a file or an object whose rows have the columns of `schema`; the rest is ignored.
     ///
     /// # Errors
     /// Besides what the system refuses: all that is wrong with the file, as one error.
     pub fn read(path: &Path, schema: &Schema, record_bytes_max: usize) -> Result<Self, Error> {
+        Self::read_at(&Place::new(path), schema, record_bytes_max)
+    }
+
+    pub(super) fn read_at(place: &Place, schema: &Schema, bytes_max: usize) -> Result<Self, Error> {
+        let path = place.path();
         let format = Format::of(path)?;
         let mut faults = Faults::default();
-        let blocks = format.read(open(path)?, schema, record_bytes_max, &mut faults);
-        let blocks = blocks.map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let blocks = format.read(place.open()?, schema, bytes_max, &mut faults);
+        let blocks = blocks.map_err(Error::reading(path))?;
         find_duplicates(&blocks, schema, format, &mut faults);
         if faults.count > 0 {
             return Err(faults.of(path));

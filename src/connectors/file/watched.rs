@@ -9,15 +9,14 @@
 //! * The same content is read once, whether it is good or not. A file is not known to be the one
 //!   that was read until a later look has compared its content: clocks of file systems are coarse.
 
-use std::fs::Metadata;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use deltajoin_workers::schema::Schema;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::connectors::file::{Error, Table, open};
+use crate::connectors::file::place::{Place, Stamp};
+use crate::connectors::file::{Error, Table};
 
 /// Bytes that are hashed together.
 const PIECE: usize = 1 << 16;
@@ -37,34 +36,10 @@ pub enum Look {
     Bad(Error),
 }
 
-/// A file by its looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    file: (u64, u64),
-    length: u64,
-    /// When its content and its inode changed, in seconds and nanoseconds.
-    changed: [(i64, i64); 2],
-}
-
-impl Stamp {
-    /// None if there is no file.
-    fn of(path: &Path) -> Option<Self> {
-        let metadata: Metadata = path.metadata().ok()?;
-        Some(Self {
-            file: (metadata.dev(), metadata.ino()),
-            length: metadata.len(),
-            changed: [
-                (metadata.mtime(), metadata.mtime_nsec()),
-                (metadata.ctime(), metadata.ctime_nsec()),
-            ],
-        })
-    }
-}
-
 /// A reference file, and what it was at the last look.
 #[derive(Debug)]
 pub struct Watched {
-    path: PathBuf,
+    place: Place,
     schema: Schema,
     record_bytes_max: usize,
     seen: Option<Stamp>,
@@ -83,11 +58,12 @@ impl Watched {
         schema: &Schema,
         record_bytes_max: usize,
     ) -> (Self, Result<Table, Error>) {
+        let place = Place::new(path);
         let mut watched = Self {
-            path: path.to_owned(),
             schema: schema.clone(),
             record_bytes_max,
-            seen: Stamp::of(path),
+            seen: place.stamp(),
+            place,
             settled: false,
             good: None,
             bad: None,
@@ -111,21 +87,20 @@ impl Watched {
 
     /// Whether it can be read again: what comes from a pipe comes once.
     pub fn can_change(&self) -> bool {
-        let metadata = self.path.metadata();
-        metadata.map_or(true, |metadata| metadata.is_file() || metadata.is_dir())
+        self.place.can_change()
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
     }
 
     /// Looks at the file; with `at_once` its content is compared however it looks, and told even
     /// if it is as bad as before.
     pub fn look(&mut self, at_once: bool) -> Look {
-        let now = Stamp::of(&self.path);
+        let now = self.place.stamp();
         if now != self.seen {
-            self.seen = now;
+            self.seen.clone_from(&now);
             self.settled = false;
             if !at_once {
                 return Look::Moving;
@@ -137,7 +112,7 @@ impl Watched {
             return Look::Unchanged;
         }
         let read = self.read();
-        let after = Stamp::of(&self.path);
+        let after = self.place.stamp();
         if after != now {
             self.seen = after;
             self.settled = false;
@@ -173,21 +148,19 @@ impl Watched {
         if [self.good, self.bad].contains(&Some(hash)) {
             return Ok((hash, None));
         }
-        match Table::read(&self.path, &self.schema, self.record_bytes_max) {
+        match Table::read_at(&self.place, &self.schema, self.record_bytes_max) {
             Ok(table) => Ok((hash, Some(table))),
             Err(error) => Err((Some(hash), error)),
         }
     }
 
     fn hash(&self) -> Result<u128, Error> {
-        let mut file = open(&self.path)?;
+        let mut file = self.place.open()?;
         let mut hash = Xxh3Default::new();
         let mut piece = vec![0; PIECE];
         loop {
-            let read = file.read(&mut piece).map_err(|source| Error::Read {
-                path: self.path.clone(),
-                source,
-            })?;
+            let read = file.read(&mut piece);
+            let read = read.map_err(Error::reading(self.path()))?;
             if read == 0 {
                 return Ok(hash.digest128());
             }

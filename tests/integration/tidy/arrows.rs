@@ -10,7 +10,7 @@ pub(super) struct Arrow {
 }
 
 /// The arrows between the parts, from the command line inwards. `*` stands for every module.
-pub(super) const ARROWS: [Arrow; 16] = [
+pub(super) const ARROWS: [Arrow; 17] = [
     arrow("main", &["cli"], &[]),
     arrow("lib", &[], &[]),
     arrow(
@@ -62,7 +62,7 @@ pub(super) const ARROWS: [Arrow; 16] = [
     ),
     arrow(
         "connectors",
-        &["bindings", "codec", "config", "fault_point"],
+        &["bindings", "codec", "config", "fault_point", "s3"],
         &["batch", "bindings", "key", "ports", "queue", "schema"],
     ),
     arrow(
@@ -72,7 +72,7 @@ pub(super) const ARROWS: [Arrow; 16] = [
     ),
     arrow(
         "checkpoint",
-        &["bindings", "codec", "config", "error", "fault_point"],
+        &["bindings", "codec", "config", "error", "fault_point", "s3"],
         &["batch", "checkpoint", "key", "ports", "schema", "state"],
     ),
     arrow("cluster", &["error"], &["ports"]),
@@ -85,6 +85,7 @@ pub(super) const ARROWS: [Arrow; 16] = [
         &[],
     ),
     arrow("error", &[], &[]),
+    arrow("s3", &[], &[]),
     arrow("fault_point", &[], &[]),
     // Of the connectors only what keeps a client of Kafka alive.
     arrow("generate", &["codec", "config", "connectors"], &["ports"]),
