@@ -136,6 +136,8 @@ addresses = [{addresses}]
 secret_file = "{folder}/secret"
 [checkpoint]
 location = "file://{folder}/state"
+[state]
+dir = "{folder}/local"
 [telemetry]
 log = "warn"
 status_file = "{folder}/status.json"

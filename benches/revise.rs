@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use deltajoin::generate::{Expected, Options, reference_csv};
 use deltajoin::telemetry::Status;
 use deltajoin_testkit::{Broker, Job, Signal, wait_until};
+use deltajoin_workers::ports::Counts;
 use rdkafka::{Message, Offset};
 
 use crate::catch_up::publish;
@@ -64,16 +65,20 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
         "throughput of revise beside future-only, medians: {:.2}",
         future_only / revise
     );
-    correct(broker, folder);
+    for limit in ["4GB", "16MB"] {
+        correct(broker, folder, limit);
+    }
 }
 
-/// Renames a location of about 100,000 rows while others come, and waits for the last of them.
-fn correct(broker: &Broker, folder: &Path) {
+/// Renames a location of about 100,000 rows while others come, and waits for the last of them. Most
+/// of them are on disk if little memory is allowed.
+fn correct(broker: &Broker, folder: &Path, memory_limit: &str) {
     let options = Options {
         hot_share: 1.0 / 9.0,
         ..Options::default()
     };
-    let (input, output) = ("revise-live", "revised-live");
+    let names = ["live", "lived"].map(|name| format!("revise-{name}-{memory_limit}"));
+    let [input, output] = names.each_ref().map(String::as_str);
     for topic in [input, output] {
         broker.create_topic(topic, 4, &[]);
     }
@@ -85,7 +90,9 @@ fn correct(broker: &Broker, folder: &Path) {
     let touched = expected.keys().filter(is_hot).count();
     let config = configuration(broker, folder, [input, output], 1);
     let mut command = Command::new(DELTAJOIN);
+    let memory_limit = format!("state.memory_limit={memory_limit}");
     command.args(["run", "--set", "join.on_reference_change=revise"]);
+    command.args(["--set", &memory_limit]);
     let mut job = Job::spawn_command(command.arg("--config").arg(&config));
     let mut held = None;
     wait_until("all rows", LIMIT, || {
@@ -95,10 +102,12 @@ fn correct(broker: &Broker, folder: &Path) {
         held.is_some_and(|counts| counts.rows_out == expected.rows())
     });
     let held = held.expect("it was waited for");
-    println!(
-        "rows of the window: {}, {:.1} bytes each",
-        held.recent_rows,
-        held.recent_bytes as f64 / held.recent_rows as f64
+    println!("\n{memory_limit}");
+    tell_held(
+        &folder
+            .join("local/process-0")
+            .join(format!("bench-{output}")),
+        &held,
     );
     let renamed = table.lines().map(|line| match line.split_once(',') {
         Some((location, _)) if location == HOT.to_string() => format!("{location},{RENAMED}\n"),
@@ -121,6 +130,29 @@ fn correct(broker: &Broker, folder: &Path) {
             latencies.len(),
             quantile(0.5) as f64 / 1000.0,
             quantile(0.99) as f64 / 1000.0
+        );
+    }
+}
+
+/// Tells what the rows of the window take, in memory and in the job's folder of what has left it.
+fn tell_held(folder: &Path, held: &Counts) {
+    println!(
+        "{} rows of the window, {:.1} bytes of memory each",
+        held.recent_rows,
+        held.recent_bytes as f64 / held.recent_rows as f64
+    );
+    if held.cold_rows > 0 {
+        let files = std::fs::read_dir(folder).expect("the job's folder is there");
+        let bytes = files.map(|file| {
+            let file = file.expect("the folder can be read");
+            let is_of_rows = file.file_name().to_string_lossy().starts_with("window-");
+            let bytes = file.metadata().map_or(0, |file| file.len());
+            if is_of_rows { bytes } else { 0 }
+        });
+        println!(
+            "{} of them on disk, {:.1} bytes there each",
+            held.cold_rows,
+            bytes.sum::<u64>() as f64 / held.cold_rows as f64
         );
     }
 }

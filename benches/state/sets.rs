@@ -9,6 +9,11 @@ use std::time::Instant;
 use deltajoin_workers::batch::Keys;
 use deltajoin_workers::key::{key_group, mix64};
 use deltajoin_workers::state::KeySet;
+use differential_dataflow::input::InputSession;
+use differential_dataflow::operators::ThresholdTotal;
+use timely::dataflow::ProbeHandle;
+
+use crate::resident;
 
 /// Bytes a key, and how fast, beside a set of the standard library, which is hashbrown's.
 pub(crate) fn sets(count: usize) {
@@ -66,6 +71,44 @@ pub(crate) fn sets(count: usize) {
     assert!(!others.iter().any(|key| set.contains(key)));
     let not = per_second(begun);
     println!("64 bits, HashSet | {bytes:.1} | {inserts:.1} | {found:.1} | {not:.1}");
+    drop(set);
+    differential(&all);
+}
+
+/// The same keys through Differential's own `distinct`, in epochs of 65,536. Memory is that of the
+/// process, so the blocks that its allocator keeps back count as well.
+fn differential(all: &[u64]) {
+    let before = resident();
+    let all = all.to_vec();
+    timely::execute_directly(move |worker| {
+        let mut input = InputSession::<u64, u64, isize>::new();
+        let probe = ProbeHandle::new();
+        worker.dataflow(|scope| {
+            let keys = input.to_collection(scope);
+            keys.distinct_total().probe_with(&probe);
+        });
+        let mut most = before;
+        let mut pass = |keys: &[u64]| {
+            let begun = Instant::now();
+            for epoch in keys.chunks(1 << 16) {
+                epoch.iter().for_each(|key| input.insert(*key));
+                input.advance_to(input.time() + 1);
+                input.flush();
+                worker.step_while(|| probe.less_than(input.time()));
+                most = most.max(resident());
+            }
+            keys.len() as f64 / begun.elapsed().as_secs_f64() / 1e6
+        };
+        let inserts = pass(&all);
+        let held = resident();
+        let found = pass(&all);
+        let bytes = |of: u64| of.saturating_sub(before) as f64 / all.len() as f64;
+        println!(
+            "64 bits, Differential | {:.1}, at most {:.1} | {inserts:.1} | {found:.1} | -",
+            bytes(held),
+            bytes(most)
+        );
+    });
 }
 
 /// Keys in the order in which `distinct` asks: those of an epoch by key group.

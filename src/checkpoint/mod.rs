@@ -55,7 +55,7 @@ mod store;
 mod testing;
 
 pub use clean::{clean, forget, garbage};
-pub use cold::{ColdFile, ColdFolder, OnFault};
+pub use cold::{ColdFile, ColdFolder, OnFault, RowFiles};
 pub use error::{Action, Error};
 pub use inspect::{Verified, verify_all};
 pub use layout::{rows_name, run_name};
@@ -63,7 +63,7 @@ pub use manifest::{
     Checkpoint, LogPosition, Manifest, Newest, list, newest, newest_below, put_manifest,
 };
 pub use merge::{Merging, RUNS_MAX, merge, next_merge};
-pub use probe::probe;
+pub use probe::{probe, probe_above};
 pub use reference::{ReferenceEntry, read_reference, write_reference};
 pub use rows::{RowsEntry, merge_rows, next_rows_merge, read_rows, write_rows};
 pub use run::{Groups, Pieces, Run, RunEntry, encode, write_run};

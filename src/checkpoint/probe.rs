@@ -45,7 +45,10 @@ pub fn probe(
 }
 
 /// The same in the nearest folder that is there, where a job would make its own.
-fn probe_above(folder: &Path, options: Options, stop: Arc<Stop>) -> Result<(), Error> {
+///
+/// # Errors
+/// If it would not take what a job puts there.
+pub fn probe_above(folder: &Path, options: Options, stop: Arc<Stop>) -> Result<(), Error> {
     let there = folder.ancestors().find(|path| path.exists());
     let there = there.unwrap_or(Path::new("."));
     let name = format!(".deltajoin-check-{}", random());

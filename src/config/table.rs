@@ -442,15 +442,16 @@ static STATE: &[Setting] = &[
     Setting::new(
         "dir",
         Text,
-        "The folder of keys that have left memory, on a local disk; each process has its own below \
-         it. Nothing in it is needed: a start fetches from the checkpoint what is not there.",
+        "The folder of keys and rows that have left memory, on a local disk; each process has its \
+         own below it. Nothing in it is needed: a checkpoint has the same.",
     ),
     Setting::new(
         "memory_limit",
         Size("16MB", "16000GB"),
         "The memory that keys, and rows that may be revised, take in each process. Above three \
          quarters of it, older buckets of keys move to `dir` with the next checkpoint, and leave \
-         about 9 bits a key behind. The newest bucket of each worker and the rows stay.",
+         about 9 bits a key behind; the newest bucket of each worker stays. Rows move when they \
+         take more than a quarter of it, and leave an index behind: 8 to 40 bytes a row.",
     ),
 ];
 

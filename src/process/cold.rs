@@ -1,4 +1,4 @@
-//! Which keys of a process are in memory and which on disk, by the settings in `[state]`.
+//! Which keys and rows of a process are in memory and which on disk, by the settings in `[state]`.
 //!
 //! It is apart from `recovery` and `checkpoints`, which both move keys.
 //!
@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use deltajoin_workers::ports::Stop;
-use deltajoin_workers::state::Limit;
+use deltajoin_workers::state::{Limit, RowLimit};
 
-use crate::checkpoint::{Action, ColdFile, ColdFolder, Error, OnFault, Run, RunEntry};
+use crate::checkpoint::{Action, ColdFile, ColdFolder, Error, OnFault, RowFiles, Run, RunEntry};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::process::Process;
@@ -87,6 +87,16 @@ impl Cold {
         Ok(Self { folder, limit })
     }
 
+    /// When rows of the window leave the memory of a worker. Keys leave it at three quarters of the
+    /// limit, rows included: so rows that take a quarter do not drive all keys out.
+    pub(super) fn rows(&self, worker: usize) -> RowLimit {
+        RowLimit {
+            bytes: self.limit.bytes / 4,
+            segment_rows: RowLimit::SEGMENT_ROWS,
+            folder: Box::new(RowFiles::new(Arc::clone(&self.folder), worker)),
+        }
+    }
+
     /// The keys of a run, as far as `entry` counts them, on disk; none if the disk does not take
     /// them.
     pub(super) fn load(
@@ -121,7 +131,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("could not remove {path:?}: {error}"))
 }
 
-fn unusable(dir: &Path, error: &Error) -> Failure {
+/// What is wrong with `state.dir`.
+pub(super) fn unusable(dir: &Path, error: &Error) -> Failure {
     let failure = Failure::usage(format!("state.dir = {dir:?} cannot be used"));
     let detail = error.detail().unwrap_or_else(|| error.to_string());
     failure

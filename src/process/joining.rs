@@ -287,6 +287,7 @@ impl<'a> Joining<'a> {
             clock: Mutex::new(clock),
             state: Mutex::new(state),
             restored,
+            cold: self.cold,
             keeper,
             begins_behind,
         })

@@ -69,7 +69,7 @@ use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
-use deltajoin_workers::state::BucketRing;
+use deltajoin_workers::state::{BucketRing, RowLimit};
 use deltajoin_workers::worker;
 use timely::WorkerConfig;
 use xxhash_rust::xxh3::xxh3_64;
@@ -128,6 +128,7 @@ struct WorkerParts {
     clock: ExpiryClock,
     keys: BucketRing,
     recent: (u64, Vec<Kept>),
+    row_limit: Option<RowLimit>,
     checkpoints: Option<Box<dyn Checkpoints>>,
     sinks: WorkerSinks,
 }
@@ -304,6 +305,7 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
         clock: parts.clock,
         keys: parts.keys,
         recent: parts.recent,
+        row_limit: parts.row_limit,
         checkpoints: parts.checkpoints,
         sinks: parts.sinks.results.into_iter().map(port).collect(),
         dead_letters: port(parts.sinks.dead_letters),
@@ -364,6 +366,7 @@ fn parts(
             clock,
             keys: state.keys,
             recent: (restored, state.rows),
+            row_limit: durable.map(|durable| durable.row_limit(local)),
             checkpoints,
             sinks,
         }));

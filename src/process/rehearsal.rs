@@ -13,12 +13,13 @@ use std::time::Duration;
 use deltajoin_workers::ports::Stop;
 
 use crate::bindings::{self, Reader, Records};
-use crate::checkpoint::{self, Manifest, Store, newest, probe};
+use crate::checkpoint::{self, Manifest, Store, newest, probe, probe_above};
 use crate::config::{Config, EventSource};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka::{Connection, Scan};
 use crate::failure::Failure;
+use crate::process::cold::unusable;
 use crate::process::joining::FIRST_EPOCH;
 use crate::process::log;
 use crate::process::plan;
@@ -46,7 +47,9 @@ pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>,
         patience: PATIENCE,
         ..checkpoint::Options::default()
     };
-    let store = probe(location, &config.job, options, Arc::clone(stop))?;
+    let store = probe(location, &config.job, options.clone(), Arc::clone(stop))?;
+    let dir = &config.state.dir;
+    probe_above(dir, options, Arc::clone(stop)).map_err(|error| unusable(dir, &error))?;
     let manifest = store.as_ref().map(newest).transpose()?;
     let manifest = manifest.and_then(|newest| newest.manifest);
     let kept = match &manifest {
@@ -55,6 +58,7 @@ pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>,
     };
     Ok(vec![
         format!("checkpoints: {location} can be used, {kept}"),
+        format!("state.dir: {} can be used", dir.display()),
         look_at_log(&settings, (store.as_ref(), manifest.as_ref()), stop)?,
     ])
 }

@@ -298,13 +298,21 @@ fn versions(folder: &Folder) -> BTreeMap<u64, Vec<(String, Option<usize>)>> {
 
 #[test]
 fn a_row_tells_the_version_of_its_reference_row_which_restarts_and_equal_rows_leave() {
-    let config = config(OFTEN).replace("[join]", "[join]\nversion_column = \"since\"");
+    for strategy in ["broadcast", "partitioned"] {
+        versions_with(strategy);
+    }
+}
+
+fn versions_with(strategy: &str) {
+    let settings = format!("[join]\nversion_column = \"since\"\nstrategy = {strategy:?}");
+    let config = config(OFTEN).replace("[join]", &settings);
     let folder = Folder::with_config(&config);
     put(&folder, &[(1, "Here"), (2, "There")]);
     let run = |count: u64| {
         let all = (0..count).map(|oid| events(1 + oid % 3, oid..oid + 1));
         folder.write("events.jsonl", all.collect::<String>());
-        folder.run_job("run", &["--until-end"]).assert_code(0);
+        let threads = ["--until-end", "--set", "cluster.threads=3"];
+        folder.run_job("run", &threads).assert_code(0);
     };
     run(3);
     // The first is renamed, the second stays, the third comes.

@@ -66,6 +66,7 @@ fn it_looks_at_what_a_start_would_go_on_from_and_leaves_it() {
         &[
             "checkpoints: file://",
             "can be used, none yet",
+            "state.dir: ",
             "the job makes topic \"checked-kept.bindings\"",
             "sink \"rows.jsonl\": file rows.jsonl\n",
         ],
@@ -97,6 +98,13 @@ fn it_looks_at_what_a_start_would_go_on_from_and_leaves_it() {
         (
             "checkpoint.location=nowhere",
             ["cannot keep checkpoints", "begins neither"],
+        ),
+        (
+            "state.dir=reference.csv/x",
+            [
+                "state.dir = \"reference.csv/x\" cannot be used",
+                "Not a dir",
+            ],
         ),
     ] {
         let said = check(&setup, &["--set", setting], 2);

@@ -1,12 +1,14 @@
-//! More keys than may be in memory: older ones are on disk, and a retry of any age is found there,
-//! also after a crash and on a disk that has nothing any more.
+//! More keys and rows than may be in memory: older ones are on disk, and a retry of any age is
+//! found there, also after a crash and on a disk that has nothing any more.
 
 use std::cell::Cell;
 
 use deltajoin_testkit::{Broker, Signal, wait_until};
 use serde_json::Value;
 
+use crate::revise::{World, upserted};
 use crate::setup::{LIMIT, Setup, quoted};
+use crate::support::now_ms;
 use crate::topics::Publisher;
 
 /// When the first event was.
@@ -140,4 +142,70 @@ fn keys_beyond_the_memory_limit_are_on_disk_and_a_retry_of_any_age_is_found() {
     });
     assert_eq!(rows, feed.new.get());
     assert!(seen.iter().all(|count| *count <= 1), "each once");
+}
+
+#[test]
+fn rows_of_the_window_that_are_on_disk_are_corrected_also_after_a_kill() {
+    let (broker, name) = (Broker::shared(), "cold-rows");
+    let mut world = World::new(broker, [name, "cold-rows-names"]);
+    let setup = Setup::new(broker, name)
+        .set(
+            "events",
+            "time",
+            r#"{ column = "timestamp_detected", unit = "ms" }"#,
+        )
+        .set("distinct", "keep", quoted("latest"))
+        .set("join", "unmatched", quoted("drop"))
+        .set("checkpoint", "interval", quoted("300ms"))
+        .set("state", "memory_limit", quoted("16MB"))
+        .reference_topic(broker, "cold-rows-names");
+    let (now, events) = (now_ms(), 100_000);
+    for location in 0..10 {
+        world.name(location, Some(&format!("first {location}")));
+    }
+    for detection in 0..events {
+        let at = now - 60_000 + detection % 1000;
+        world.event(detection, detection % 10, "box", at);
+        if detection % 50_000 == 0 {
+            world.flush();
+        }
+    }
+    world.flush();
+    let mut job = setup.start_live();
+    read_all(&setup, events.unsigned_abs());
+    for round in 0..2 {
+        let on_disk = || count(&setup.status(), "cold_rows") > 30_000;
+        wait_until("rows on disk", LIMIT, on_disk);
+        let status = setup.status();
+        assert_eq!(count(&status, "recent_rows"), events.unsigned_abs());
+        assert!(count(&status, "recent_bytes") < 9_000_000, "{status}");
+
+        // A tenth is another, a tenth is gone, and better events come of rows of any age.
+        let before = count(&status, "retracted");
+        world.name(round, Some(&format!("second {round}")));
+        world.name(4 + round, None);
+        for detection in (round..events).step_by(101) {
+            world.event(detection, 2, &format!("better {round}"), now + round);
+        }
+        world.flush();
+        let corrected = || count(&setup.status(), "retracted") > before + 20_000;
+        wait_until("corrections", LIMIT, corrected);
+        wait_until("the rest", LIMIT, || setup.status()["lag_records"] == 0);
+        if round == 0 {
+            job.kill();
+            job.wait(LIMIT);
+            job = setup.start_live();
+        }
+    }
+    let windows = || {
+        let folder = setup.folder().join("state/local/process-0").join(name);
+        let names = std::fs::read_dir(folder).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("window-")).count()
+    };
+    assert!(windows() > 0);
+    job.signal(Signal::Terminate);
+    job.wait(LIMIT).assert_code(0);
+    assert!(upserted(broker, &setup.joined()) == world.collection());
+    assert_eq!(windows(), 0, "files are gone with their process");
 }

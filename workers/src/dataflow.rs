@@ -48,7 +48,7 @@ use crate::operators::{
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
-use crate::state::BucketRing;
+use crate::state::{BucketRing, RowLimit};
 use crate::textbook::textbook;
 
 /// Which operators compute the result.
@@ -115,6 +115,8 @@ pub struct Ports {
     /// The rows of the window that this worker owns, as they were at the end of this epoch, that of
     /// the checkpoint; 0 without one.
     pub recent: (u64, Vec<Kept>),
+    /// When rows of the window leave memory; without it they stay.
+    pub row_limit: Option<RowLimit>,
     /// Where the state is kept; without it, all that was bound is replayed.
     pub checkpoints: Option<Box<dyn Checkpoints>>,
     /// Where results go.
@@ -242,7 +244,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let state = State {
         ownership: ownership.clone(),
         keys: Rc::clone(&keys),
-        recent: ports.recent,
+        recent: (ports.recent, ports.row_limit),
         admitted: ports.checkpoints.is_some().then(|| Rc::clone(&admitted)),
         clocks: [of_distinct, of_join],
     };
@@ -278,7 +280,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 struct State {
     ownership: Ownership,
     keys: SharedKeys,
-    recent: (u64, Vec<Kept>),
+    recent: ((u64, Vec<Kept>), Option<RowLimit>),
     admitted: Option<SharedAdmitted>,
     clocks: [Clocks; 2],
 }
@@ -306,7 +308,7 @@ fn results<'scope>(
         (of_distinct, SharedCounts::clone(&counts)),
     );
     let settings = plan.join.clone();
-    let restored = state.recent.0;
+    let restored = state.recent.0.0;
     let told = (of_join, SharedCounts::clone(&counts), first);
     let joiner = Joiner::new(plan.join, letters, state.recent, state.admitted, told);
     let joiner = Rc::new(RefCell::new(joiner));

@@ -152,7 +152,9 @@ pub struct Counts {
     pub retracted: u64,
     /// Rows that may still be revised.
     pub recent_rows: u64,
-    /// Bytes of memory that those take.
+    /// How many of them are on disk.
+    pub cold_rows: u64,
+    /// Bytes of memory that they and their indexes take.
     pub recent_bytes: u64,
     /// Records that went to the dead letters.
     pub dead_letters: u64,
@@ -193,6 +195,7 @@ impl std::ops::AddAssign for Counts {
         self.late_winners += other.late_winners;
         self.retracted += other.retracted;
         self.recent_rows += other.recent_rows;
+        self.cold_rows += other.cold_rows;
         self.recent_bytes += other.recent_bytes;
         self.dead_letters += other.dead_letters;
         self.rows_out += other.rows_out;

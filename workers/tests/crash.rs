@@ -21,6 +21,7 @@ use deltajoin_workers::queue::{InFlight, Sender, queue};
 use deltajoin_workers::state::{BucketRing, KeySet, Limit};
 use deltajoin_workers::worker::{self, Settings};
 
+use crate::disk::row_limit;
 use crate::kept::{Cold, Committing, Keeping, Kept, Log, SHARDS, Table, changes, difference};
 use crate::naive::naive;
 use crate::oracle::{Random, seeds};
@@ -254,6 +255,7 @@ pub(crate) fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, s
             clock: ExpiryClock::new(start.clock_ms, partitions),
             keys: start.keys,
             recent: start.rows,
+            row_limit: Some(row_limit()),
             checkpoints: Some(Keeping::port(&kept, index)),
             sinks: vec![SinkPort {
                 name: "rows".to_owned(),

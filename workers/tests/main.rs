@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod disk;
 mod kept;
 mod naive;
 mod oracle;

@@ -91,7 +91,8 @@ fn random_script(random: &mut Random) -> Vec<Epoch> {
 fn without_memory(mut outcome: Outcome) -> Outcome {
     let counts = &mut outcome.counts;
     (counts.keys, counts.key_bytes) = (0, 0);
-    (counts.recent_rows, counts.recent_bytes, counts.buckets) = (0, 0, 0);
+    (counts.recent_rows, counts.recent_bytes, counts.cold_rows) = (0, 0, 0);
+    counts.buckets = 0;
     // Conflicts are counted; of which of them one is told depends on how many there were.
     for letters in outcome.dead_letters.values_mut() {
         let before = letters.len();
@@ -133,6 +134,7 @@ fn random_setup(random: &mut Random) -> Setup {
         horizon_ms: span(random),
         window_ms: span(random),
         future_ms: span(random),
+        rows_leave: random.below(2) == 0,
         ..Setup::default()
     }
 }

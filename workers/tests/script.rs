@@ -18,6 +18,8 @@ use deltajoin_workers::queue::{InFlight, Sender, Waker, queue};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
 use deltajoin_workers::state::BucketRing;
 
+use crate::disk::row_limit;
+
 /// An event: key, join column, payload. The epoch and the partition are where it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
@@ -60,6 +62,8 @@ pub(crate) struct Setup {
     pub(crate) horizon_ms: u64,
     pub(crate) window_ms: u64,
     pub(crate) future_ms: u64,
+    /// Whether rows of the window leave memory.
+    pub(crate) rows_leave: bool,
 }
 
 impl Default for Setup {
@@ -79,6 +83,7 @@ impl Default for Setup {
             horizon_ms: u64::MAX,
             window_ms: u64::MAX,
             future_ms: u64::MAX,
+            rows_leave: false,
         }
     }
 }
@@ -371,6 +376,7 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             clock: ExpiryClock::new(None, partitions(&script)),
             keys: BucketRing::new(!setup.wide),
             recent: (0, Vec::new()),
+            row_limit: setup.rows_leave.then(row_limit),
             checkpoints: None,
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),

@@ -88,6 +88,7 @@ fn run(
             clock: ExpiryClock::default(),
             keys: BucketRing::new(true),
             recent: (0, Vec::new()),
+            row_limit: None,
             checkpoints: None,
             sinks: vec![sink("rows", &rows)],
             dead_letters: sink("dead", &dead_letters),

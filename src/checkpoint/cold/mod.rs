@@ -1,4 +1,5 @@
-//! Keys that have left memory: sorted runs in a folder of this process, behind filters in memory.
+//! Keys and rows that have left memory: keys as sorted runs in a folder of this process, behind
+//! filters in memory, and rows beside them.
 //!
 //! A run here has the same bytes as the object of a checkpoint that it became or came from, so its
 //! name says which that is: after a restart, what is still here need not be fetched or made again.
@@ -7,6 +8,7 @@
 //! |---|---|
 //! | `run-*.keys` | a run, see `run` |
 //! | `filters-BUCKET-CHECKSUM-FIRST-LAST` | its filters, see `index` |
+//! | `window-WORKER-NUMBER` | rows of the window, see `rows` |
 //!
 //! The checksum is that of the checkpoint's object, and the key groups those that count of it.
 //!
@@ -17,6 +19,7 @@
 //! * Filters are written after their run and deleted before it.
 
 mod index;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +42,8 @@ use crate::checkpoint::run::{HEADER_BYTES, Key, RunWriter};
 use crate::checkpoint::sealed::damaged;
 use crate::checkpoint::store::{Options, Store};
 use crate::checkpoint::{Error, Groups, Run, RunEntry, run_name};
+
+pub use rows::RowFiles;
 
 /// How long the folder is tried: what it lacks stays in memory.
 const PATIENCE: Duration = Duration::from_secs(1);

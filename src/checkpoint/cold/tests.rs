@@ -8,7 +8,7 @@ use arrow_buffer::ScalarBuffer;
 use deltajoin_workers::batch::Keys;
 use deltajoin_workers::checkpoint::KeyRun;
 use deltajoin_workers::key::mix64;
-use deltajoin_workers::state::KeySet;
+use deltajoin_workers::state::{KeySet, RowFolder};
 use tempfile::TempDir;
 
 use super::*;
@@ -234,4 +234,45 @@ fn keys_are_asked_as_batches_have_them() {
     let low = keys.iter().map(|key| *key as u64).collect::<Vec<_>>();
     let batch = Keys::Wide(ScalarBuffer::from(high), ScalarBuffer::from(low));
     assert!((0..100).all(|row| file.find(batch.get(row)) == Found::Yes));
+}
+
+#[test]
+fn rows_are_read_as_they_were_written_until_they_are_dropped_and_never_damaged() {
+    let folder = folder();
+    let cold = cold(&folder);
+    let blocks: Vec<Vec<u8>> = (0..5).map(|n| vec![n; 100 * usize::from(n)]).collect();
+    let mut of_worker = [0, 1].map(|worker| RowFiles::new(Arc::clone(&cold), worker));
+    let written = of_worker
+        .each_mut()
+        .map(|rows| rows.write(&blocks).unwrap());
+    let more = of_worker[0].write(&blocks[..2]).unwrap();
+    for rows in &written {
+        for (number, block) in blocks.iter().enumerate().rev() {
+            assert_eq!(rows.read(number), *block);
+        }
+    }
+    assert_eq!(more.read(1), blocks[1]);
+    drop(more);
+    let (path, names) = files(&folder);
+    assert_eq!(names, ["window-0-0", "window-1-0"]);
+
+    let file = path.join("window-0-0");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[150] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    assert_eq!(written[0].read(1), blocks[1]);
+    let read = std::panic::AssertUnwindSafe(|| written[0].read(2));
+    let fault = std::panic::catch_unwind(read).unwrap_err();
+    let fault = fault.downcast_ref::<String>().unwrap();
+    assert!(
+        fault.contains("window-0-0") && fault.contains("block 2"),
+        "{fault}"
+    );
+
+    // What a killed process has left is deleted by the next start, as nobody has its rows.
+    std::mem::forget(written);
+    cold.clean().unwrap();
+    assert!(files(&folder).1.is_empty());
+    fs::remove_dir(&path).unwrap();
+    assert!(of_worker[0].write(&blocks).is_none(), "it stays in memory");
 }

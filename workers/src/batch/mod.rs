@@ -161,6 +161,14 @@ impl Keys {
             Self::Wide(high, low) => u128::from(high[row]) << 64 | u128::from(low[row]),
         }
     }
+
+    /// The bytes of memory that they take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Narrow(keys) => keys.len() * size_of::<u64>(),
+            Self::Wide(keys, _) => keys.len() * size_of::<u128>(),
+        }
+    }
 }
 
 /// Rows of one schema, by column.
@@ -347,13 +355,8 @@ impl Batch {
 
     /// The bytes of memory that its rows take.
     pub fn bytes(&self) -> usize {
-        let keys = if matches!(self.keys, Keys::Narrow(_)) {
-            8
-        } else {
-            16
-        };
-        let beside = self.len() * (keys + 4 + 8 + 1);
-        beside + self.columns.iter().map(column_bytes).sum::<usize>()
+        let beside = self.len() * (4 + 8 + 1);
+        self.keys.bytes() + beside + self.columns.iter().map(column_bytes).sum::<usize>()
     }
 
     /// The join key of one row: the mixed key of some columns, or `None` if one of them is null,

@@ -31,7 +31,7 @@ use arrow_array::{
 };
 use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
-use timely::bytes::arc::Bytes;
+use timely::bytes::arc::{Bytes, BytesMut};
 use timely::dataflow::channels::ContainerBytes;
 
 use crate::batch::{Batch, BatchSchema, Keys};
@@ -197,6 +197,23 @@ impl ContainerBytes for Batch {
     }
 }
 
+impl Batch {
+    /// The batch in bytes that `of_bytes` reads again, in this process.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.length_in_bytes());
+        self.into_bytes(&mut bytes);
+        bytes
+    }
+
+    /// The batch of which these are the bytes.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        let mut aligned = MutableBuffer::new(bytes.len());
+        aligned.extend_from_slice(bytes);
+        let mut aligned = BytesMut::from(aligned);
+        Self::from_bytes(aligned.extract_to(bytes.len()))
+    }
+}
+
 /// Shares timely's bytes with Arrow, without a copy.
 fn shared(bytes: Bytes) -> Buffer {
     struct Owner(Bytes);
@@ -342,13 +359,9 @@ mod tests {
     }
 
     fn over_the_wire(batch: &Batch) -> Batch {
-        let mut written = Vec::new();
-        batch.into_bytes(&mut written);
+        let written = batch.to_bytes();
         assert_eq!(written.len(), batch.length_in_bytes());
-        let mut aligned = MutableBuffer::new(written.len());
-        aligned.extend_from_slice(&written);
-        let mut bytes = timely::bytes::arc::BytesMut::from(aligned);
-        Batch::from_bytes(bytes.extract_to(written.len()))
+        Batch::of_bytes(&written)
     }
 
     proptest! {

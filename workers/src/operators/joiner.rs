@@ -20,7 +20,7 @@ use crate::operators::questions::{JoinKeys, Questions, add_join_keys};
 use crate::operators::rivals::{Before, Rival, Rivals};
 use crate::operators::{Letters, Output, ROWS_MAX, SharedCounts};
 use crate::ports::reason;
-use crate::state::{Place, RecentRows, ReferenceTable, Wanted};
+use crate::state::{Place, RecentRows, ReferenceTable, RowLimit, Wanted};
 
 /// What has come of an epoch.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ impl Joiner {
     pub(crate) fn new(
         join: Join,
         letters: Letters,
-        restored: (u64, Vec<Kept>),
+        (restored, limit): ((u64, Vec<Kept>), Option<RowLimit>),
         admitted: Option<SharedAdmitted>,
         (clocks, counts, first): (Clocks, SharedCounts, bool),
     ) -> Self {
@@ -76,7 +76,7 @@ impl Joiner {
         };
         let mut this = Self {
             table: ReferenceTable::new(&join.reference),
-            recent: join.holds_recent().then(|| RecentRows::new(wanted)),
+            recent: join.holds_recent().then(|| RecentRows::new(wanted, limit)),
             restored: join.holds_recent().then_some(restored),
             rivals: Rivals::default(),
             questions: Questions::default(),
@@ -133,10 +133,9 @@ impl Joiner {
         match self.recent.take() {
             Some(mut recent) => {
                 self.revise(&mut recent, epoch, work, &mut done);
-                let mut counts = self.counts.borrow_mut();
-                (counts.recent_rows, counts.recent_bytes) = (recent.len(), recent.bytes());
-                drop(counts);
                 self.recent = Some(recent);
+                // Now, and not with the next event, which may be long in coming.
+                self.restore(epoch + 1);
             }
             None => {
                 self.table.apply(work.changes);
@@ -148,6 +147,10 @@ impl Joiner {
         }
         done.rows.retain(|rows| !rows.is_empty());
         let mut counts = self.counts.borrow_mut();
+        if let Some(recent) = &self.recent {
+            (counts.recent_rows, counts.recent_bytes) = (recent.len(), recent.bytes());
+            counts.cold_rows = recent.cold_len();
+        }
         counts.rows_out += done.rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
         let letters = done.dead_letters.iter().map(|letters| letters.len() as u64);
         counts.dead_letters += letters.sum::<u64>();
@@ -210,9 +213,9 @@ impl Joiner {
         let replaced = |place: &Place| found.replaced.contains(&Before::Held(*place));
         let mut touched = Vec::new();
         if self.join.revise && !work.changes.is_empty() {
-            touched = recent.joined_on(&self.table.differing(&work.changes));
-            touched.retain(|place| recent.at_ms(*place) > oldest_ms && !replaced(place));
-            touched.sort_unstable();
+            let changed = self.table.differing(&work.changes);
+            touched = recent.joined_on(&changed, oldest_ms);
+            touched.retain(|place| !replaced(place));
         }
 
         // STEP 2. Results as they were are taken back.

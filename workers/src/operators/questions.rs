@@ -57,8 +57,9 @@ impl Questions {
             }
         }
         let held = again.into_iter().filter_map(|key| recent.find(key));
+        let mut reader = recent.reader();
         keys.extend(held.filter_map(|place| {
-            let (batch, row) = recent.row(place);
+            let (batch, row) = reader.row(place);
             batch.key_of(columns, row, &mut scratch)
         }));
         self.waiting

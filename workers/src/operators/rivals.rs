@@ -78,6 +78,7 @@ impl Rivals {
         let mut kept: HashMap<u128, Rival, MixedKeys> = HashMap::default();
         let mut conflicts = Vec::new();
         let mut counts = counts.borrow_mut();
+        let mut reader = recent.reader();
         for (index, batch) in duplicates.batches().iter().enumerate() {
             for row in 0..batch.len() {
                 let key = batch.keys().get(row);
@@ -90,13 +91,13 @@ impl Rivals {
                 let now = before.map(|before| match (rival, before) {
                     (Some(Rival { row, .. }), _) => at(duplicates, row),
                     (None, Before::New(row)) => at(events, row),
-                    (None, Before::Held(place)) => recent.row(place),
+                    (None, Before::Held(place)) => reader.row(place),
                 });
                 let in_window = |(rows, row): &(&Batch, usize)| {
                     // What is held without a time of its own is asked for its epoch.
                     let at_ms = match (join.time, before) {
                         (Some(time), _) => time.of(rows, *row),
-                        (None, Some(Before::Held(place))) => recent.at_ms(place),
+                        (None, Some(Before::Held(place))) => recent.epoch(place).cast_signed(),
                         (None, _) => epoch.cast_signed(),
                     };
                     at_ms > oldest_ms

@@ -1,6 +1,7 @@
-//! Keys that have left memory: what the ring of buckets asks of them, and what it hands over.
+//! Keys and rows that have left memory: what is asked of them, and what is handed over.
 //!
-//! Apart from `bucket_ring`, because those who keep keys on disk are outside of this crate.
+//! Apart from `bucket_ring` and `recent_rows`, because those who keep them on disk are outside of
+//! this crate.
 //!
 //! # Invariants
 //! * Nothing waits for keys to leave memory: until they have, they are asked where they are.
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::KeyRun;
 use crate::state::KeySet;
+use crate::state::recent_rows::SEGMENT_ROWS;
 
 /// When keys leave memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,4 +97,33 @@ impl Asked {
         self.found += u64::from(found == Found::Yes);
         found == Found::Yes
     }
+}
+
+/// When rows of the window leave memory, and where they go.
+#[derive(Debug)]
+pub struct RowLimit {
+    /// Above this many bytes of memory some do.
+    pub bytes: u64,
+    /// So many go together.
+    pub segment_rows: u32,
+    /// Where they go.
+    pub folder: Box<dyn RowFolder>,
+}
+
+impl RowLimit {
+    /// The default of `segment_rows`.
+    pub const SEGMENT_ROWS: u32 = SEGMENT_ROWS;
+}
+
+/// Keeps rows on a local disk for as long as the process runs.
+pub trait RowFolder: Debug + Send {
+    /// Writes blocks of rows, from the page cache of which they are read again; none if the disk
+    /// does not take them, which is told there.
+    fn write(&mut self, blocks: &[Vec<u8>]) -> Option<Box<dyn ColdRows>>;
+}
+
+/// Blocks of rows on disk; dropped when nobody needs them.
+pub trait ColdRows: Debug {
+    /// A block as it was written. The process ends if it cannot be read.
+    fn read(&self, block: usize) -> Vec<u8>;
 }

@@ -5,9 +5,10 @@ mod cold;
 mod key_set;
 mod recent_rows;
 mod reference;
+mod segment;
 
 pub use bucket_ring::{BucketRing, Buckets};
-pub use cold::{Asked, ColdRun, ColdRuns, Found, Freeze, Limit};
+pub use cold::{Asked, ColdRows, ColdRun, ColdRuns, Found, Freeze, Limit, RowFolder, RowLimit};
 pub use key_set::KeySet;
 pub(crate) use recent_rows::{Place, RecentRows, Wanted};
 pub(crate) use reference::MixedKeys;

@@ -2,26 +2,32 @@
 //! window, found by their key and by the key on which they are joined.
 //!
 //! Rows stay in the batches in which they came, until there are enough of them for a segment: one
-//! batch, with an index by join key if that is wanted. A segment is dropped whole, so forgetting
-//! costs next to nothing; which rows are in the window is told exactly, by their time.
+//! batch, with an index by join key if that is wanted. When rows take too much memory, the oldest
+//! segments go to disk. A segment is dropped whole, so forgetting costs next to nothing; which rows
+//! are in the window is told exactly, by their time.
 //!
 //! # Invariants
 //! * A row has the same place for as long as it is held.
 //! * Of the rows of one key, the one that was added last is found.
 //! * A segment is held as long as one of its rows is in the window.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashSet, VecDeque};
 
-use arrow_buffer::BooleanBufferBuilder;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::batch::{Batch, Gather, RowIndex};
 use crate::clock::EventTime;
+use crate::state::cold::RowLimit;
 use crate::state::reference::MixedKeys;
+use crate::state::segment::{Segment, upper};
 
 /// Rows of a segment: few enough that one is made in a few milliseconds, and enough that there are
 /// few to be asked.
-const SEGMENT_ROWS: usize = 32_768;
+pub(crate) const SEGMENT_ROWS: u32 = 32_768;
 
 /// Where a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,171 +47,104 @@ pub(crate) struct Wanted {
     pub(crate) time: Option<EventTime>,
 }
 
-/// Rows that came one after the other.
-#[derive(Debug)]
-struct Segment {
-    /// Their batches; one when the segment is full.
-    batches: Gather,
-    /// The first row of each batch.
-    starts: Vec<u32>,
-    rows: u32,
-    /// Epochs of the rows, if those are their times.
-    epochs: Vec<u64>,
-    /// The greatest time of a row.
-    latest_ms: i64,
-    /// Rows that were taken out.
-    removed: BooleanBufferBuilder,
-    /// The upper bits of each row's join key, and the row, in order; only of a full one.
-    by_join_key: Vec<(u32, u32)>,
-    bytes: usize,
-}
-
-impl Default for Segment {
-    fn default() -> Self {
-        Self {
-            batches: Gather::default(),
-            starts: Vec::new(),
-            rows: 0,
-            epochs: Vec::new(),
-            latest_ms: i64::MIN,
-            removed: BooleanBufferBuilder::new(0),
-            by_join_key: Vec::new(),
-            bytes: 0,
-        }
-    }
-}
-
-impl Segment {
-    /// The batch of a row, and its place there.
-    fn index(&self, row: u32) -> RowIndex {
-        let batch = self.starts.partition_point(|start| *start <= row) - 1;
-        (batch, (row - self.starts[batch]) as usize)
-    }
-
-    fn batch(&self, row: u32) -> (&Batch, usize) {
-        let (batch, row) = self.index(row);
-        (&self.batches.batches()[batch], row)
-    }
-
-    fn is_removed(&self, row: u32) -> bool {
-        self.removed.get_bit(row as usize)
-    }
-
-    /// Rows that were not taken out.
-    fn held(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.rows).filter(|row| !self.is_removed(*row))
-    }
-}
-
 /// The rows that may still be revised.
 #[derive(Debug)]
 pub(crate) struct RecentRows {
     wanted: Wanted,
+    limit: Option<RowLimit>,
     /// Full ones, the oldest first, then the one that rows are added to.
     segments: VecDeque<Segment>,
     /// The number of the first of them.
     first: u32,
     by_key: HashTable<Place>,
     rows: u64,
+    /// How many of them are on disk.
+    cold: u64,
     bytes: u64,
 }
 
 impl RecentRows {
     /// No rows yet.
-    pub(crate) fn new(wanted: Wanted) -> Self {
+    pub(crate) fn new(wanted: Wanted, limit: Option<RowLimit>) -> Self {
         Self {
             wanted,
+            limit,
             segments: VecDeque::from([Segment::default()]),
             first: 0,
             by_key: HashTable::new(),
             rows: 0,
+            cold: 0,
             bytes: 0,
         }
     }
 
-    /// Adds the rows of a batch that are of an epoch, and returns the place of the first; those of
-    /// the others follow. Call `seal` when places of new rows are not asked for any more.
-    pub(crate) fn push(&mut self, rows: Batch, epoch: u64) -> Place {
-        let wanted = &self.wanted;
+    /// Adds the rows of a batch that are of an epoch. Call `seal` when places of new rows are not
+    /// asked for any more.
+    pub(crate) fn push(&mut self, rows: Batch, epoch: u64) {
         let number = self.first + u32::try_from(self.segments.len() - 1).expect("few segments");
         let segment = self.segments.back_mut().expect("one is being filled");
-        let first = segment.rows;
-        let count = rows.len();
-        match wanted.time {
-            Some(time) => {
-                let latest = time.values(&rows).iter().max();
-                let latest_ms = latest.map_or(i64::MIN, |latest| time.unit.to_ms(*latest));
-                segment.latest_ms = segment.latest_ms.max(latest_ms);
-            }
-            None => {
-                segment.epochs.extend(std::iter::repeat_n(epoch, count));
-                segment.latest_ms = segment.latest_ms.max(epoch.cast_signed());
-            }
-        }
-        let bytes = rows.bytes();
-        segment.bytes += bytes;
-        segment.removed.append_n(count, false);
-        segment.starts.push(first);
-        segment.rows += u32::try_from(count).expect("a batch has far fewer rows");
-        segment.batches.push(rows);
-        self.rows += count as u64;
-        self.bytes += bytes as u64;
-        let place = |row| Place {
-            segment: number,
-            row,
-        };
+        let (from, before) = (segment.count(), segment.bytes());
+        self.rows += rows.len() as u64;
+        segment.push(rows, epoch, &self.wanted);
+        self.bytes += (segment.bytes() - before) as u64;
         if self.wanted.by_key {
-            let last = self
-                .segments
-                .back()
-                .expect("it has just been added to")
-                .rows;
-            (first..last).for_each(|row| self.enter(place(row)));
+            for row in from..segment.count() {
+                self.enter(Place {
+                    segment: number,
+                    row,
+                });
+            }
         }
-        place(first)
     }
 
-    /// Makes a full segment of what was added, if there is enough of it.
+    /// Makes a full segment of what was added, if there is enough of it, and has the oldest ones
+    /// leave memory if they take too much of it.
     pub(crate) fn seal(&mut self) {
         let segment = self.segments.back_mut().expect("one is being filled");
-        if (segment.rows as usize) < SEGMENT_ROWS {
+        let limit = self.limit.as_ref();
+        if segment.count() < limit.map_or(SEGMENT_ROWS, |limit| limit.segment_rows) {
             return;
         }
-        let indexes: Vec<RowIndex> = (0..segment.rows).map(|row| segment.index(row)).collect();
-        let rows = segment.batches.rows(&indexes);
-        let before = segment.bytes;
-        segment.bytes = rows.bytes();
-        if let Some(columns) = &self.wanted.by_join_key {
-            let mut scratch = Vec::new();
-            let keys = (0..rows.len()).filter_map(|row| {
-                let key = rows.key_of(columns, row, &mut scratch)?;
-                Some((upper(key), row as u32))
-            });
-            segment.by_join_key = keys.collect();
-            segment.by_join_key.sort_unstable();
-            segment.by_join_key.shrink_to_fit();
-            segment.bytes += segment.by_join_key.len() * size_of::<(u32, u32)>();
-        }
-        segment.batches.clear();
-        segment.batches.push(rows);
-        segment.starts = vec![0];
-        self.bytes = self.bytes + segment.bytes as u64 - before as u64;
+        let before = segment.bytes();
+        segment.seal(&self.wanted);
+        self.bytes = self.bytes + segment.bytes() as u64 - before as u64;
         self.segments.push_back(Segment::default());
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        let beside = self.bytes() - self.bytes;
+        let Some(RowLimit { bytes, folder, .. }) = &mut self.limit else {
+            return;
+        };
+        let full = self.segments.iter_mut().filter(|one| one.is_full());
+        for segment in full.filter(|one| !one.is_cold()) {
+            if self.bytes + beside <= *bytes {
+                break;
+            }
+            let before = segment.bytes() as u64;
+            if !segment.leave(&mut **folder, self.wanted.by_key) {
+                // It is tried again with the next segment.
+                break;
+            }
+            self.bytes = self.bytes + segment.bytes() as u64 - before;
+            self.cold += segment.held();
+        }
     }
 
     /// Forgets segments of which all rows are at `oldest_ms` or before.
     pub(crate) fn forget_until(&mut self, oldest_ms: i64) {
         while let Some(segment) = self.segments.front()
-            && segment.rows > 0
-            && segment.latest_ms <= oldest_ms
+            && segment.count() > 0
+            && segment.latest_ms() <= oldest_ms
         {
             if self.wanted.by_key {
-                for row in 0..segment.rows {
+                for row in 0..segment.count() {
                     let place = Place {
                         segment: self.first,
                         row,
                     };
-                    let hash = hash(self.key(place));
+                    let hash = hash(segment.key(row));
                     if let Ok(entry) = self.by_key.find_entry(hash, |known| *known == place) {
                         entry.remove();
                     }
@@ -214,8 +153,10 @@ impl RecentRows {
             let Some(segment) = self.segments.pop_front() else {
                 return;
             };
-            self.rows -= segment.held().count() as u64;
-            self.bytes -= segment.bytes as u64;
+            let held = segment.held();
+            self.rows -= held;
+            self.cold -= if segment.is_cold() { held } else { 0 };
+            self.bytes -= segment.bytes() as u64;
             self.first += 1;
             if self.segments.is_empty() {
                 self.segments.push_back(Segment::default());
@@ -230,7 +171,8 @@ impl RecentRows {
             entry.remove();
         }
         let segment = &mut self.segments[(place.segment - self.first) as usize];
-        segment.removed.set_bit(place.row as usize, true);
+        segment.remove(place.row);
+        self.cold -= u64::from(segment.is_cold());
         self.rows -= 1;
     }
 
@@ -240,82 +182,79 @@ impl RecentRows {
         found.copied()
     }
 
-    /// The rows that are joined on one of these keys, in no order.
-    pub(crate) fn joined_on(&self, keys: &HashSet<u128, MixedKeys>) -> Vec<Place> {
+    /// The rows behind `oldest_ms` that are joined on one of these keys, in the order of places.
+    pub(crate) fn joined_on(&self, keys: &HashSet<u128, MixedKeys>, oldest_ms: i64) -> Vec<Place> {
         let Some(columns) = &self.wanted.by_join_key else {
             return Vec::new();
         };
-        let mut found = Vec::new();
-        let mut scratch = Vec::new();
+        let mut uppers: Vec<u32> = keys.iter().map(|key| upper(*key)).collect();
+        uppers.sort_unstable();
+        uppers.dedup();
+        let (mut found, mut scratch, mut reader) = (Vec::new(), Vec::new(), self.reader());
         for (number, segment) in (self.first..).zip(&self.segments) {
-            let mut check = |row: u32| {
-                let (batch, index) = segment.batch(row);
+            for row in segment.candidates(&uppers) {
+                let place = Place {
+                    segment: number,
+                    row,
+                };
+                let (batch, index) = reader.row(place);
                 let key = batch.key_of(columns, index, &mut scratch);
-                if key.is_some_and(|key| keys.contains(&key)) && !segment.is_removed(row) {
-                    found.push(Place {
-                        segment: number,
-                        row,
-                    });
+                let at_ms = match self.wanted.time {
+                    Some(time) => time.of(batch, index),
+                    None => segment.epoch(row).cast_signed(),
+                };
+                if key.is_some_and(|key| keys.contains(&key)) && at_ms > oldest_ms {
+                    found.push(place);
                 }
-            };
-            if segment.rows as usize >= SEGMENT_ROWS {
-                let index = &segment.by_join_key;
-                let mut uppers: Vec<u32> = keys.iter().map(|key| upper(*key)).collect();
-                uppers.sort_unstable();
-                uppers.dedup();
-                for upper in uppers {
-                    let from = index.partition_point(|(known, _)| *known < upper);
-                    let rows = index[from..]
-                        .iter()
-                        .take_while(|(known, _)| *known == upper);
-                    rows.for_each(|(_, row)| check(*row));
-                }
-            } else {
-                (0..segment.rows).for_each(check);
             }
         }
         found
     }
 
-    /// A row, as a row of a batch.
-    pub(crate) fn row(&self, place: Place) -> (&Batch, usize) {
-        self.segments[(place.segment - self.first) as usize].batch(place.row)
+    /// Reads single rows.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader {
+            recent: self,
+            block: None,
+        }
     }
 
     /// Rows as one batch, in the given order.
     pub(crate) fn rows(&self, places: &[Place]) -> Batch {
         let mut gather = Gather::default();
         let mut at: Vec<((u32, usize), usize)> = Vec::new();
-        let rows: Vec<RowIndex> = places
-            .iter()
-            .map(|place| {
-                let segment = &self.segments[(place.segment - self.first) as usize];
-                let (batch, row) = segment.index(place.row);
-                let from = (place.segment, batch);
-                let known = match at.binary_search_by_key(&from, |(from, _)| *from) {
-                    Ok(known) => at[known].1,
-                    Err(next) => {
-                        let index = gather.push(segment.batches.batches()[batch].clone());
-                        at.insert(next, (from, index));
-                        index
-                    }
-                };
-                (known, row)
-            })
-            .collect();
+        let mut rows: Vec<RowIndex> = Vec::with_capacity(places.len());
+        let mut reader = self.reader();
+        let batch = |place: &Place| (place.segment, self.segment(*place).index(place.row).0);
+        for places in places.chunk_by(|one, next| batch(one) == batch(next)) {
+            let segment = self.segment(places[0]);
+            let from = batch(&places[0]);
+            let indexes = places.iter().map(|place| segment.index(place.row).1);
+            if segment.is_cold() {
+                // Without the others of the block, which nobody wants.
+                let (block, _) = reader.row(places[0]);
+                let wanted = picked(block, indexes);
+                let index = gather.push(wanted);
+                rows.extend((0..places.len()).map(|row| (index, row)));
+                continue;
+            }
+            let known = match at.binary_search_by_key(&from, |(from, _)| *from) {
+                Ok(known) => at[known].1,
+                Err(next) => {
+                    let rows = segment.warm(from.1).expect("it is in memory");
+                    let index = gather.push(rows.clone());
+                    at.insert(next, (from, index));
+                    index
+                }
+            };
+            rows.extend(indexes.map(|row| (known, row)));
+        }
         gather.rows(&rows)
     }
 
-    /// The time of a row.
-    pub(crate) fn at_ms(&self, place: Place) -> i64 {
-        let segment = &self.segments[(place.segment - self.first) as usize];
-        match self.wanted.time {
-            Some(time) => {
-                let (batch, row) = segment.batch(place.row);
-                time.of(batch, row)
-            }
-            None => segment.epochs[place.row as usize].cast_signed(),
-        }
+    /// The epoch of a row, if events have no time.
+    pub(crate) fn epoch(&self, place: Place) -> u64 {
+        self.segment(place).epoch(place.row)
     }
 
     /// How many rows are held.
@@ -323,159 +262,70 @@ impl RecentRows {
         self.rows
     }
 
+    /// How many of them are on disk.
+    pub(crate) fn cold_len(&self) -> u64 {
+        self.cold
+    }
+
     /// The bytes of memory that they take, the index by key included.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes + (self.by_key.capacity() * (size_of::<Place>() + 1)) as u64
     }
 
+    fn segment(&self, place: Place) -> &Segment {
+        &self.segments[(place.segment - self.first) as usize]
+    }
+
     fn key(&self, place: Place) -> u128 {
-        let (batch, row) = self.row(place);
-        batch.keys().get(row)
+        self.segment(place).key(place.row)
     }
 
     /// Makes a row the one that is found by its key.
     fn enter(&mut self, place: Place) {
-        let key = self.key(place);
         let (segments, first) = (&self.segments, self.first);
-        let key_of = |place: &Place| {
-            let segment = &segments[(place.segment - first) as usize];
-            let (batch, row) = segment.batch(place.row);
-            batch.keys().get(row)
-        };
+        let key_of = |place: &Place| segments[(place.segment - first) as usize].key(place.row);
+        let key = key_of(&place);
         let same = |known: &Place| key_of(known) == key;
-        match self
-            .by_key
-            .entry(hash(key), same, |known| hash(key_of(known)))
-        {
-            hashbrown::hash_table::Entry::Occupied(mut entry) => *entry.get_mut() = place,
-            hashbrown::hash_table::Entry::Vacant(entry) => {
-                entry.insert(place);
-            }
+        let again = |known: &Place| hash(key_of(known));
+        match self.by_key.entry(hash(key), same, again) {
+            Entry::Occupied(mut entry) => *entry.get_mut() = place,
+            Entry::Vacant(entry) => drop(entry.insert(place)),
         }
     }
+}
+
+/// Reads single rows, and keeps the block of disk that was read last.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    recent: &'a RecentRows,
+    block: Option<((u32, usize), Batch)>,
+}
+
+impl Reader<'_> {
+    /// A row, as a row of a batch.
+    pub(crate) fn row(&mut self, place: Place) -> (&Batch, usize) {
+        let segment = self.recent.segment(place);
+        let (batch, row) = segment.index(place.row);
+        if let Some(rows) = segment.warm(batch) {
+            return (rows, row);
+        }
+        let at = (place.segment, batch);
+        if self.block.as_ref().is_none_or(|(known, _)| *known != at) {
+            self.block = Some((at, segment.read(batch)));
+        }
+        let (_, rows) = self.block.as_ref().expect("it has just been read");
+        (rows, row)
+    }
+}
+
+fn picked(batch: &Batch, rows: impl Iterator<Item = usize>) -> Batch {
+    let mut gather = Gather::default();
+    gather.push(batch.clone());
+    let rows: Vec<RowIndex> = rows.map(|row| (0, row)).collect();
+    gather.rows(&rows)
 }
 
 /// Keys are mixed; but those of one worker have their first bits in common.
 fn hash(key: u128) -> u64 {
     ((key >> 64) as u64).rotate_left(32) ^ key as u64
-}
-
-/// The bits of a join key by which an index is in order.
-fn upper(key: u128) -> u32 {
-    (key >> 96) as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::batch::{BatchBuilder, BatchSchema, Origin, Slot};
-    use crate::clock::TimeUnit;
-    use crate::key::mix64;
-    use crate::schema::{Column, ColumnType, Schema};
-
-    fn schema() -> Arc<BatchSchema> {
-        let columns = ["id", "place", "at"].map(|name| Column::new(name, ColumnType::Int64));
-        BatchSchema::register(Schema::new(columns.to_vec(), vec![0]))
-    }
-
-    fn batch(rows: &[(i64, i64, i64)]) -> Batch {
-        let mut builder = BatchBuilder::new(schema());
-        for (id, place, at) in rows {
-            let slots = [*id, *place, *at].map(Slot::Int64);
-            builder.push(&slots, Origin::default(), 1);
-        }
-        builder.finish()
-    }
-
-    fn key(id: i64) -> u128 {
-        u128::from(mix64(id.cast_unsigned())) << 64
-    }
-
-    fn by_time(by_time: bool) -> Wanted {
-        let time = EventTime {
-            column: 2,
-            unit: TimeUnit::Seconds,
-        };
-        Wanted {
-            by_key: true,
-            by_join_key: Some(vec![1]),
-            time: by_time.then_some(time),
-        }
-    }
-
-    fn told(recent: &RecentRows, place: Place) -> (i64, i64) {
-        let (batch, row) = recent.row(place);
-        let of = |column| match batch.slot(column, row) {
-            Slot::Int64(value) => value,
-            other => panic!("{other:?}"),
-        };
-        (of(0), of(1))
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        #[test]
-        fn it_holds_the_last_row_of_each_key_and_finds_all_by_join_key(
-            batches in prop::collection::vec(
-                prop::collection::vec((0i64..40, 0i64..6), 1..30), 1..30),
-            times in any::<bool>(),
-            large in any::<bool>(),
-        ) {
-            let mut recent = RecentRows::new(by_time(times));
-            // By id, join key and number of its batch.
-            let mut model: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
-            for (number, rows) in (1i64..).zip(&batches) {
-                let mut unique: BTreeMap<i64, i64> = BTreeMap::new();
-                unique.extend(rows.iter().copied());
-                let mut new: Vec<(i64, i64, i64)> = unique.into_iter()
-                    .map(|(id, place)| (id, place, number))
-                    .collect();
-                for (id, place, _) in &new {
-                    if let Some(before) = recent.find(key(*id)) {
-                        recent.remove(before);
-                    }
-                    model.insert(*id, (*place, number));
-                }
-                if large && number % 5 == 0 {
-                    // Enough for a segment, of keys and places that are not asked for.
-                    let ids = (0..SEGMENT_ROWS as i64).map(|n| 1000 + number * 100_000 + n);
-                    new.extend(ids.map(|id| (id, 100, number)));
-                }
-                recent.push(batch(&new), number.cast_unsigned());
-                recent.seal();
-                // A window of ten batches, in seconds or in epochs.
-                let oldest = number - 10;
-                recent.forget_until(if times { oldest * 1000 } else { oldest });
-                let held = |place: Place| {
-                    let at = recent.at_ms(place);
-                    at > if times { oldest * 1000 } else { oldest }
-                };
-                for id in 0..40 {
-                    let found = recent.find(key(id)).filter(|place| held(*place));
-                    let known = model.get(&id).filter(|(_, at)| *at > oldest);
-                    let found = found.map(|place| told(&recent, place).1);
-                    prop_assert_eq!(found, known.map(|(place, _)| *place));
-                }
-                let asked: HashSet<u128, MixedKeys> = [key(1), key(4)].into_iter().collect();
-                let mut found = recent.joined_on(&asked);
-                found.retain(|place| held(*place));
-                let gathered = recent.rows(&found);
-                prop_assert_eq!(gathered.len(), found.len());
-                let mut found: Vec<_> = found.iter().map(|place| told(&recent, *place)).collect();
-                found.sort_unstable();
-                let expected = model.iter()
-                    .filter(|(_, (place, at))| [1, 4].contains(place) && *at > oldest);
-                let expected: Vec<_> = expected.map(|(id, (place, _))| (*id, *place)).collect();
-                prop_assert_eq!(found, expected);
-            }
-            recent.forget_until(i64::MAX);
-            prop_assert_eq!((recent.len(), recent.bytes), (0, 0));
-            prop_assert!(recent.by_key.is_empty());
-        }
-    }
 }
