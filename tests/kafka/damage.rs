@@ -160,8 +160,8 @@ fn the_log_is_kept_from_the_older_of_two_checkpoints_on() {
     age(broker, "trimmed.bindings");
     let older = newest(&setup, name).1;
     // It is trimmed once a minute at most, with the checkpoint of a clean stop here.
-    let started = Instant::now();
     let mut job = setup.start_live();
+    let started = Instant::now();
     publish(10..20);
     wait_until("rows", LIMIT, || setup.status()["rows_out"] == 10);
     wait_until("a minute of the job", LIMIT, || {
