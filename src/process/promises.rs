@@ -215,13 +215,18 @@ fn holder() -> String {
     format!("process {} on {host}", std::process::id())
 }
 
+/// Names the librdkafka setting that says which records of the events' topic there are: by another
+/// one a bound epoch would be made of others.
+const ISOLATION_LEVEL: &str = "events.kafka.isolation.level";
+
 /// Settings by which rows are made, and nothing else. Made again with others, an event might become
 /// a dead letter that was a row, or be taken for seen though it was none.
-const OF_ROWS: [&str; 9] = [
+const OF_ROWS: [&str; 10] = [
     "distinct.detect_conflicts",
     "distinct.future",
     "distinct.keep",
     "events.columns",
+    ISOLATION_LEVEL,
     "join.on",
     "join.on_reference_change",
     "join.revise_window",
@@ -253,7 +258,17 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
         ("limits.max_record_bytes", record_bytes_max.to_string()),
         ("limits.shards", config.limits.shards.to_string()),
     ];
-    let settings = settings.into_iter().chain(remembered(config));
+    let isolation = match &config.events.source {
+        EventSource::Kafka { topic, .. } => {
+            let level = topic.properties.get("isolation.level");
+            // Librdkafka's own default.
+            let level = level.map_or("read_committed", String::as_str);
+            Some((ISOLATION_LEVEL, level.to_owned()))
+        }
+        EventSource::File { .. } => None,
+    };
+    let settings = settings.into_iter().chain(isolation);
+    let settings = settings.chain(remembered(config));
     let sinks = config.sinks.iter().map(|sink| {
         let name = format!("{OF_SINKS}{}.envelope", sink.name);
         (name, format!("{:?}", sink.envelope).to_lowercase())

@@ -63,3 +63,6 @@ fn judge(bindings: &Bindings, generation: u64, failure: Failure, stop: &Stop) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

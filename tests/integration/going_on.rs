@@ -6,14 +6,14 @@ use deltajoin_testkit::{Job, Outcome, Signal, wait_until};
 
 use crate::case::{CONFIG, Fifo, Folder, LIMIT, counted, options};
 
-const ROWS: &str = "joined.jsonl";
-const DEAD: &str = "joined.jsonl.dead.jsonl";
-const BINDINGS: &str = "state/detections/bindings.jsonl";
+pub(crate) const ROWS: &str = "joined.jsonl";
+pub(crate) const DEAD: &str = "joined.jsonl.dead.jsonl";
+pub(crate) const BINDINGS: &str = "state/detections/bindings.jsonl";
 /// Small epochs and many checkpoints, so that a kill is within some.
 const OFTEN: &str = "[limits]\nmax_in_flight_bytes = \"1MB\"\n[checkpoint]\ninterval = \"100ms\"\n";
 
 /// An event, as a line.
-fn event(oid: u64) -> String {
+pub(crate) fn event(oid: u64) -> String {
     format!(
         "{{\"geographical_location_oid\":1,\"video_camera_oid\":1,\"detection_oid\":{oid},\
          \"item_name\":\"bag\",\"timestamp_detected\":1767225600000}}\n"
@@ -21,7 +21,7 @@ fn event(oid: u64) -> String {
 }
 
 /// A folder with a job and so many events.
-fn small(count: u64) -> Folder {
+pub(crate) fn small(count: u64) -> Folder {
     let folder = Folder::with_config(CONFIG);
     folder.write(
         "reference.csv",
@@ -36,7 +36,7 @@ fn start(folder: &Folder, arguments: &[&str]) -> Job {
 }
 
 /// Runs to the end, without an error.
-fn run(folder: &Folder, arguments: &[&str]) -> Outcome {
+pub(crate) fn run(folder: &Folder, arguments: &[&str]) -> Outcome {
     let outcome = folder.run_job("run", &[&["--until-end"], arguments].concat());
     outcome.assert_code(0);
     let said = outcome.stderr.join("\n");
@@ -45,7 +45,7 @@ fn run(folder: &Folder, arguments: &[&str]) -> Outcome {
 }
 
 /// The keys of all rows, in order.
-fn keys(folder: &Folder) -> Vec<u64> {
+pub(crate) fn keys(folder: &Folder) -> Vec<u64> {
     let key = |line: &str| {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
         row["detection_oid"].as_u64().unwrap()
@@ -387,6 +387,37 @@ fn settings_that_must_last_are_refused_and_those_of_rows_wait_for_a_clean_stop()
     std::fs::remove_file(folder.path(ROWS)).unwrap();
     run(&folder, &[]);
     assert_eq!(keys(&folder).len(), 5000);
+}
+
+#[test]
+fn settings_of_rows_are_refused_also_when_a_damaged_checkpoint_has_more_made_again() {
+    let folder = small(10);
+    run(&folder, &[]);
+    folder.write("events.jsonl", (0..20).map(event).collect::<String>());
+    run(&folder, &[]);
+    // The keys of the newest checkpoint alone: then rows are made again that all sinks have.
+    let files = std::fs::read_dir(folder.path("state/detections")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let run_of_keys = files.filter(|path| path.extension().is_some_and(|ending| ending == "keys"));
+    let newest = run_of_keys
+        .max()
+        .expect("new keys are in a run of their own");
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    let dropping = ["--until-end", "--set", "join.unmatched=drop"];
+    let outcome = folder.run_job("run", &dropping);
+    outcome.assert_code(2);
+    let said = outcome.stderr.join("\n");
+    for text in [
+        "going back to the checkpoint",
+        "join.unmatched",
+        "not written all rows",
+    ] {
+        assert!(said.contains(text), "no {text:?} in:\n{said}");
+    }
+    folder.run_job("run", &["--until-end"]).assert_code(0);
+    assert_eq!(keys(&folder), (0..20).collect::<Vec<_>>());
 }
 
 #[test]

@@ -7,6 +7,7 @@
     reason = "a test panics where something fails, and what it writes need not last"
 )]
 
+mod ahead;
 mod audit;
 #[cfg(feature = "s3")]
 mod buckets;

@@ -1,17 +1,22 @@
 //! Checkpoints of which a byte is another: whichever process finds it, the job goes on from the one
-//! before, and without one it says so. And checkpoints without their log.
+//! before, and without one it says so. And checkpoints without their log, or part of it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use deltajoin::connectors::kafka::delete_topic;
-use deltajoin_testkit::{Broker, Login};
+use deltajoin_testkit::{Broker, Login, Signal, wait_until};
 use deltajoin_workers::ports::Stop;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 
-use crate::setup::{LIMIT, Setup};
+use crate::setup::{LIMIT, Setup, quoted};
 use crate::support::topic;
-use crate::topics::{Publisher, event, values};
+use crate::topics::{Publisher, detections, event, values};
+
+/// After so long a job trims its log at the next checkpoint: it does so once a minute at most.
+const TRIMMED_AFTER: Duration = Duration::from_secs(61);
 
 /// The newest manifest of a job, and where its objects are.
 fn newest(setup: &Setup, name: &str) -> (PathBuf, Value) {
@@ -122,4 +127,71 @@ fn checkpoints_without_their_log_are_not_gone_on_from() {
     setup.plain("state", &reset).wait(LIMIT).assert_code(0);
     setup.run_until_end(&[]);
     assert_eq!(values(broker, &setup.joined()).len(), 2);
+}
+
+/// Gives a log records that are older than any that must be kept.
+fn age(broker: &Broker, log: &str) {
+    let mut records = Vec::new();
+    broker.read(log, |record| records.push(record));
+    broker.delete_topic(log);
+    broker.create_topic(log, 1, &[("retention.ms", "-1")]);
+    let aged = Publisher::new(broker, log);
+    for record in records {
+        let before = record.timestamp_ms - 2 * 3600 * 1000;
+        aged.send_at(0, None, record.value.as_deref(), Some(before));
+    }
+    aged.flush();
+}
+
+#[test]
+fn the_log_is_kept_from_the_older_of_two_checkpoints_on() {
+    let (broker, name) = (Broker::shared(), "trimmed");
+    broker.create_topic(name, 1, &[]);
+    let setup = Setup::new(broker, name)
+        .set("checkpoint", "interval", quoted("1h"))
+        .set("checkpoint", "bindings_retention", quoted("1h"));
+    let publisher = Publisher::new(broker, name);
+    let publish = |oids: std::ops::Range<i64>| {
+        oids.for_each(|oid| publisher.send(0, None, Some(&event(oid, 1))));
+        publisher.flush();
+    };
+    publish(0..10);
+    setup.run_until_end(&[]);
+    age(broker, "trimmed.bindings");
+    let older = newest(&setup, name).1;
+    // It is trimmed once a minute at most, with the checkpoint of a clean stop here.
+    let mut job = setup.start_live();
+    let started = Instant::now();
+    publish(10..20);
+    wait_until("rows", LIMIT, || setup.status()["rows_out"] == 10);
+    wait_until("a minute of the job", LIMIT, || {
+        started.elapsed() > TRIMMED_AFTER
+    });
+    job.signal(Signal::Terminate);
+    job.wait(LIMIT).assert_code(0);
+    assert_ne!(newest(&setup, name).1["log"]["next"], older["log"]["next"]);
+    let consumer: BaseConsumer = broker.client().create().unwrap();
+    let (first, _) = consumer
+        .fetch_watermarks("trimmed.bindings", 0, LIMIT)
+        .unwrap();
+    assert_eq!(older["log"]["next"], first);
+    // So one can go back to it.
+    damage(&setup, name, 0);
+    publish(20..30);
+    let outcome = setup.start(&["--until-end"]).wait(LIMIT);
+    outcome.assert_code(0);
+    let said = outcome.stderr.join("\n");
+    assert!(said.contains("going back to the checkpoint"), "{said}");
+    let rows = detections(&values(broker, &setup.joined()));
+    assert_eq!(rows, (0..30).collect::<Vec<_>>());
+    // Without any checkpoint nothing is guessed.
+    std::fs::remove_dir_all(setup.folder().join("state").join(name)).unwrap();
+    let outcome = setup.start(&["--until-end"]).wait(LIMIT);
+    outcome.assert_code(2);
+    let said = outcome.stderr.join("\n");
+    assert!(
+        said.contains("the records from offset 0 up to it are gone"),
+        "{said}"
+    );
+    assert_eq!(values(broker, &setup.joined()).len(), 30);
 }

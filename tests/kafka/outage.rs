@@ -13,6 +13,7 @@ use crate::support::publish;
 use crate::topics::{Publisher, Tail, differences, event};
 #[cfg(feature = "fault-points")]
 use crate::{
+    scenarios::is_stopped,
     setup::STARTED,
     stops::{pid_of, signal},
     topics::values,
@@ -176,6 +177,40 @@ fn a_transaction_that_has_timed_out_costs_one_restart() {
     assert_eq!(tail.next_value(LIMIT)["detection_oid"], 2);
     job.signal(Signal::Terminate);
     job.wait(LIMIT).assert_code(0);
+    assert_eq!(values(&broker, &setup.joined()).len(), 2);
+}
+
+/// Nobody knows whether it has come about: it is called again, and never answered by an abort.
+#[test]
+#[cfg(feature = "fault-points")]
+fn a_commit_that_is_not_answered_is_called_again() {
+    let broker = Broker::start();
+    broker.create_topic("unanswered", 1, &[]);
+    let setup = Setup::new(&broker, "unanswered");
+    let setup = setup.set("[sinks]", "delivery", quoted("exactly-once"));
+    let publisher = Publisher::new(&broker, "unanswered");
+    let mut job = setup.start_live();
+    let order = setup.folder().join("fault-point");
+    std::fs::write(order, "pause transaction.commit").unwrap();
+    publisher.send(0, None, Some(&event(1, 1)));
+    publisher.flush();
+    // All rows are acknowledged then, and nothing but the commit is to come.
+    wait_until("a commit that is held up", LIMIT, || is_stopped(&job));
+    broker.pause();
+    signal(&job.pid().to_string(), "CONT");
+    job.wait_for_line("waiting for Kafka", SILENCE);
+    broker.resume();
+    job.wait_for_line("Kafka answers again", LIMIT);
+    publisher.send(0, None, Some(&event(2, 1)));
+    publisher.flush();
+    let tail = Tail::new(&broker, &setup.joined());
+    for detection in 1..=2 {
+        assert_eq!(tail.next_value(LIMIT)["detection_oid"], detection);
+    }
+    job.signal(Signal::Terminate);
+    let outcome = job.wait(LIMIT);
+    outcome.assert_code(0);
+    assert_no_errors(&outcome.stderr);
     assert_eq!(values(&broker, &setup.joined()).len(), 2);
 }
 

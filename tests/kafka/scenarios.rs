@@ -2,6 +2,7 @@
 
 use deltajoin::generate::reference_csv;
 use deltajoin_testkit::{Broker, Job, wait_until};
+use serde_json::{Value, json};
 
 use crate::setup::{LIMIT, STARTED, Setup, quoted};
 use crate::stops::signal;
@@ -18,7 +19,7 @@ fn two_workers(setup: &Setup) -> [Job; 2] {
 }
 
 /// Whether a process is frozen.
-fn is_stopped(job: &Job) -> bool {
+pub(crate) fn is_stopped(job: &Job) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", job.pid())).unwrap_or_default();
     let state = stat
         .rsplit_once(") ")
@@ -97,4 +98,99 @@ fn an_epoch_that_is_larger_than_what_may_be_in_flight_is_made_again() {
     setup.start(&small).wait(LIMIT).assert_code(0);
     let found = differences(broker, &setup.joined(), &stream.expected);
     assert!(found.is_clean(), "{found:#?}");
+}
+
+/// New epochs are greater than those that a sink has: else its rows would be taken for written.
+#[test]
+fn a_sink_that_is_ahead_of_the_clock_loses_no_row() {
+    let (broker, name) = (Broker::shared(), "ahead");
+    broker.create_topic(name, 1, &[]);
+    let setup = Setup::new(broker, name).set("[sinks]", "delivery", quoted("exactly-once"));
+    let publisher = Publisher::new(broker, name);
+    let goes_on = |detection: i64| {
+        publisher.send(0, None, Some(&event(detection, 1)));
+        publisher.flush();
+        setup.run_until_end(&[]);
+        let rows = detections(&values(broker, &setup.joined()));
+        assert_eq!(rows, (1..=detection).collect::<Vec<_>>());
+    };
+    goes_on(1);
+    let progress = Publisher::new(broker, "ahead.progress");
+    let mut records = Vec::new();
+    broker.read("ahead.progress", |record| records.push(record));
+    for record in records {
+        let mut value: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+        let epoch = value["epoch"].as_u64().unwrap() + 24 * 3600 * 1000;
+        value["epoch"] = epoch.into();
+        let value = value.to_string();
+        progress.send(0, record.key.as_deref(), Some(value.as_bytes()));
+    }
+    progress.flush();
+    goes_on(2);
+    goes_on(3);
+}
+
+/// Where reading starts is bound before anything is read: what comes between two starts is read.
+#[test]
+fn a_job_that_is_killed_before_its_first_record_begins_where_it_began() {
+    let (broker, name) = (Broker::shared(), "begun");
+    broker.create_topic(name, 1, &[]);
+    let setup = Setup::new(broker, name).set("events", "start", quoted("latest"));
+    let publisher = Publisher::new(broker, name);
+    let publish = |range: std::ops::Range<i64>| {
+        range.for_each(|detection| publisher.send(0, None, Some(&event(detection, 1))));
+        publisher.flush();
+    };
+    publish(0..5);
+    let mut job = setup.start_live();
+    job.kill();
+    job.wait(LIMIT);
+    publish(5..10);
+    setup.run_until_end(&[]);
+    let rows = detections(&values(broker, &setup.joined()));
+    assert_eq!(rows, (5..10).collect::<Vec<_>>());
+}
+
+/// A partition that ends before what is bound of it is waited for, and never taken for read.
+#[test]
+fn records_that_are_bound_and_not_there_are_waited_for_and_then_told() {
+    let (broker, name) = (Broker::shared(), "shortened");
+    broker.create_topic(name, 1, &[]);
+    let setup = Setup::new(broker, name).set("checkpoint", "interval", quoted("1h"));
+    let publisher = Publisher::new(broker, name);
+    let publish = |range: std::ops::Range<i64>| {
+        range.for_each(|detection| publisher.send(0, None, Some(&event(detection, 1))));
+        publisher.flush();
+    };
+    publish(0..10);
+    let mut job = setup.start_live();
+    let tail = Tail::new(broker, &setup.joined());
+    (0..10).for_each(|_| drop(tail.next(LIMIT)));
+    job.kill();
+    job.wait(LIMIT);
+    // As if brokers had lost what was bound last.
+    let mut last = Value::Null;
+    broker.read("shortened.bindings", |record| {
+        last = serde_json::from_slice(&record.value.unwrap()).unwrap();
+    });
+    last["epoch"] = (last["epoch"].as_u64().unwrap() + 1).into();
+    last["ends"] = json!({ "0": 15 });
+    let log = Publisher::new(broker, "shortened.bindings");
+    log.send(0, None, Some(last.to_string().as_bytes()));
+    log.flush();
+    let outcome = setup.start(&["--until-end"]).wait(LIMIT);
+    outcome.assert_code(2);
+    let said = outcome.stderr.join("\n");
+    let told = "error: records that are bound are gone: shortened[0] ends at 10, not 15";
+    assert!(
+        said.contains("waiting for records") && said.contains(told),
+        "{said}"
+    );
+    // They come back after all, before the job gives them up.
+    let job = setup.start(&["--until-end"]);
+    job.wait_for_line("waiting for records", LIMIT);
+    publish(10..15);
+    job.wait(LIMIT).assert_code(0);
+    let rows = detections(&values(broker, &setup.joined()));
+    assert_eq!(rows, (0..15).collect::<Vec<_>>());
 }

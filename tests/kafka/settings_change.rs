@@ -311,6 +311,10 @@ fn what_rows_depend_on_waits_until_those_that_are_bound_are_written() {
             "limits.max_record_bytes=500KB",
             ["\"1000000\"", "\"500000\""],
         ),
+        (
+            "events.kafka.isolation.level=read_uncommitted",
+            ["\"read_committed\"", "\"read_uncommitted\""],
+        ),
     ] {
         let (name, _) = setting.split_once('=').unwrap();
         let [old, new] = values;

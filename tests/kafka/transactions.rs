@@ -70,6 +70,16 @@ fn progress_topic(broker: &Broker, job: &str) -> KafkaTopic {
 
 impl Process {
     fn start(broker: &Broker, job: &str, process: usize, commit_interval: Duration) -> Self {
+        Self::bounded(broker, job, process, (commit_interval, 16 << 20))
+    }
+
+    /// One that commits at the latest when a transaction has so many bytes.
+    fn bounded(
+        broker: &Broker,
+        job: &str,
+        process: usize,
+        (commit_interval, bytes_max): (Duration, usize),
+    ) -> Self {
         let failures = Arc::new(Mutex::new(Vec::new()));
         let failed = Arc::clone(&failures);
         let options = TransactionOptions {
@@ -78,7 +88,7 @@ impl Process {
             transactional_id: format!("{job}-{process}"),
             generation: 17,
             commit_interval,
-            bytes_max: 16 << 20,
+            bytes_max,
             fail: Arc::new(move |error| failed.lock().unwrap().push(error)),
         };
         Self {
@@ -184,7 +194,6 @@ fn a_process_that_ends_within_a_transaction_costs_nothing_and_doubles_nothing() 
     let mut sink = Skipping::new(sink, one.clone(), 0..SHARDS, found);
     write(&mut sink, 1..8, &one, &(0..SHARDS));
     wait_written(&sink, 7);
-    second.end();
 
     // The first one wakes up, and tries to commit what it had.
     drop((torn.transactions, torn_sink));
@@ -193,7 +202,11 @@ fn a_process_that_ends_within_a_transaction_costs_nothing_and_doubles_nothing() 
         matches!(&failures[..], [Error::Fenced { place, .. }] if place.contains("\"torn-0\"")),
         "{failures:?}"
     );
-    let expected: Vec<_> = (1..8)
+    // It has not taken the id back.
+    write(&mut sink, 8..10, &one, &(0..SHARDS));
+    wait_written(&sink, 9);
+    second.end();
+    let expected: Vec<_> = (1..10)
         .flat_map(|epoch| ids(&one, 0..SHARDS, epoch))
         .collect();
     assert_eq!(committed(broker, "torn"), each_once(expected.clone()));
@@ -305,6 +318,27 @@ fn sinks_of_two_topics_are_committed_together_and_an_idle_job_commits_nothing() 
         records, 4,
         "two of each sink, and none while nothing was written"
     );
+}
+
+/// Else what waits for the next one is taken for written when the process dies between the two.
+#[test]
+fn a_transaction_tells_no_epoch_that_waits_for_the_next_one() {
+    let broker = Broker::shared();
+    broker.create_topic("one-by-one", 1, &[]);
+    let one = Ownership::new(SHARDS, 1);
+    let (destination, _) = destination(broker, "one-by-one");
+    // Each epoch fills a transaction, and nearly all come while the first is committed.
+    let process = Process::bounded(broker, "one-by-one", 0, (NEVER, 1));
+    let mut sink = open(&process, &destination, 0..SHARDS);
+    write(&mut sink, 1..21, &one, &(0..SHARDS));
+    wait_written(&sink, 20);
+    process.end();
+    let mut told = Vec::new();
+    broker.read("one-by-one.progress", |record| {
+        let value: serde_json::Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+        told.push(value["epoch"].as_u64().unwrap());
+    });
+    assert_eq!(told, (1..21).collect::<Vec<_>>());
 }
 
 #[test]

@@ -306,6 +306,37 @@ fn a_peer_that_falls_silent_during_the_start_ends_it() {
 }
 
 #[test]
+fn a_step_that_takes_longer_than_the_time_out_is_not_taken_for_silence() {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    let joining = members(3).into_iter().map(|(member, listener)| {
+        let index = member.index;
+        let peer_timeout = TIMEOUT;
+        let member = Membership {
+            peer_timeout,
+            ..member
+        };
+        // Process 0 waits for another one in the one step, and the others for it in the next.
+        Joining::with_tasks((member, listener), move |task| {
+            let slow = match task {
+                Task::Fence { .. } | Task::TakeOver => index == 0,
+                Task::Load { attempt } => (attempt == 0) == (index == 2),
+            };
+            if slow {
+                thread::sleep(3 * TIMEOUT);
+            }
+            match task {
+                Task::Load { attempt: 0 } if index == 1 => Verdict::Faulty,
+                _ => Verdict::Good,
+            }
+        })
+    });
+    let joining: Vec<Joining> = joining.collect();
+    for one in joining {
+        one.outcome().expect("nobody is lost");
+    }
+}
+
+#[test]
 fn a_process_of_another_generation_is_not_let_in() {
     let mut members = members(3);
     let (third, second, first) = (

@@ -5,7 +5,8 @@
 //! its readers have handed over, stamps it with `e`, and thereby closes `e`: nothing else will ever
 //! be stamped with it here. A worker without records closes the epoch as well, by saying nothing.
 //! The mint of a bound epoch names the offsets at which it ends, and the epoch is closed here when
-//! exactly the records up to there have been stamped, however long their reading takes.
+//! exactly the records up to there have been stamped, however long their reading takes; or what is
+//! left of them, if the partition goes on behind the last of them.
 //!
 //! # Picture
 //! ```text
@@ -362,6 +363,7 @@ impl Waiting {
                 let (block, bytes) = &mut self.left_over[self.looked_at];
                 let taken = block.split(ends);
                 taken.reach(reached);
+                block.pass(ends, reached);
                 // What was not there is no part of a bound epoch.
                 if block.records == 0 && block.skipped.is_empty() {
                     let bytes = *bytes;
@@ -392,6 +394,28 @@ impl Block {
             skipped: Vec::new(),
             lags: Vec::new(),
             published_ms: self.published_ms,
+        }
+    }
+
+    /// Advances `reached` to those of `ends` behind which this block goes on. The last record of a
+    /// bound epoch may be gone, by compaction: it will never come, and nothing must wait for it.
+    fn pass(&self, ends: &Ends, reached: &mut Ends) {
+        let mut last = None;
+        let batches = [&self.events, &self.dead_letters];
+        for partition in batches.iter().flat_map(|batch| batch.partitions()) {
+            if last.replace(*partition) == Some(*partition) {
+                continue;
+            }
+            let bound = ends.iter().find(|(known, _)| known == partition);
+            if let Some((_, end)) = bound.filter(|bound| !reached.contains(bound)) {
+                tracing::warn!(
+                    partition,
+                    end,
+                    "records before this offset are bound, and not in the topic any more; going on \
+                     without them"
+                );
+                advance(reached, *partition, *end);
+            }
         }
     }
 
@@ -433,51 +457,4 @@ fn split(batch: &mut Batch, ends: &Ends) -> Batch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::batch::{BatchBuilder, BatchSchema, Origin, Slot};
-    use crate::queue::{InFlight, queue};
-    use crate::schema::{Column, ColumnType, Schema};
-
-    /// Ten records of a partition.
-    fn records(partition: i32) -> Block {
-        let columns = vec![Column::new("id", ColumnType::Int64)];
-        let mut events = BatchBuilder::new(BatchSchema::register(Schema::new(columns, vec![0])));
-        for offset in 0..10 {
-            events.push(&[Slot::Int64(offset)], Origin { partition, offset }, 1);
-        }
-        Block {
-            events: events.finish(),
-            records: 10,
-            ..Block::default()
-        }
-    }
-
-    #[test]
-    fn what_was_skipped_is_no_part_of_a_bound_epoch_and_of_the_next_live_one() {
-        let skipped = Skipped {
-            partition: 1,
-            from: 5,
-            to: 9,
-        };
-        let (sender, receiver) = queue(InFlight::new(1000));
-        let empty = Block {
-            skipped: vec![skipped],
-            ..Block::default()
-        };
-        assert!(sender.send(empty, 0) && sender.send(records(0), 100));
-        let mut waiting = Waiting::new(Rc::new(receiver));
-        let mut take = |take: Take| {
-            let (mut reached, mut skipped, mut records) = (Ends::new(), Vec::new(), 0);
-            while let Some((block, _)) = waiting.next(&take, &mut reached, true) {
-                records += block.records;
-                skipped.extend(block.skipped);
-            }
-            (reached, skipped, records)
-        };
-        let bound = vec![(0, 4)];
-        assert_eq!(take(Take::Bound(bound.clone())), (bound, vec![], 4));
-        let live = (vec![(1, 9), (0, 10)], vec![skipped], 6);
-        assert_eq!(take(Take::Waiting), live);
-    }
-}
+mod tests;
