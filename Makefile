@@ -1,13 +1,13 @@
 # What people and CI run. `make test` is all that a fresh machine with Rust needs.
 
-.PHONY: check test test-kafka test-cluster chaos bench bench-state demo docs ci install
+.PHONY: check test test-kafka test-cluster chaos bench bench-state demo docs ci install install-build
 
 # What the product is built from, linted as it ships and as it is tried.
 FEATURES := demo,abomonation,fault-points
 # The features of every test, so that nothing is built twice.
 TESTED := fault-points
 
-check: install
+check: install-build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --features $(FEATURES) -- -D warnings
 	cargo clippy --package deltajoin --lib --bins --no-default-features -- -D warnings
@@ -36,17 +36,21 @@ bench: install
 
 # A day of keys, made up: memory, speed, disk, restart.
 KEYS := 864000000
-bench-state: install
+bench-state: install-build
 	cargo bench --bench state -- $(KEYS)
 
-demo: install
+demo: install-build
 	cargo run --release --features demo -- demo
 
 # Writes docs/configuration.md anew, which is made from the list of settings.
-docs: install
+docs: install-build
 	UPDATE_EXPECT=1 cargo test --package deltajoin --lib manual
 
 ci: check test
 
-install:
+# What building needs, and what testing needs beside it: Java, Maven, Python.
+install-build:
 	@scripts/install-missing.sh
+
+install:
+	@scripts/install-missing.sh test

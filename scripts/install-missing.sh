@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what building and testing need and this machine lacks: with apt-get when run as root,
-# otherwise it says in one line what is missing, and exits 1.
+# Installs what this machine lacks of what building needs, and with the argument `test` what testing
+# needs as well: with apt-get when run as root, otherwise it says in one line what is missing, and
+# exits 1.
 set -euo pipefail
 
 if ! command -v cargo >/dev/null; then
@@ -27,12 +28,14 @@ needs make command -v make
 needs pkg-config command -v pkg-config
 needs zlib1g-dev pkg-config --exists zlib
 needs libssl-dev pkg-config --exists openssl
-# Tests fetch Apache Kafka with Maven, run it, and make certificates for it.
-needs default-jre-headless java_17
-needs maven command -v mvn
-needs openssl command -v openssl
-# Others fetch moto, which speaks S3, with pip, and run it.
-needs python3-venv python3 -c "import ensurepip, venv"
+if [ "${1:-}" = test ]; then
+    # Tests fetch Apache Kafka with Maven, run it, and make certificates for it.
+    needs default-jre-headless java_17
+    needs maven command -v mvn
+    needs openssl command -v openssl
+    # Others fetch moto, which speaks S3, with pip, and run it.
+    needs python3-venv python3 -c "import ensurepip, venv"
+fi
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

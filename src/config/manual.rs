@@ -4,7 +4,7 @@
 //! it: `UPDATE_EXPECT=1 cargo test -p deltajoin manual` writes the file anew.
 //!
 //! # Invariants
-//! * Every setting is in the manual, with its default and whether it is built.
+//! * Every setting is in the manual, with its default.
 
 use std::fmt::Write as _;
 

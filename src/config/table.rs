@@ -258,7 +258,7 @@ static JOIN: &[Setting] = &[
         "revise_window",
         Duration("1s", "3650d"),
         "Results this recent are revised, by event time, or by arrival without one. The rows are \
-         held in memory. Not longer than `horizon`.",
+         held in memory, and beyond `state.memory_limit` on disk. Not longer than `horizon`.",
     ),
     Setting::new(
         "strategy",
