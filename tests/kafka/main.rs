@@ -18,6 +18,7 @@
 //! | `chaos` | random faults |
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |
 //! | `check` | `deltajoin check` of jobs that have run |
+//! | `buckets` | checkpoints in a bucket |
 //! | `damage` | checkpoints that are damaged |
 //! | `settings_change`, `places_change` | what may change between two starts |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
@@ -27,6 +28,7 @@
 //! | `disks` | disks that are full or read-only |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
+//! | `monitors` | offsets for monitors of lag |
 //! | `state` | what a job keeps, shown and forgotten |
 //! | `stops` | how jobs end |
 //! | `transactions` | the exactly-once sink |
@@ -45,6 +47,7 @@ mod audit_epochs;
 mod audit_revised;
 mod bindings;
 mod broker;
+mod buckets;
 mod chaos;
 mod check;
 mod cold;
@@ -57,6 +60,7 @@ mod files;
 mod horizon;
 #[cfg(feature = "fault-points")]
 mod late;
+mod monitors;
 mod outage;
 mod partitioned;
 mod places_change;

@@ -270,6 +270,26 @@ impl Broker {
         ConsoleReader::start(command, until)
     }
 
+    /// What Kafka's own tool for consumer groups prints, as the words of its lines.
+    ///
+    /// # Panics
+    /// If the tool fails.
+    pub fn consumer_groups(&self, arguments: &[&str]) -> Vec<Vec<String>> {
+        let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+        let mut command = install::java(&self.jars, 256, class);
+        command.args(["--bootstrap-server", &self.bootstrap()]);
+        if let Some(properties) = self.java_properties(Login::Admin) {
+            command.arg("--command-config").arg(properties);
+        }
+        let output = command.args(arguments).output();
+        let output = output.expect("Java can be started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}\n{said}");
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        text.lines().map(words).collect()
+    }
+
     /// Reads what a topic holds at the moment, committed records only, with librdkafka: quicker,
     /// where independence does not matter. `visit` sees each partition in order.
     pub fn read(&self, topic: &str, visit: impl FnMut(TopicRecord)) {
