@@ -21,6 +21,7 @@
 //! | `state` | what is kept, looked at and forgotten |
 //! | `outputs` | sinks and dead letters, for each worker |
 //! | `skipping` | what a sink has committed before is not written again |
+//! | `stopping` | ends a stop that gets nowhere |
 //!
 //! # Invariants
 //! * Nothing is read or written before the configuration, all inputs, all outputs and the peers
@@ -46,6 +47,7 @@ mod rehearsal;
 mod reloading;
 mod skipping;
 mod state;
+mod stopping;
 #[cfg(feature = "kafka")]
 mod topics;
 #[cfg(not(feature = "kafka"))]
@@ -209,9 +211,11 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     )
     .map_err(|error| Failure::failed(format!("could not start the workers: {error}")))?;
     let readers = inputs.start(senders, &monitor)?;
+    let watching = stopping::watch(&process, &monitor)?;
     for result in guards.join() {
         result.expect("a worker's panic ends the process");
     }
+    drop(watching);
     connections.leave();
     readers.stop();
     if let Some(durable) = durable {
