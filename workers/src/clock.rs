@@ -201,7 +201,7 @@ pub type SharedClock = Rc<RefCell<ExpiryClock>>;
 /// Epochs from which on the clock stands elsewhere, and where.
 type Changes = VecDeque<(u64, Option<i64>)>;
 
-/// The clock of each epoch, as one operator asks for it.
+/// The clock of each epoch that is not written everywhere, as all operators of a worker ask for it.
 #[derive(Clone, Debug, Default)]
 pub struct Clocks(Rc<RefCell<Changes>>);
 
@@ -214,14 +214,25 @@ impl Clocks {
         }
     }
 
-    /// The clock of an epoch that is told; earlier ones are not asked for any more.
+    /// The clock of an epoch that is told and not forgotten.
     pub(crate) fn at(&self, epoch: u64) -> Option<i64> {
+        let clocks = self.0.borrow();
+        let later = clocks.partition_point(|(from, _)| *from <= epoch);
+        let (_, now_ms) = clocks.get(later.checked_sub(1)?)?;
+        *now_ms
+    }
+
+    /// Forgets the clocks of epochs before this one, of which nobody asks any more.
+    pub(crate) fn forget_before(&self, epoch: u64) {
         let mut clocks = self.0.borrow_mut();
         while clocks.get(1).is_some_and(|(next, _)| *next <= epoch) {
             clocks.pop_front();
         }
-        let (first, now_ms) = clocks.front()?;
-        now_ms.filter(|_| *first <= epoch)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
     }
 }
 
@@ -279,8 +290,14 @@ mod tests {
         clocks.tell(5, Some(1));
         clocks.tell(6, Some(1));
         clocks.tell(9, Some(4));
-        let asked = [3, 5, 6, 8, 9, 12].map(|epoch| clocks.at(epoch));
-        assert_eq!(asked, [None, Some(1), Some(1), Some(1), Some(4), Some(4)]);
+        let asked = [12, 3, 5, 6, 8, 9, 2].map(|epoch| clocks.at(epoch));
+        let (one, four) = (Some(1), Some(4));
+        assert_eq!(asked, [four, None, one, one, one, four, None]);
+        clocks.forget_before(8);
+        assert_eq!([8, 9].map(|epoch| clocks.at(epoch)), [one, four]);
+        assert_eq!(clocks.len(), 2, "what nobody asks for is gone");
+        clocks.forget_before(20);
+        assert_eq!(clocks.at(20), four);
     }
 
     #[test]

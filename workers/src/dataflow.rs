@@ -148,6 +148,8 @@ pub struct Dataflow {
     pub(crate) keys: SharedKeys,
     /// The expiry clock; only that of worker 0 is told anything.
     pub clock: SharedClock,
+    /// The clocks of epochs that are not written everywhere.
+    pub(crate) clocks: Clocks,
     bound_changes: BoundChanges,
 }
 
@@ -211,13 +213,12 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let (requested, admitted) = (Requested::default(), SharedAdmitted::default());
     let keys: SharedKeys = Rc::new(RefCell::new(ports.keys));
     let clock: SharedClock = Rc::new(RefCell::new(ports.clock));
-    let clocks: [Clocks; 3] = Default::default();
+    let clocks = Clocks::default();
     let timing = Timing {
         time: plan.distinct.time,
         future_ms: plan.distinct.future_ms,
-        clocks: clocks.to_vec(),
+        clocks: clocks.clone(),
     };
-    let [of_bind, of_distinct, of_join] = clocks;
 
     let (mints, minted) = scope.new_input_with_builder();
     let (events, undecoded, ends) = source(
@@ -239,14 +240,15 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         Rc::clone(&complete),
         (Arc::clone(&plan.join.reference), copies),
     );
-    let durable = bind(ends, changes, ports.bindings, (Rc::clone(&clock), of_bind));
+    let told = (Rc::clone(&clock), clocks.clone());
+    let durable = bind(ends, changes, ports.bindings, told);
 
     let state = State {
         ownership: ownership.clone(),
         keys: Rc::clone(&keys),
         recent: (ports.recent, ports.row_limit),
         admitted: ports.checkpoints.is_some().then(|| Rc::clone(&admitted)),
-        clocks: [of_distinct, of_join],
+        clocks: clocks.clone(),
     };
     let (joined, mut dead_letters) = results(events, reference, plan, state, counts());
     dead_letters.push(undecoded);
@@ -272,6 +274,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         admitted,
         keys,
         clock,
+        clocks,
         bound_changes,
     }
 }
@@ -282,7 +285,7 @@ struct State {
     keys: SharedKeys,
     recent: ((u64, Vec<Kept>), Option<RowLimit>),
     admitted: Option<SharedAdmitted>,
-    clocks: [Clocks; 2],
+    clocks: Clocks,
 }
 
 /// The joined rows, and the dead letters among the events.
@@ -298,18 +301,17 @@ fn results<'scope>(
         let (joined, unmatched) = textbook(events, reference, (plan.join, letters), counts);
         return (joined, vec![unmatched]);
     }
-    let [of_distinct, of_join] = state.clocks;
     let (events, duplicates, judged) = distinct(
         events,
         state.ownership.clone(),
         (plan.distinct, letters.clone()),
         state.keys,
         state.admitted.clone(),
-        (of_distinct, SharedCounts::clone(&counts)),
+        (state.clocks.clone(), SharedCounts::clone(&counts)),
     );
     let settings = plan.join.clone();
     let restored = state.recent.0.0;
-    let told = (of_join, SharedCounts::clone(&counts), first);
+    let told = (state.clocks, SharedCounts::clone(&counts), first);
     let joiner = Joiner::new(plan.join, letters, state.recent, state.admitted, told);
     let joiner = Rc::new(RefCell::new(joiner));
     let (mut reference, mut answers) = (reference, None);

@@ -210,7 +210,8 @@ impl This {
         self.control.send(Message::Counts(counts));
     }
 
-    /// Gives back the bytes of epochs that are written everywhere.
+    /// Gives back the bytes of epochs that are written everywhere, and forgets their clocks, for
+    /// which nobody asks any more: who does holds the epoch back.
     fn release(&self) {
         let dataflow = &self.dataflow;
         let frontier = dataflow
@@ -218,6 +219,7 @@ impl This {
             .with_frontier(|frontier| frontier.first().copied());
         if let Some(epoch) = frontier {
             self.settings.observer.settled(epoch);
+            dataflow.clocks.forget_before(epoch);
         }
         let mut unwritten = dataflow.unwritten.borrow_mut();
         while let Some(stamped) = unwritten.pop_before(frontier) {
@@ -403,3 +405,6 @@ impl First {
         settings.observer.progress(&progress);
     }
 }
+
+#[cfg(test)]
+mod tests;
