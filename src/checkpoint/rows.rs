@@ -181,8 +181,7 @@ fn encode(kept: &[Kept]) -> Result<Vec<u8>, ArrowError> {
     writer.into_inner()
 }
 
-/// Reads the rows of some key groups back, in their order. They are of one of these schemas, which
-/// have different numbers of columns or are the same.
+/// Reads the rows of some key groups back, in their order.
 ///
 /// # Errors
 /// If the object is not there, cannot be read, or is damaged.
@@ -190,7 +189,7 @@ pub fn read_rows(
     store: &Store,
     entry: &RowsEntry,
     groups: Groups,
-    schemas: &[Arc<BatchSchema>],
+    schema: &Arc<BatchSchema>,
 ) -> Result<Vec<Kept>, Error> {
     let object = verify_rows(store, entry)?;
     let fault = |reason: &dyn ToString| damaged(&entry.name, &reason.to_string());
@@ -199,7 +198,7 @@ pub fn read_rows(
     let mut kept = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| fault(&error))?;
-        let rows = decode(&batch, schemas).ok_or_else(|| fault(&"it has not the job's columns"))?;
+        let rows = decode(&batch, schema).ok_or_else(|| fault(&"it has not the job's columns"))?;
         for of_epoch in rows {
             let highs = of_epoch.rows.keys().high().iter().enumerate();
             let own = highs.filter(|(_, high)| groups.contains(key_group(**high) as u16));
@@ -232,16 +231,11 @@ pub fn next_rows_merge(entries: &[RowsEntry]) -> Option<Range<usize>> {
     None
 }
 
-/// Puts objects of rows together, in their order, under a new name. None if they have not the same
-/// columns.
+/// Puts objects of rows, of which there are some, together, in their order, under a new name.
 ///
 /// # Errors
 /// If one cannot be read or is damaged, or the new one cannot be written.
-pub fn merge_rows(
-    store: &Store,
-    entries: &[RowsEntry],
-    name: String,
-) -> Result<Option<RowsEntry>, Error> {
+pub fn merge_rows(store: &Store, entries: &[RowsEntry], name: String) -> Result<RowsEntry, Error> {
     let mut merged: Option<(RowsEntry, SchemaRef, StreamWriter<Vec<u8>>)> = None;
     for entry in entries {
         let fault = |error: ArrowError| damaged(&entry.name, &error.to_string());
@@ -260,7 +254,8 @@ pub fn merge_rows(
             }
         };
         if reader.schema() != *schema {
-            return Ok(None);
+            let reason = "it has other columns than those before it";
+            return Err(damaged(&entry.name, reason));
         }
         for batch in reader {
             writer.write(&batch.map_err(fault)?).map_err(fault)?;
@@ -270,21 +265,17 @@ pub fn merge_rows(
         all.last_group = all.last_group.max(entry.last_group);
         all.latest_ms = all.latest_ms.max(entry.latest_ms);
     }
-    let Some((mut all, _, mut writer)) = merged else {
-        return Ok(None);
-    };
+    let (mut all, _, mut writer) = merged.expect("there are some");
     let finished = writer.finish().and_then(|()| writer.into_inner());
     let object = finished.map_err(|error| damaged(&all.name, &error.to_string()))?;
     put_object(store, &mut all, &object)?;
-    Ok(Some(all))
+    Ok(all)
 }
 
 /// Rows of one batch, apart by their epochs.
-fn decode(batch: &RecordBatch, schemas: &[Arc<BatchSchema>]) -> Option<Vec<Kept>> {
-    let own = batch.num_columns().checked_sub(BESIDE.len())?;
-    let mut known = schemas.iter();
-    let schema = known.find(|schema| schema.schema.columns.len() == own)?;
-    let (columns, beside) = batch.columns().split_at(own);
+fn decode(batch: &RecordBatch, schema: &Arc<BatchSchema>) -> Option<Vec<Kept>> {
+    let own = schema.schema.columns.len();
+    let (columns, beside) = batch.columns().split_at_checked(own)?;
     let [epochs, partitions, offsets, diffs, replaces] = beside else {
         return None;
     };
@@ -411,14 +402,14 @@ mod tests {
                 panic!("they fit into one")
             };
             assert_eq!((entry.rows, entry.latest_ms), (9001, 90_000));
-            let schemas = [schema(wide)];
-            let back = read_rows(&store, entry, Groups::ALL, &schemas).unwrap();
+            let schema = schema(wide);
+            let back = read_rows(&store, entry, Groups::ALL, &schema).unwrap();
             assert_eq!(told(&back), told(&all));
             let half = Groups {
                 first: 0,
                 last: 511,
             };
-            let half = read_rows(&store, entry, half, &schemas).unwrap();
+            let half = read_rows(&store, entry, half, &schema).unwrap();
             let rows = told(&half);
             assert!(rows.len() > 4000 && rows.len() < 5000, "{}", rows.len());
             let mut expected = told(&all);
@@ -446,7 +437,7 @@ mod tests {
         let mut merges = 0;
         while let Some(range) = next_rows_merge(&entries) {
             let merged = merge_rows(&store, &entries[range.clone()], rows_name(1));
-            entries.splice(range, [merged.unwrap().unwrap()]);
+            entries.splice(range, [merged.unwrap()]);
             merges += 1;
         }
         assert_eq!(
@@ -455,7 +446,7 @@ mod tests {
             "a large one, two, and the ninth"
         );
         let back = entries[1..].iter().flat_map(|entry| {
-            let back = read_rows(&store, entry, Groups::ALL, &[schema(false)]).unwrap();
+            let back = read_rows(&store, entry, Groups::ALL, &schema(false)).unwrap();
             assert_eq!(entry.rows, told(&back).len() as u64);
             back
         });
@@ -480,11 +471,8 @@ mod tests {
             assert!(error.is_damage(), "byte {position}: {error}");
         }
         overwrite(&folder, &entry.name, &good);
-        let other = [schema(true)];
-        let other = [BatchSchema::register(Schema::new(
-            other[0].schema.columns[..2].to_vec(),
-            vec![0],
-        ))];
+        let columns = schema(true).schema.columns[..2].to_vec();
+        let other = BatchSchema::register(Schema::new(columns, vec![0]));
         let refused = read_rows(&store, entry, Groups::ALL, &other).unwrap_err();
         assert!(refused.to_string().contains("columns"), "{refused}");
     }

@@ -371,16 +371,26 @@ impl<'a> Joining<'a> {
     }
 }
 
-/// Settings by which the rows of the window are joined: with others they stay as they are.
-const OF_HELD: [&str; 3] = ["events.columns", "join.on", "join.unmatched"];
+/// Settings by which rows of the window are held: which of them, and as events or as results. With
+/// others they stay as they are, as nothing tells any more what was given out of them.
+const OF_HELD: [&str; 7] = [
+    "distinct.detect_conflicts",
+    "distinct.keep",
+    "events.columns",
+    "join.on",
+    "join.on_reference_change",
+    "join.revise_window",
+    "join.unmatched",
+];
 
 /// What the rows of the window must be, so that they can be revised.
 fn rows_held(config: &Config, settings: &BTreeMap<String, String>) -> RowSettings {
     let events = BatchSchema::register(config.events.schema.clone());
+    let joined = BatchSchema::register(joined_schema(config));
     let of_held = |(name, _): &(&String, &String)| OF_HELD.contains(&&***name);
     let settings = settings.iter().filter(of_held);
     RowSettings {
-        schemas: [events, BatchSchema::register(joined_schema(config))],
+        schema: if config.join.revise { events } else { joined },
         settings: settings
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),

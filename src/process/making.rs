@@ -267,13 +267,11 @@ impl Making {
             };
             let name = rows_name(self.options.generation);
             match merge_rows(&self.options.store, chosen, name) {
-                Ok(Some(merged)) => {
+                Ok(merged) => {
                     let first = publishing.rows.iter().position(|rows| *rows == chosen[0]);
                     publishing.rows[first.expect("it was chosen of these")] = merged;
                     publishing.rows.retain(|rows| !chosen.contains(rows));
                 }
-                // Columns have changed between them: they go with the window.
-                Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "could not merge rows; tried again later"),
             }
         }

@@ -84,7 +84,6 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
             detect_conflicts: config.distinct.detect_conflicts,
             window_ms: milliseconds(config.join.revise_window),
             time,
-            events: Arc::clone(&events),
             reference,
             joined,
         },

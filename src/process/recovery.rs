@@ -68,10 +68,10 @@ pub(super) struct Loaded {
     pub(super) rows: Vec<RowsEntry>,
 }
 
-/// What rows of the window must have been made with, so that they can be revised.
+/// What rows of the window must have been held with, so that they can be revised.
 pub(super) struct RowSettings {
-    /// The schemas that they may have: of events, and of results.
-    pub(super) schemas: [Arc<BatchSchema>; 2],
+    /// The schema that they have: that of events, or of results.
+    pub(super) schema: Arc<BatchSchema>,
     /// The settings, as markers have them.
     pub(super) settings: BTreeMap<String, String>,
 }
@@ -245,7 +245,8 @@ impl Loading {
         }
         let made = manifest.place()?.marker.1.settings;
         let mut settings = self.rows.settings.iter();
-        if !settings.all(|(name, now)| made.get(name) == Some(now)) {
+        // One of which a marker says nothing was not known to whoever wrote it.
+        if !settings.all(|(name, now)| made.get(name).is_none_or(|made| made == now)) {
             tracing::warn!("rows that were written with other settings are not revised");
             return Ok(Vec::new());
         }
@@ -253,7 +254,7 @@ impl Loading {
     }
 
     fn narrow(&self) -> bool {
-        self.rows.schemas[0].schema.key_is_narrow()
+        self.rows.schema.schema.key_is_narrow()
     }
 
     /// What the worker of these key groups remembers.
@@ -270,7 +271,7 @@ impl Loading {
             .iter()
             .filter(|entry| entry.groups().overlap(groups).is_some())
         {
-            rows.extend(read_rows(store, entry, groups, &self.rows.schemas)?);
+            rows.extend(read_rows(store, entry, groups, &self.rows.schema)?);
         }
         Ok(Remembered { keys, rows })
     }

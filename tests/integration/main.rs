@@ -16,6 +16,7 @@ mod configuration;
 mod fault;
 mod generate;
 mod going_on;
+mod held;
 mod job;
 mod reload;
 mod status;

@@ -13,7 +13,7 @@
 //! | `scenarios` | single ways to lose or double rows |
 //! | `shapes` | topics of every shape |
 //! | `skew` | one key, place or partition that has nearly everything; bursts |
-//! | `conflicts` | duplicates with other values, and rows that are held through other settings |
+//! | `conflicts` | duplicates with other values, and rows that were held with other settings |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |

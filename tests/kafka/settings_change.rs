@@ -157,7 +157,7 @@ impl Changing {
         job.goes_on("join.strategy", &job.setup(), &partitioned);
         let again = ["--set", "join.strategy=partitioned"];
         job.goes_on(
-            "rows that are held as results from now on",
+            "results that are not revised any more",
             &job.setup(),
             &again,
         );

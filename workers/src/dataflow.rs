@@ -113,7 +113,7 @@ pub struct Ports {
     /// The keys that this worker owns of those that were seen before what is replayed.
     pub keys: BucketRing,
     /// The rows of the window that this worker owns, as they were at the end of this epoch, that of
-    /// the checkpoint; 0 without one.
+    /// the checkpoint; 0 without one. The settings that say how rows are held are still the same.
     pub recent: (u64, Vec<Kept>),
     /// When rows of the window leave memory; without it they stay.
     pub row_limit: Option<RowLimit>,

@@ -12,5 +12,4 @@ mod kept;
 mod naive;
 mod oracle;
 mod script;
-mod settings;
 mod step_loop;

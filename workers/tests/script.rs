@@ -132,7 +132,6 @@ impl Setup {
             detect_conflicts: self.detect_conflicts,
             window_ms: self.window_ms,
             time: self.time(),
-            events: event_schema(self.wide),
             reference: reference_schema(),
             joined: BatchSchema::register(Schema::new(columns, key)),
         }

@@ -91,7 +91,7 @@ impl Shared {
             (open(self.folder.path()), cold.unwrap()),
             reference_schema(&Schema::new(columns, vec![0])),
             RowSettings {
-                schemas: [events(), events()],
+                schema: events(),
                 settings: BTreeMap::new(),
             },
             (self.groups.clone(), index..index + 1),

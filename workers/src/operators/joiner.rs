@@ -16,7 +16,7 @@ use crate::checkpoint::Kept;
 use crate::clock::Clocks;
 use crate::operators::distinct::SharedAdmitted;
 use crate::operators::join::{Join, Unmatched};
-use crate::operators::questions::{JoinKeys, Questions, add_join_keys};
+use crate::operators::questions::{JoinKeys, Questions};
 use crate::operators::rivals::{Before, Rival, Rivals};
 use crate::operators::{Letters, Output, ROWS_MAX, SharedCounts};
 use crate::ports::reason;
@@ -51,8 +51,9 @@ pub(crate) struct Joiner {
     table: ReferenceTable,
     questions: Questions,
     recent: Option<RecentRows>,
-    /// The rows of the window as the checkpoint has them, until its epoch is over.
-    restored: Option<(u64, Vec<Kept>)>,
+    /// The epoch of the checkpoint; 0 without one. The reference table comes in it as a whole, and
+    /// revises nothing.
+    restored: u64,
     rivals: Rivals,
     admitted: Option<SharedAdmitted>,
     clocks: Clocks,
@@ -65,7 +66,7 @@ impl Joiner {
     pub(crate) fn new(
         join: Join,
         letters: Letters,
-        (restored, limit): ((u64, Vec<Kept>), Option<RowLimit>),
+        ((restored, kept), limit): ((u64, Vec<Kept>), Option<RowLimit>),
         admitted: Option<SharedAdmitted>,
         (clocks, counts, first): (Clocks, SharedCounts, bool),
     ) -> Self {
@@ -74,10 +75,15 @@ impl Joiner {
             by_join_key: join.revise.then(|| join.event_columns.clone()),
             time: join.time,
         };
-        let mut this = Self {
+        let recent = join.holds_recent().then(|| {
+            let mut recent = RecentRows::new(wanted, limit);
+            restore(&mut recent, kept);
+            recent
+        });
+        Self {
             table: ReferenceTable::new(&join.reference),
-            recent: join.holds_recent().then(|| RecentRows::new(wanted, limit)),
-            restored: join.holds_recent().then_some(restored),
+            recent,
+            restored,
             rivals: Rivals::default(),
             questions: Questions::default(),
             join,
@@ -86,12 +92,7 @@ impl Joiner {
             clocks,
             counts,
             first,
-        };
-        if this.join.is_partitioned() && this.questions_of_restored().is_none() {
-            // Questions are asked of them before the next epoch is joined.
-            this.restore(u64::MAX);
         }
-        this
     }
 
     /// The join keys that must be asked for before an epoch can be joined.
@@ -105,37 +106,18 @@ impl Joiner {
         self.questions.of(&self.join, new, self.recent.as_ref())
     }
 
-    /// The join keys of rows of the window that were held as events and are to be held as results,
-    /// and the epoch of which they are.
-    pub(crate) fn questions_of_restored(&self) -> Option<(u64, JoinKeys)> {
-        let (epoch, kept) = self.restored.as_ref()?;
-        let are_events = |rows: &&Batch| rows.schema().schema != self.join.joined.schema;
-        let rows = kept.iter().map(|kept| &kept.rows).filter(are_events);
-        if !self.join.holds_results() || rows.clone().next().is_none() {
-            return None;
-        }
-        let mut keys = JoinKeys::default();
-        rows.for_each(|rows| add_join_keys(&self.join, rows, &mut keys));
-        Some((*epoch, keys))
-    }
-
     /// Makes the results of an epoch, which comes after all that were made.
     pub(crate) fn epoch(&mut self, epoch: u64, mut work: Work) -> Done {
-        self.restore(epoch);
         if self.join.is_partitioned() {
             self.questions.are_answered(epoch);
             self.table.apply(std::mem::take(&mut work.answers));
             self.table.undo(&work.changes);
-            // Rows that were to be joined first are, with what was asked for as of their epoch.
-            self.restore(epoch + 1);
         }
         let mut done = Done::default();
         match self.recent.take() {
             Some(mut recent) => {
                 self.revise(&mut recent, epoch, work, &mut done);
                 self.recent = Some(recent);
-                // Now, and not with the next event, which may be long in coming.
-                self.restore(epoch + 1);
             }
             None => {
                 self.table.apply(work.changes);
@@ -163,38 +145,6 @@ impl Joiner {
         done
     }
 
-    /// Takes over the rows of the window if the epoch of the checkpoint is before this one: the
-    /// reference table comes in that epoch as a whole, and revises nothing.
-    fn restore(&mut self, epoch: u64) {
-        let Some((_, kept)) = self.restored.take_if(|(of, _)| *of < epoch) else {
-            return;
-        };
-        let mut recent = self.recent.take().expect("rows are restored to be held");
-        for kept in kept {
-            let (epoch, rows) = (kept.epoch, self.as_held(kept.rows));
-            if kept.replaces && self.join.compares() {
-                for row in 0..rows.len() {
-                    if let Some(before) = recent.find(rows.keys().get(row)) {
-                        recent.remove(before);
-                    }
-                }
-            }
-            recent.push(rows, epoch);
-            recent.seal();
-        }
-        self.recent = Some(recent);
-    }
-
-    /// Rows as they are held: before, a job with other settings may have held events, or results.
-    fn as_held(&self, rows: Batch) -> Batch {
-        let are_results = rows.schema().schema == self.join.joined.schema;
-        match (self.join.holds_results(), are_results) {
-            (true, false) => self.joined(&rows, &self.find(&rows)),
-            (false, true) => rows.prefix(&self.join.events).with_diff(1),
-            _ => rows,
-        }
-    }
-
     /// An epoch of a job that holds recent rows.
     fn revise(&mut self, recent: &mut RecentRows, epoch: u64, work: Work, done: &mut Done) {
         let oldest_ms = self.oldest_ms(epoch);
@@ -212,7 +162,7 @@ impl Joiner {
         done.dead_letters.extend(found.letters);
         let replaced = |place: &Place| found.replaced.contains(&Before::Held(*place));
         let mut touched = Vec::new();
-        if self.join.revise && !work.changes.is_empty() {
+        if self.join.revise && epoch > self.restored && !work.changes.is_empty() {
             let changed = self.table.differing(&work.changes);
             touched = recent.joined_on(&changed, oldest_ms);
             touched.retain(|place| !replaced(place));
@@ -383,6 +333,21 @@ impl Joiner {
             let letters = unmatched_letters(&self.join, &self.letters, events, found);
             done.dead_letters.extend(letters);
         }
+    }
+}
+
+/// Takes over the rows of the window as the checkpoint has them.
+fn restore(recent: &mut RecentRows, kept: Vec<Kept>) {
+    for kept in kept {
+        if kept.replaces {
+            for row in 0..kept.rows.len() {
+                if let Some(before) = recent.find(kept.rows.keys().get(row)) {
+                    recent.remove(before);
+                }
+            }
+        }
+        recent.push(kept.rows, kept.epoch);
+        recent.seal();
     }
 }
 

@@ -76,7 +76,6 @@ fn plan(keep: Keep, revise: bool) -> Plan {
             detect_conflicts: false,
             window_ms: 1000,
             time,
-            events: columns(&["id", "at"]),
             reference: columns(&["place"]),
             joined: columns(&["id", "at", "place"]),
         },
