@@ -41,7 +41,7 @@ use crate::process::ledger::{Ledger, NewestBound, Noting};
 use crate::process::log::{self, Prepared};
 use crate::process::memory::Memory;
 use crate::process::plan::{self, joined_schema};
-use crate::process::promises::Settings;
+use crate::process::promises::{self, Settings};
 use crate::process::recovery::{Loaded, Loading, Ranges, RowSettings};
 use crate::process::topics::{self, Topics};
 use crate::process::{Process, recovery};
@@ -373,10 +373,11 @@ impl<'a> Joining<'a> {
 
 /// Settings by which rows of the window are held: which of them, and as events or as results. With
 /// others they stay as they are, as nothing tells any more what was given out of them.
-const OF_HELD: [&str; 7] = [
+const OF_HELD: [&str; 8] = [
     "distinct.detect_conflicts",
     "distinct.keep",
     "events.columns",
+    promises::TIME_COLUMN,
     "join.on",
     "join.on_reference_change",
     "join.revise_window",

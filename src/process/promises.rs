@@ -219,14 +219,19 @@ fn holder() -> String {
 /// one a bound epoch would be made of others.
 const ISOLATION_LEVEL: &str = "events.kafka.isolation.level";
 
+/// Names where the time of events is read from. By arrival it decides no bucket, but still which
+/// event is in the future, which is kept, and what the window is.
+pub(super) const TIME_COLUMN: &str = "events.time.column";
+
 /// Settings by which rows are made, and nothing else. Made again with others, an event might become
 /// a dead letter that was a row, or be taken for seen though it was none.
-const OF_ROWS: [&str; 10] = [
+const OF_ROWS: [&str; 11] = [
     "distinct.detect_conflicts",
     "distinct.future",
     "distinct.keep",
     "events.columns",
     ISOLATION_LEVEL,
+    TIME_COLUMN,
     "join.on",
     "join.on_reference_change",
     "join.revise_window",
@@ -278,19 +283,21 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
 }
 
 /// What decides which events are duplicates, and which results are revised.
-fn remembered(config: &Config) -> [(&'static str, String); 8] {
+fn remembered(config: &Config) -> [(&'static str, String); 9] {
     let (distinct, join) = (&config.distinct, &config.join);
     let time = config.events.time.as_ref().map(|time| {
         let column = &config.events.schema.columns[time.column];
         format!("{} ({:?})", column.name, time.unit)
     });
     let milliseconds = |duration: Duration| format!("{} ms", duration.as_millis());
-    let remembered_by = match (distinct.by_arrival, &time) {
-        (false, Some(time)) => time.clone(),
-        _ => "arrival".to_owned(),
+    let time = time.unwrap_or_else(|| "none".to_owned());
+    let remembered_by = match distinct.by_arrival {
+        false => time.clone(),
+        true => "arrival".to_owned(),
     };
     [
         ("events.time", remembered_by),
+        (TIME_COLUMN, time),
         ("distinct.horizon", milliseconds(distinct.horizon)),
         ("distinct.future", milliseconds(distinct.future)),
         (

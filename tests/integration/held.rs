@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use deltajoin_testkit::wait_until;
 use serde_json::Value;
 
-use crate::case::{CONFIG, Folder};
-use crate::going_on::{ROWS, run};
+use crate::case::{CONFIG, Fifo, Folder, LIMIT};
+use crate::going_on::{BINDINGS, ROWS, run};
 
 const MINUTE: u64 = 60_000;
 
@@ -120,4 +121,56 @@ fn an_event_that_was_replaced_does_not_come_back_when_the_first_one_is_kept() {
     assert_eq!(now, rows(&["bus Here", "car There"]));
     let now = held.run("Far", "", &first);
     assert_eq!(now, rows(&["bus Here", "car Far"]));
+}
+
+#[test]
+fn where_the_time_is_read_waits_for_a_clean_stop_also_by_arrival() {
+    let config = CONFIG.replace(
+        "[join]",
+        "[distinct]\nretry_time = \"may-differ\"\n\n[join]",
+    );
+    let in_seconds = config.replace("unit = \"ms\"", "unit = \"s\"");
+    assert_ne!(config, in_seconds);
+    let mut held = Held::new();
+    held.folder.write("job.toml", &config);
+    // Killed before its first checkpoint, and before it has written anything.
+    let _pipe = Fifo::make(&held.folder.path("pipe.jsonl"));
+    held.events = (0..5000).map(|oid| event(oid, "car", 0)).collect();
+    held.folder.write("events.jsonl", &held.events);
+    let table = "geographical_location_oid,geographical_location\n1,Here\n";
+    held.folder.write("reference.csv", table);
+    let to_pipe = [
+        "run",
+        "--config",
+        "job.toml",
+        "--set",
+        "sinks.0.path=pipe.jsonl",
+    ];
+    let mut job = held.folder.start(&to_pipe);
+    wait_until("bindings", LIMIT, || {
+        let log = std::fs::read_to_string(held.folder.path(BINDINGS));
+        log.is_ok_and(|log| log.lines().count() > 4)
+    });
+    job.kill();
+    job.wait(LIMIT);
+    held.folder.write("job.toml", &in_seconds);
+    for command in ["check", "run"] {
+        let outcome = held.folder.run_job(command, &[]);
+        outcome.assert_code(2);
+        let said = outcome.stderr.join("\n");
+        for text in [
+            "events.time.column",
+            "not written all rows",
+            "\"timestamp_detected (Milliseconds)\"",
+            "\"timestamp_detected (Seconds)\"",
+        ] {
+            assert!(said.contains(text), "{command}: no {text:?} in:\n{said}");
+        }
+    }
+    held.folder.write("job.toml", &config);
+    run(&held.folder, &[]);
+    assert_eq!(held.folder.line_count(ROWS), 5000);
+    held.folder.write("job.toml", &in_seconds);
+    run(&held.folder, &[]);
+    assert_eq!(held.folder.line_count(ROWS), 5000);
 }
