@@ -7,7 +7,7 @@
 //! * Nothing here can slow a worker: no I/O happens in the observer's calls.
 //! * The status file is replaced whole, so a reader never sees half of one.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,7 +184,7 @@ impl Monitor {
     /// A monitor of one process of this job.
     ///
     /// # Errors
-    /// If the status file cannot be written.
+    /// If the status file cannot be written, unless it may be later.
     pub fn start(
         clock: Arc<WallClock>,
         stop: Arc<Stop>,
@@ -211,8 +211,14 @@ impl Monitor {
                 reference_ms: 0,
             }),
         };
-        if let Some(file) = &monitor.status_file {
-            replace(&lock(file), &monitor.status())?;
+        if let Some(file) = &monitor.status_file
+            && let Err(error) = replace(&lock(file), &monitor.status())
+        {
+            // As while the job runs, which does not need it.
+            match error.may_pass() {
+                true => error.warn(),
+                false => return Err(error),
+            }
         }
         Ok(Arc::new(monitor))
     }
@@ -272,8 +278,8 @@ impl Monitor {
         let Some(file) = &self.status_file else {
             return;
         };
-        if let Err(StatusError { path, source }) = replace(&lock(file), status) {
-            tracing::warn!(error = %source, path = %path.display(), "could not write the status");
+        if let Err(error) = replace(&lock(file), status) {
+            error.warn();
         }
     }
 
@@ -376,6 +382,22 @@ pub struct StatusError {
     pub path: PathBuf,
     /// What the system says.
     pub source: std::io::Error,
+}
+
+impl StatusError {
+    /// Whether the disk is full, or read-only since the file was written.
+    fn may_pass(&self) -> bool {
+        match self.source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => true,
+            ErrorKind::ReadOnlyFilesystem => self.path.exists(),
+            _ => false,
+        }
+    }
+
+    fn warn(&self) {
+        let path = self.path.display();
+        tracing::warn!(error = %self.source, %path, "could not write the status");
+    }
 }
 
 /// Replaces the status file.

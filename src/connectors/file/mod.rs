@@ -247,8 +247,13 @@ impl Error {
     /// Whether settings or input have to be corrected before a restart can help.
     pub fn needs_correction(&self) -> bool {
         match self {
+            // There may be room another time, and what was made once may be written again.
+            Self::Create { path, source } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => false,
+                io::ErrorKind::ReadOnlyFilesystem => !path.exists(),
+                _ => true,
+            },
             Self::Open { .. }
-            | Self::Create { .. }
             | Self::Locked { .. }
             | Self::Input { .. }
             | Self::Unrecorded { .. }
