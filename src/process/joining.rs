@@ -10,8 +10,9 @@
 //! 2. All processes take their transactional ids: from here on, an older one can commit nothing. To
 //!    sinks that write at least once it can still write, but only rows that are bound.
 //!    (`Joining::fence`)
-//! 3. When all have, process 0 reads the log once more: is there no newer marker? Then all load the
-//!    newest checkpoint; if one finds a fault in it, the one before. (`Joining::load`)
+//! 3. When all have, process 0 reads the log once more: is there no newer marker? Then it tells
+//!    which checkpoint is loaded, and all load it; if one finds a fault in it, the one before.
+//!    (`Joining::choose`, `Joining::load`)
 //! 4. When all have, they read how far each sink has come, and set where they read from.
 //!    (`Joining::take_over`)
 //!
@@ -209,15 +210,23 @@ impl<'a> Joining<'a> {
         Ok(())
     }
 
-    /// Loads the state of this process's workers, from the newest checkpoint at first, and from
-    /// the one before each time that it is called again. Returns whether it has found no fault.
-    pub(super) fn load(&mut self) -> Result<bool, Failure> {
-        let stop = &self.process.stop;
+    /// On process 0, reads the log for the last time, and tells which checkpoint is loaded: the
+    /// newest at first, and the one before each time that it is called again.
+    pub(super) fn choose(&mut self) -> Result<(), Failure> {
         if let Some(claim) = self.claim.take() {
-            self.opened = Some(claim.settle(stop)?);
+            self.opened = Some(claim.settle(&self.process.stop)?);
         }
-        let history = self.opened.as_ref().map(|opened| &opened.history);
-        let good = self.loading.attempt(self.generation, history, stop)?;
+        let Some(opened) = &self.opened else {
+            // Process 0 has the log, unless it was stopped while it read it.
+            return Err(checkpoint::Error::Stopped.into());
+        };
+        self.loading.choose(self.generation, &opened.history)
+    }
+
+    /// Loads the state of this process's workers, from the checkpoint that is told. Returns whether
+    /// it has found no fault.
+    pub(super) fn load(&mut self) -> Result<bool, Failure> {
+        let good = self.loading.attempt(self.generation, &self.process.stop)?;
         if let (Some(opened), Some(loaded)) = (&self.opened, &self.loading.loaded) {
             // Further back, there is more to be made again.
             let made = loaded.checkpoint.as_ref();

@@ -242,6 +242,7 @@ fn join(
                 known = Some(generation);
                 joining.fence(generation).map(|()| true)
             }
+            (Task::Choose, Some(joining)) => joining.choose().map(|()| true),
             (Task::Load { .. }, Some(joining)) => joining.load(),
             (Task::TakeOver, some) => {
                 let taken = some

@@ -29,8 +29,12 @@ use crate::failure::Failure;
 use crate::process::Remembered;
 use crate::process::cold::Cold;
 
-/// How long the others wait for what process 0 writes where checkpoints are kept.
+/// How long the others wait for what process 0 has written where checkpoints are kept.
 const SHARED: Duration = Duration::from_secs(30);
+
+/// What to do if process 0 cannot write there.
+const TOLD_THERE: &str = "The processes of a job must be told there what they go on from: make \
+                          the location writable, or start the job with one process.";
 
 /// What the log must be read from, if it begins at offset `first`: behind the oldest checkpoint
 /// that it reaches back to.
@@ -88,6 +92,8 @@ pub(super) struct Loading {
     /// On process 0, which chooses, from where on the log has been read.
     reaches: Option<u64>,
     attempt: u32,
+    /// On process 0, what is loaded at this attempt.
+    chosen: Option<(Start, Option<Manifest>)>,
     /// The checkpoint that has a fault, and which, if this process has found it.
     faulty: Option<(Manifest, Option<Error>)>,
     /// The number of the next checkpoint.
@@ -114,6 +120,7 @@ impl Loading {
             own,
             reaches,
             attempt: 0,
+            chosen: None,
             faulty: None,
             number: 0,
             loaded: None,
@@ -125,32 +132,44 @@ impl Loading {
         &self.groups
     }
 
-    /// Loads the newest checkpoint, or the one before the last attempt's; process 0 knows what is
-    /// bound behind it. Returns whether this process has found no fault in it.
-    pub(super) fn attempt(
-        &mut self,
-        generation: u64,
-        history: Option<&History>,
-        stop: &Stop,
-    ) -> Result<bool, Failure> {
-        // Room for what comes now.
+    /// Chooses the newest checkpoint, or the one before the last attempt's, and tells the other
+    /// processes: for process 0, which knows what is bound behind it.
+    pub(super) fn choose(&mut self, generation: u64, history: &History) -> Result<(), Failure> {
+        let Some(reaches) = self.reaches else {
+            return Ok(());
+        };
+        self.unload();
+        let chosen = self.newest_below_fault(reaches)?;
+        let start = Start {
+            checkpoint: chosen.as_ref().map(|manifest| manifest.number),
+            ranges: ranges(chosen.as_ref(), &history.bindings),
+        };
+        // A process that is alone tells nobody.
+        if self.own.len() < self.groups.len() {
+            let written = write_start(&self.store, (generation, self.attempt), &start);
+            written.map_err(|error| Failure::from(error).hint(TOLD_THERE))?;
+        }
+        self.chosen = Some((start, chosen));
+        Ok(())
+    }
+
+    /// Makes room for what is loaded next. What was loaded, others have found a fault in.
+    fn unload(&mut self) {
         let before = self.loaded.take().and_then(|loaded| loaded.checkpoint);
         if let Some(manifest) = before {
             self.faulty = Some((manifest, None));
         }
+    }
+
+    /// Loads the checkpoint that process 0 has chosen. Returns whether this process has found no
+    /// fault in it.
+    pub(super) fn attempt(&mut self, generation: u64, stop: &Stop) -> Result<bool, Failure> {
+        self.unload();
         let attempt = (generation, self.attempt);
         self.attempt += 1;
-        let chosen = match (self.reaches, history) {
-            (Some(reaches), Some(history)) => {
-                let chosen = self.choose(reaches)?;
-                let start = Start {
-                    checkpoint: chosen.as_ref().map(|manifest| manifest.number),
-                    ranges: ranges(chosen.as_ref(), &history.bindings),
-                };
-                write_start(&self.store, attempt, &start)?;
-                Ok((start, chosen))
-            }
-            _ => read_start(&self.store, attempt, SHARED, stop),
+        let chosen = match self.chosen.take() {
+            Some(chosen) => Ok(chosen),
+            None => read_start(&self.store, attempt, SHARED, stop),
         };
         let manifest = match &chosen {
             Ok((_, checkpoint)) => checkpoint.clone(),
@@ -170,7 +189,7 @@ impl Loading {
     }
 
     /// The checkpoint to be loaded, on process 0.
-    fn choose(&mut self, reaches: u64) -> Result<Option<Manifest>, Error> {
+    fn newest_below_fault(&mut self, reaches: u64) -> Result<Option<Manifest>, Error> {
         let Some((faulty, error)) = self.faulty.take() else {
             let newest = newest(&self.store)?;
             self.number = newest.next_number;

@@ -82,6 +82,10 @@ fn all_load_again_until_none_finds_a_fault_and_then_take_over() {
         let joining = members(processes).into_iter().map(|member| {
             let (done, index) = (Arc::clone(&done), member.0.index);
             Joining::with_tasks(member, move |task| {
+                if task == Task::Choose {
+                    // Long enough for others to begin to load, if they were asked to.
+                    thread::sleep(Duration::from_millis(100));
+                }
                 done.lock().unwrap().push((index, task));
                 // Each finds a fault in another attempt, and process 0 in the last of them.
                 match task {
@@ -95,9 +99,21 @@ fn all_load_again_until_none_finds_a_fault_and_then_take_over() {
         assert_mesh(joining.collect());
         let done = done.lock().unwrap();
         let attempts = u32::try_from(processes).unwrap() + 1;
+        // Nobody is asked to load before process 0 has chosen what.
+        let (mut chosen, mut rest) = (0, Vec::new());
+        for (index, task) in done.iter().copied() {
+            match task {
+                Task::Choose => {
+                    assert_eq!((index, rest.len()), (0, (chosen + 1) * processes));
+                    chosen += 1;
+                }
+                task => rest.push((index, task)),
+            }
+        }
+        assert_eq!(chosen, attempts as usize);
         let loads = (0..attempts).map(|attempt| Task::Load { attempt });
         let tasks: Vec<Task> = loads.chain([Task::TakeOver]).collect();
-        let steps: Vec<&[(usize, Task)]> = done.chunks(processes).collect();
+        let steps: Vec<&[(usize, Task)]> = rest.chunks(processes).collect();
         assert_eq!(steps.len(), tasks.len() + 1);
         for (step, task) in steps[1..].iter().zip(tasks) {
             assert!(
@@ -320,6 +336,7 @@ fn a_step_that_takes_longer_than_the_time_out_is_not_taken_for_silence() {
             let slow = match task {
                 Task::Fence { .. } | Task::TakeOver => index == 0,
                 Task::Load { attempt } => (attempt == 0) == (index == 2),
+                Task::Choose => true,
             };
             if slow {
                 thread::sleep(3 * TIMEOUT);

@@ -114,7 +114,8 @@ fn events() -> Arc<BatchSchema> {
 }
 
 fn try_attempt(process: &mut Loading) -> Result<bool, Failure> {
-    process.attempt(GENERATION, Some(&History::default()), &Stop::default())
+    process.choose(GENERATION, &History::default())?;
+    process.attempt(GENERATION, &Stop::default())
 }
 
 fn attempt(process: &mut Loading) -> bool {
