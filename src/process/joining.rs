@@ -336,6 +336,7 @@ impl<'a> Joining<'a> {
             generation: self.generation,
             interval: config.checkpoint.interval,
             workers: config.cluster.threads,
+            bindings: self.settings.bindings.clone(),
             memory: Memory::of(config),
             fatal: self.process.fatal,
             publishing,

@@ -23,6 +23,7 @@ use crate::checkpoint::{
 use crate::fault_point;
 use crate::process::checkpoints::{Options, Shared, Work};
 use crate::process::ledger::Bound;
+use crate::process::verdict;
 
 /// What a worker's part of a checkpoint is made of.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -56,9 +57,7 @@ impl Making {
         loop {
             let error = match attempt() {
                 Ok(done) => return Some(done),
-                Err(superseded @ Error::Superseded { .. }) => {
-                    (self.options.fatal)(&superseded.into())
-                }
+                Err(superseded @ Error::Superseded { .. }) => self.judge(superseded),
                 Err(error) => error,
             };
             if self.shared.lock().ending {
@@ -70,6 +69,23 @@ impl Making {
                 return None;
             }
         }
+    }
+
+    /// Ends the process: a newer generation has put a manifest, and the log tells what that means.
+    fn judge(&self, superseded: Error) -> ! {
+        let Options {
+            fatal,
+            bindings,
+            generation,
+            store_stop,
+            ..
+        } = &self.options;
+        fatal(&verdict::judge(
+            bindings,
+            *generation,
+            superseded.into(),
+            store_stop,
+        ))
     }
 
     /// Makes a worker's part durable.
@@ -320,3 +336,6 @@ fn sorted(runs: Vec<(i64, KeyRun)>) -> BTreeMap<i64, KeyRun> {
     }
     sorted
 }
+
+#[cfg(test)]
+mod tests;
