@@ -141,12 +141,10 @@ impl<'a> Settings<'a> {
     }
 
     /// The transactional id of one of the job's processes, for its transactions of this number.
-    /// Each has another one: two lists of brokers may name one cluster.
+    /// Each has another one: two lists of brokers may name one cluster. No job's name has a colon,
+    /// so no other job has the same.
     pub(super) fn transactional_id(&self, process: usize, number: usize) -> String {
-        match number {
-            0 => format!("{}-{process}", self.config.job),
-            number => format!("{}-{process}-{number}", self.config.job),
-        }
+        format!("{}:{process}:{number}", self.config.job)
     }
 
     /// Every transactional id that the job uses.
@@ -341,3 +339,6 @@ fn unmatched(setting: Unmatched) -> &'static str {
         Unmatched::DeadLetter => "dead-letter",
     }
 }
+
+#[cfg(test)]
+mod tests;
