@@ -44,6 +44,7 @@ use crate::process::memory::Memory;
 use crate::process::plan::{self, joined_schema};
 use crate::process::promises::Settings;
 use crate::process::recovery::{Loaded, Loading, Ranges, RowSettings};
+use crate::process::state;
 use crate::process::topics::{self, Topics};
 use crate::process::{Process, recovery};
 use crate::telemetry::{Monitor, WallClock};
@@ -161,6 +162,7 @@ impl<'a> Joining<'a> {
             let claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop);
             let mut claimed = claimed.map_err(|error| settings.refused(error))?;
             if !goes_on && claimed.is_new() {
+                state::refuse_rows(&settings, stop)?;
                 inputs.needs_reference(true)?;
                 let first = Binding {
                     epoch: FIRST_EPOCH,
@@ -334,9 +336,9 @@ impl<'a> Joining<'a> {
             cold: Arc::clone(&self.cold.folder),
             store_stop: Arc::clone(&self.store_stop),
             generation: self.generation,
+            bindings: self.settings.bindings.clone(),
             interval: config.checkpoint.interval,
             workers: config.cluster.threads,
-            bindings: self.settings.bindings.clone(),
             memory: Memory::of(config),
             fatal: self.process.fatal,
             publishing,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use deltajoin_workers::ports::Stop;
 
-use crate::bindings::{self, Reader, Records};
+use crate::bindings::{self, History, Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, newest, probe, probe_above};
 use crate::config::{Config, EventSource};
 use crate::connectors::file;
@@ -25,6 +25,7 @@ use crate::process::log;
 use crate::process::plan;
 use crate::process::promises::{Settings, outlives};
 use crate::process::recovery::{self, Ranges};
+use crate::process::state;
 
 /// How long a store is tried: somebody waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +64,17 @@ pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>,
     ])
 }
 
+/// What is bound, as the log tells it behind a checkpoint, if there is one.
+pub(super) struct Bound {
+    /// The newest epoch, that of the checkpoint included; 0 if nothing is bound.
+    pub(super) newest: u64,
+    /// How many bindings are behind the checkpoint.
+    pub(super) behind: u64,
+    /// By partition where it is read from, and how far it is bound.
+    pub(super) ranges: Ranges,
+    history: History,
+}
+
 /// Looks at the log, at the settings in its markers, and at the records that are bound.
 fn look_at_log(
     settings: &Settings<'_>,
@@ -70,13 +82,36 @@ fn look_at_log(
     stop: &Stop,
 ) -> Result<String, Failure> {
     let name = log::name(&settings.bindings);
+    let found = read_log(settings, (store, manifest), stop)?;
+    if found.as_ref().is_none_or(|found| found.newest == 0) {
+        state::refuse_rows(settings, stop)?;
+    }
+    let Some(found) = found else {
+        return Ok(format!("bindings: the job makes {name}, and begins"));
+    };
+    let made = manifest.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
+    let checked = settings.lasting().check(&found.history, made, &name);
+    checked.map_err(|error| settings.refused(error))?;
+    look_at_events(&settings.config.events.source, found.ranges, stop)?;
+    Ok(match found.newest {
+        0 => format!("bindings: {name}, and nothing in it"),
+        newest => format!("bindings: {name}, up to epoch {newest}"),
+    })
+}
+
+/// Reads the log from where a start reads it; none if there is none.
+pub(super) fn read_log(
+    settings: &Settings<'_>,
+    (store, manifest): (Option<&Store>, Option<&Manifest>),
+    stop: &Stop,
+) -> Result<Option<Bound>, Failure> {
     let Some(mut log) = log::look(&settings.bindings, stop)? else {
         if let Some(manifest) = manifest {
             let offset = manifest.generation;
-            let log = name;
+            let log = log::name(&settings.bindings);
             return Err(bindings::Error::OtherLog { log, offset }.into());
         }
-        return Ok(format!("bindings: the job makes {name}, and begins"));
+        return Ok(None);
     };
     let first = log.first(stop)?;
     let place = store.map(|store| recovery::place(store, first));
@@ -94,6 +129,7 @@ fn look_at_log(
         .map(|(partition, end)| (partition, (end, end)))
         .collect();
     let mut newest = manifest.map_or(0, |manifest| manifest.epoch);
+    let mut behind = 0;
     let mut begun = manifest.is_some();
     log.read(next, stop, &mut |offset, bytes| {
         reader.take(offset, bytes)?;
@@ -102,6 +138,7 @@ fn look_at_log(
                 continue;
             }
             newest = binding.epoch;
+            behind += 1;
             if begun {
                 recovery::extend(&mut ranges, &binding);
             } else {
@@ -115,16 +152,12 @@ fn look_at_log(
         }
         Ok(true)
     })?;
-    let made = manifest.map_or(FIRST_EPOCH, |manifest| manifest.epoch);
-    let checked = settings
-        .lasting()
-        .check(reader.history(), made, &log.name());
-    checked.map_err(|error| settings.refused(error))?;
-    look_at_events(&settings.config.events.source, ranges, stop)?;
-    Ok(match newest {
-        0 => format!("bindings: {name}, and nothing in it"),
-        newest => format!("bindings: {name}, up to epoch {newest}"),
-    })
+    Ok(Some(Bound {
+        newest,
+        behind,
+        ranges,
+        history: reader.finish(),
+    }))
 }
 
 /// Looks whether the events that are bound are still there.

@@ -17,6 +17,7 @@ mod fault;
 mod generate;
 mod going_on;
 mod job;
+mod kept;
 mod reload;
 mod status;
 mod stop;
