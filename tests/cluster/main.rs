@@ -9,6 +9,7 @@
     reason = "a test panics where something fails, and what it writes need not last"
 )]
 
+mod busy;
 #[path = "../integration/case.rs"]
 mod case;
 mod going_on;

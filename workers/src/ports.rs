@@ -245,8 +245,8 @@ pub fn dead_letter_schema() -> std::sync::Arc<BatchSchema> {
     ))
 }
 
-/// How long an idle job waits before it mints an epoch all the same: it keeps the mesh alive and
-/// tells a stuck job from one without data.
+/// How long an idle job waits before it mints an epoch all the same: it tells a stuck job from one
+/// without data.
 pub const IDLE_EPOCH: Duration = Duration::from_millis(100);
 
 /// A flag that the shell sets to stop the job cleanly.

@@ -168,11 +168,11 @@ fn strangers_do_not_hinder_a_start() {
         stream
     };
     let silent: Vec<TcpStream> = (0..200).map(|_| say(b"")).collect();
-    let half = say(b"dltajoin\x01\x01\x02\x58half a hello");
+    let half = say(b"dltajoin\x02\x01\x02\x58half a hello");
     drop(say(b""));
     drop(say(&[0xff; 4096]));
     let mut browser = say(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let mut huge = say(b"dltajoin\x01\x01\xff\xff");
+    let mut huge = say(b"dltajoin\x02\x01\xff\xff");
     let mut old = say(b"dltajoin\x00\x01\x00\x00");
     let since = Instant::now();
     browser.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -184,7 +184,7 @@ fn strangers_do_not_hinder_a_start() {
         let mut answer = Vec::new();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.read_to_end(&mut answer).unwrap();
-        assert!(answer.starts_with(b"dltajoin\x01\x04"), "{answer:?}");
+        assert!(answer.starts_with(b"dltajoin\x02\x04"), "{answer:?}");
     }
     let log = first.log.clone();
     assert_mesh(vec![first, Joining::start(second)]);
