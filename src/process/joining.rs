@@ -40,6 +40,7 @@ use crate::process::inputs::Inputs;
 use crate::process::ledger::{Ledger, NewestBound, Noting};
 use crate::process::log::{self, Prepared};
 use crate::process::memory::Memory;
+use crate::process::outputs::Outputs;
 use crate::process::plan::{self, joined_schema};
 use crate::process::promises::Settings;
 use crate::process::recovery::{Loaded, Loading, Ranges, RowSettings};
@@ -128,7 +129,7 @@ impl<'a> Joining<'a> {
     pub(super) fn begin(
         process: &'a Process,
         prepared: Option<Prepared>,
-        inputs: &mut Inputs,
+        (inputs, outputs): (&mut Inputs, &Outputs),
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
         let Process { config, stop, .. } = process;
@@ -137,6 +138,7 @@ impl<'a> Joining<'a> {
             return settings.refuse_exactly_once(process.engine).map(|()| None);
         }
         settings.events_id = inputs.id().map(str::to_owned);
+        settings.found = outputs.found();
         let reference = plan::reference_schema(config);
         let store_stop = Arc::new(Stop::default());
         let store = Store::open(
@@ -260,6 +262,7 @@ impl<'a> Joining<'a> {
         let begins_behind = begins_behind.filter(|manifest| manifest.keys() > 0);
         let begins_behind = begins_behind.map(|manifest| manifest.epoch);
         let state = std::mem::take(&mut loaded.state);
+        let recorded = std::mem::take(&mut loaded.recorded);
         let clock_ms = found.first.clock_ms;
         let clock = ExpiryClock::new(clock_ms, found.ranges.keys().copied());
         let restored = loaded
@@ -283,6 +286,7 @@ impl<'a> Joining<'a> {
             replay: Mutex::new(Replay { bindings, newest }),
             log: Mutex::new(log),
             topics: self.topics,
+            recorded,
             ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
             clock: Mutex::new(clock),
             state: Mutex::new(state),

@@ -41,6 +41,7 @@ mod memory;
 mod outputs;
 mod plan;
 mod promises;
+mod recorded;
 mod recovery;
 mod rehearsal;
 mod reloading;
@@ -167,8 +168,8 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     let rejected = Rejected::default();
     let prepared = Joining::prepare(&process)?;
     let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
-    let outputs = Outputs::connect(&process, rejected)?;
-    let joining = Joining::begin(&process, prepared, &mut inputs, &clock)?;
+    let mut outputs = Outputs::connect(&process, rejected)?;
+    let joining = Joining::begin(&process, prepared, (&mut inputs, &outputs), &clock)?;
     let entering = (&mut inputs, outputs.written(), &monitor);
     let (mesh, durable) = join(&process, &membership, joining, entering)?;
     monitor.generation(mesh.generation);
@@ -181,6 +182,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
         "the cluster is complete"
     );
 
+    outputs.hold(durable.as_ref());
     let (parts, senders) = parts(&process, &outputs, durable.as_ref())?;
     inputs.check_reference(&senders)?;
     let settings = worker::Settings {

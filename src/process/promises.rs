@@ -13,15 +13,18 @@ use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
-use crate::bindings::{self, Lasting, Marker, MarkerId, OF_SINKS, TransactionalId};
+use crate::bindings::{
+    self, Lasting, Marker, MarkerId, OF_PARTITIONER, OF_PARTITIONS, OF_SINKS, TransactionalId,
+};
 use crate::config::{
-    Bindings, Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched,
-    share_a_broker,
+    Bindings, Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Partitioner, Target,
+    Unmatched, share_a_broker,
 };
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
+use crate::process::recorded::{self, Recorded};
 use crate::telemetry::WallClock;
 
 /// What the configuration says of it.
@@ -29,6 +32,8 @@ pub(super) struct Settings<'a> {
     pub(super) config: &'a Config,
     /// What tells the events' topic or file from another of the same name, once it is known.
     pub(super) events_id: Option<String>,
+    /// What the topics of sinks are like, once it is known.
+    pub(super) found: Recorded,
     pub(super) bindings: Bindings,
     /// The topic of progress at each cluster with a Kafka sink.
     pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
@@ -51,6 +56,7 @@ impl<'a> Settings<'a> {
         let mut settings = Self {
             config,
             events_id: None,
+            found: Recorded::default(),
             bindings: config.bindings(),
             progress: BTreeMap::new(),
             at_least_once: BTreeMap::new(),
@@ -113,6 +119,12 @@ impl<'a> Settings<'a> {
                 let path = path.clone();
                 file::Error::Replaced { path }.into()
             }
+            (
+                bindings::Error::SettingChanged {
+                    name, before, now, ..
+                },
+                _,
+            ) if name.ends_with(OF_PARTITIONS) => recorded::fewer(&name, &before, &now),
             (error, _) => error.into(),
         }
     }
@@ -175,7 +187,11 @@ impl<'a> Settings<'a> {
             .iter()
             .map(|id| (name.to_owned(), id.clone()));
         Lasting {
-            settings: lasting(self.config).into_iter().chain(id).collect(),
+            settings: lasting(self.config)
+                .into_iter()
+                .chain(id)
+                .chain(self.found.0.clone())
+                .collect(),
             of_rows: &OF_ROWS,
         }
     }
@@ -273,8 +289,21 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
         let name = format!("{OF_SINKS}{}.envelope", sink.name);
         (name, format!("{:?}", sink.envelope).to_lowercase())
     });
+    let targets = config.sinks.iter().map(|sink| (&*sink.name, &sink.target));
+    let targets = targets.chain([(DEAD_LETTERS, &config.dead_letters)]);
+    let partitioners = targets.filter_map(|(name, target)| match target {
+        Target::Kafka { partitioner, .. } => {
+            let name = format!("{OF_SINKS}{name}{OF_PARTITIONER}");
+            let value = match partitioner {
+                Partitioner::KeyGroup => "key-group",
+                Partitioner::Murmur2 => "murmur2",
+            };
+            Some((name, value.to_owned()))
+        }
+        Target::JsonLines { .. } => None,
+    });
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
-    settings.chain(sinks).collect()
+    settings.chain(sinks).chain(partitioners).collect()
 }
 
 /// What decides which events are duplicates, and which results are revised.

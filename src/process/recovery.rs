@@ -28,6 +28,7 @@ use crate::checkpoint::{
 use crate::failure::Failure;
 use crate::process::Remembered;
 use crate::process::cold::Cold;
+use crate::process::recorded::Recorded;
 
 /// How long the others wait for what process 0 writes where checkpoints are kept.
 const SHARED: Duration = Duration::from_secs(30);
@@ -60,6 +61,8 @@ pub(super) struct Loaded {
     pub(super) bound: Option<Binding>,
     /// By partition where it is read from, and how far it is bound.
     pub(super) ranges: Ranges,
+    /// What the generation's marker says of the topics of sinks.
+    pub(super) recorded: Recorded,
     /// What each worker of this process remembers.
     pub(super) state: Vec<Option<Remembered>>,
     /// On process 0, the runs of all workers, each in one worker's key groups.
@@ -143,9 +146,11 @@ impl Loading {
         let chosen = match (self.reaches, history) {
             (Some(reaches), Some(history)) => {
                 let chosen = self.choose(reaches)?;
+                let marker = history.markers.last();
                 let start = Start {
                     checkpoint: chosen.as_ref().map(|manifest| manifest.number),
                     ranges: ranges(chosen.as_ref(), &history.bindings),
+                    settings: marker.map_or_else(BTreeMap::new, |(_, own)| own.settings.clone()),
                 };
                 write_start(&self.store, attempt, &start)?;
                 Ok((start, chosen))
@@ -156,7 +161,7 @@ impl Loading {
             Ok((_, checkpoint)) => checkpoint.clone(),
             Err(_) => None,
         };
-        match chosen.and_then(|(start, checkpoint)| self.load(checkpoint, start.ranges)) {
+        match chosen.and_then(|(start, checkpoint)| self.load(checkpoint, start)) {
             Ok(loaded) => self.loaded = Some(loaded),
             // The manifest is of this program's version, and so is what it names.
             Err(error) if error.is_damage() || matches!(error, Error::Version { .. }) => {
@@ -191,7 +196,8 @@ impl Loading {
     }
 
     /// Loads this process's part of a checkpoint.
-    fn load(&self, checkpoint: Option<Manifest>, ranges: Ranges) -> Result<Loaded, Error> {
+    fn load(&self, checkpoint: Option<Manifest>, start: Start) -> Result<Loaded, Error> {
+        let (ranges, recorded) = (start.ranges, Recorded(start.settings));
         let own = &self.groups[self.own.clone()];
         let Some(manifest) = checkpoint else {
             let empty = own.iter().map(|_| {
@@ -203,6 +209,7 @@ impl Loading {
                 checkpoint: None,
                 bound: None,
                 ranges,
+                recorded,
                 state: empty.collect(),
                 runs: Vec::new(),
                 rows: Vec::new(),
@@ -231,6 +238,7 @@ impl Loading {
             checkpoint: Some(manifest),
             bound: Some(bound),
             ranges,
+            recorded,
             state,
             runs,
             rows,

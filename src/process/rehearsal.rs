@@ -14,16 +14,19 @@ use deltajoin_workers::ports::Stop;
 
 use crate::bindings::{self, Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, newest, probe, probe_above};
-use crate::config::{Config, EventSource};
+use crate::config::{Config, DEAD_LETTERS, EventSource, Target};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka::{Connection, Scan};
 use crate::failure::Failure;
 use crate::process::cold::unusable;
+#[cfg(not(feature = "kafka"))]
+use crate::process::inputs::without_kafka;
 use crate::process::joining::FIRST_EPOCH;
 use crate::process::log;
 use crate::process::plan;
 use crate::process::promises::{Settings, outlives};
+use crate::process::recorded::Recorded;
 use crate::process::recovery::{self, Ranges};
 
 /// How long a store is tried: somebody waits for the answer.
@@ -42,6 +45,7 @@ pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>,
         #[cfg(not(feature = "kafka"))]
         EventSource::Kafka { .. } => None,
     };
+    settings.found = found(config, stop)?;
     let location = &config.checkpoint.location;
     let options = checkpoint::Options {
         patience: PATIENCE,
@@ -61,6 +65,27 @@ pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>,
         format!("state.dir: {} can be used", dir.display()),
         look_at_log(&settings, (store.as_ref(), manifest.as_ref()), stop)?,
     ])
+}
+
+/// What the topics of sinks are like.
+fn found(config: &Config, stop: &Stop) -> Result<Recorded, Failure> {
+    let sinks = config.sinks.iter().map(|sink| (&*sink.name, &sink.target));
+    let all = sinks.chain([(DEAD_LETTERS, &config.dead_letters)]);
+    let topics = all.filter_map(|one| match one {
+        (_, Target::JsonLines { .. }) => None,
+        #[cfg(feature = "kafka")]
+        (name, Target::Kafka { topic, .. }) => {
+            let limits = Connection::open(topic).and_then(|mut connection| connection.limits(stop));
+            Some(limits.map(|limits| (name, &*topic.topic, limits)))
+        }
+        #[cfg(not(feature = "kafka"))]
+        (_, Target::Kafka { .. }) => {
+            let _ = stop;
+            Some(Err(without_kafka("a sink")))
+        }
+    });
+    let topics: Vec<_> = topics.collect::<Result<_, _>>()?;
+    Ok(Recorded::new(topics.into_iter()))
 }
 
 /// Looks at the log, at the settings in its markers, and at the records that are bound.

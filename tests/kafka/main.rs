@@ -24,6 +24,7 @@
 //! | `files`, `file_events` | jobs that write files, and that read them |
 //! | `bindings` | the binding log as a topic |
 //! | `topics_change` | partitions that are added, records and topics that are gone |
+//! | `outputs_change` | partitions that are added to topics of sinks, and that are gone |
 //! | `disks` | disks that are full or read-only |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
@@ -58,6 +59,7 @@ mod horizon;
 #[cfg(feature = "fault-points")]
 mod late;
 mod outage;
+mod outputs_change;
 mod partitioned;
 mod places_change;
 mod poison;

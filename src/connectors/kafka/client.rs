@@ -192,9 +192,18 @@ impl Connection {
         self.offsets(partitions, Offset::End, stop)
     }
 
+    /// How many partitions the topic has, and the bytes of its largest message; waits for a broker
+    /// that is away.
+    ///
+    /// # Errors
+    /// As for `partitions`.
+    pub fn limits(&mut self, stop: &Stop) -> Result<(usize, usize), Error> {
+        Ok((self.partitions(stop)?, self.message_bytes_max()))
+    }
+
     /// The largest message that the topic takes, or librdkafka's default if the topic's settings
     /// may not be read.
-    pub(super) fn message_bytes_max(&self) -> usize {
+    fn message_bytes_max(&self) -> usize {
         let bytes = self.settings().remove("max.message.bytes");
         bytes
             .and_then(|bytes| bytes.parse().ok())

@@ -18,7 +18,7 @@ use deltajoin_workers::batch::Batch;
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Sink, Stop, reason};
 use deltajoin_workers::queue::Waker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::codec::Format;
 use crate::config::{KafkaTopic, Partitioner};
@@ -78,16 +78,42 @@ impl Destination {
         &self.options.topic.brokers
     }
 
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.options.topic.topic
+    }
+
+    /// The partitions that rows go to, and the bytes of the largest message.
+    pub fn limits(&self) -> (usize, usize) {
+        (self.partitions, self.message_bytes_max)
+    }
+
+    /// The same topic, written to within other limits: what partitions it has beside is not used.
+    pub fn within(&self, (partitions, message_bytes_max): (usize, usize)) -> Arc<Self> {
+        let (topic, has) = (&self.options.topic.topic, self.partitions);
+        if partitions < has {
+            info!(
+                topic,
+                has, partitions, "partitions that were added to it are not used"
+            );
+        }
+        Arc::new(Self {
+            options: self.options.clone(),
+            partitions,
+            message_bytes_max,
+        })
+    }
+
     /// Asks Kafka for the topic's partitions and its limit; waits for a broker that is away.
     ///
     /// # Errors
     /// If there is no such topic, or Kafka refuses; or if `stop` is set.
     pub fn connect(options: SinkOptions, stop: &Stop) -> Result<Arc<Self>, Error> {
-        let mut connection = Connection::open(&options.topic)?;
+        let (partitions, message_bytes_max) = Connection::open(&options.topic)?.limits(stop)?;
         Ok(Arc::new(Self {
-            partitions: connection.partitions(stop)?,
-            message_bytes_max: connection.message_bytes_max(),
             options,
+            partitions,
+            message_bytes_max,
         }))
     }
 
