@@ -320,7 +320,6 @@ static SINKS: &[Setting] = &[
          second of them may come again after a crash, and their headers `epoch`, `shard` and `seq` \
          tell which.",
     )
-    .derived("`\"exactly-once\"`")
     .only_for("kafka"),
     Setting::new(
         "commit_interval",
@@ -359,9 +358,7 @@ static DEAD_LETTERS: &[Setting] = &[
         OneOf(&["exactly-once", "at-least-once"]),
         "As in `[[sinks]]`, but without headers: the key tells where the record stands.",
     )
-    .derived(
-        "what the first Kafka sink has if it is at the same `brokers`, else `\"at-least-once\"`",
-    )
+    .derived("what the first Kafka sink has, else `\"exactly-once\"`")
     .only_for("kafka"),
     Setting::new(
         "commit_interval",
