@@ -1,7 +1,7 @@
 //! What the job tells of itself: logs, the progress line, the status file.
 //!
 //! The core calls the `Observer` from its workers' threads, which only adds numbers; a thread of
-//! this module writes what a person or a supervisor reads, once a second.
+//! this module writes what a person or a supervisor reads, once a second and at each stage.
 //!
 //! # Invariants
 //! * Nothing here can slow a worker: no I/O happens in the observer's calls.
@@ -109,7 +109,7 @@ pub enum State {
     /// It connects to Kafka and to its peers.
     #[default]
     Starting,
-    /// The reference table is being read.
+    /// The reference table or a checkpoint is being read.
     Loading,
     /// Events are being joined.
     Live,
@@ -227,9 +227,11 @@ impl Monitor {
         *lock(&self.lag) = Some(lag);
     }
 
-    /// Notes the stage that the process has come to.
+    /// Notes the stage that the process has come to, and says so in the status file at once: it may
+    /// be over within a second.
     pub fn enter(&self, state: State) {
         lock(&self.inner).status.state = state;
+        self.report(&self.status());
     }
 
     /// Notes the generation.
@@ -262,10 +264,9 @@ impl Monitor {
         inner.status.reference_loaded_ms = bound_ms;
     }
 
-    /// Notes that the process ends, and says so in the status file.
+    /// Notes that the process ends.
     pub fn finish(&self) {
         self.enter(State::Stopping);
-        self.report(&self.status());
     }
 
     fn report(&self, status: &Status) {

@@ -31,7 +31,7 @@ use crate::process::reloading::Reloading;
 use crate::process::{Process, Senders, durable};
 #[cfg(feature = "kafka")]
 use crate::process::{REFERENCE_BYTES_MAX, changes};
-use crate::telemetry::{Monitor, WallClock};
+use crate::telemetry::{Monitor, State, WallClock};
 
 /// Cores beyond which one more reader for each worker is worth a thread.
 #[cfg(feature = "kafka")]
@@ -94,7 +94,7 @@ impl Inputs {
     pub(super) fn connect(
         process: &Process,
         rejected: &Rejected,
-        clock: &Arc<WallClock>,
+        (clock, monitor): (&Arc<WallClock>, &Monitor),
     ) -> Result<Self, Failure> {
         let Process { config, index, .. } = process;
         let schema = BatchSchema::register(config.events.schema.clone());
@@ -133,7 +133,7 @@ impl Inputs {
             EventSource::Kafka { .. } => return Err(without_kafka("[events]")),
         };
         let reference = (*index == 0)
-            .then(|| connect_reference(process, rejected))
+            .then(|| connect_reference(process, rejected, monitor))
             .transpose()?;
         Ok(Self {
             events,
@@ -263,11 +263,18 @@ impl Inputs {
     }
 }
 
-fn connect_reference(process: &Process, rejected: &Rejected) -> Result<Reference, Failure> {
+fn connect_reference(
+    process: &Process,
+    rejected: &Rejected,
+    monitor: &Monitor,
+) -> Result<Reference, Failure> {
     let Process { config, .. } = process;
     match &config.reference.source {
         ReferenceSource::File { path } => {
+            monitor.enter(State::Loading);
             let mut file = Reloading::new(path, config, process.until_end, &process.reload);
+            // What follows is connecting again.
+            monitor.enter(State::Starting);
             file.needed(process.until_end || !durable::goes_on(process))?;
             Ok(Reference::File(file))
         }

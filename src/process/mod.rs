@@ -166,13 +166,11 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
     let prepared = Joining::prepare(&process)?;
-    let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
+    let mut inputs = Inputs::connect(&process, &rejected, (&clock, &monitor))?;
     let outputs = Outputs::connect(&process, rejected)?;
     let joining = Joining::begin(&process, prepared, &mut inputs, &clock)?;
     let entering = (&mut inputs, outputs.written(), &monitor);
     let (mesh, durable) = join(&process, &membership, joining, entering)?;
-    monitor.generation(mesh.generation);
-    monitor.enter(State::Loading);
     let workers = config.cluster.workers();
     tracing::info!(
         job = config.job,
@@ -236,6 +234,11 @@ fn join(
     let mut durable = None;
     let mut known = generation;
     let mut tasks = |task| {
+        match task {
+            Task::Fence { generation } => monitor.generation(generation),
+            Task::Load { .. } => monitor.enter(State::Loading),
+            Task::TakeOver => {}
+        }
         let done = match (task, &mut joining) {
             (_, None) => Ok(true),
             (Task::Fence { generation }, Some(joining)) => {
