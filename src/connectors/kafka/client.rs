@@ -135,9 +135,14 @@ impl Connection {
     /// # Errors
     /// As for `partitions`.
     pub fn id(&mut self, stop: &Stop) -> Result<Option<String>, Error> {
+        Ok(self.description(stop)?.and_then(|topic| topic.id))
+    }
+
+    /// What the topic is like, if the broker can tell.
+    pub(super) fn description(&mut self, stop: &Stop) -> Result<Option<Description>, Error> {
         self.ask(stop, |handle, topic| {
             match describe(handle, &topic.topic) {
-                Ok(description) => Answer::Given(description.id),
+                Ok(description) => Answer::Given(Some(description)),
                 // The broker is too old for the question.
                 Err(Code::UnsupportedFeature) => Answer::Given(None),
                 Err(code) => Answer::Later(code.to_string()),

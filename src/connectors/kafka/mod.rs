@@ -74,7 +74,7 @@ pub use recorder::{Recorder, RecorderOptions, Watched};
 pub use reference::{Reference, ReferenceOptions};
 pub use sample::{Sample, sample};
 pub use scan::{Scan, Scanned};
-pub use sink::{Destination, KafkaSink, SinkOptions};
+pub use sink::{Destination, KafkaSink, SinkOptions, writable};
 pub use source::{Source, SourceOptions};
 pub use transactions::{TransactionOptions, Transactions};
 

@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::codec::Format;
 use crate::config::{KafkaTopic, Partitioner};
 use crate::connectors::kafka::client::Connection;
+use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::Handle;
 use crate::connectors::kafka::writer::Writer;
 use crate::connectors::kafka::{Error, Fail, LetterOf, OnRejected, Rejected};
@@ -85,7 +86,7 @@ impl Destination {
     pub fn connect(options: SinkOptions, stop: &Stop) -> Result<Arc<Self>, Error> {
         let mut connection = Connection::open(&options.topic)?;
         Ok(Arc::new(Self {
-            partitions: connection.partitions(stop)?,
+            partitions: writable(&mut connection, &options.topic, stop)?,
             message_bytes_max: connection.message_bytes_max(),
             options,
         }))
@@ -112,6 +113,26 @@ impl Destination {
             .map_err(|error| Error::failed(topic, &format!("no thread for it: {error}")))?;
         Ok(KafkaSink::new(shared, poll, Some(thread)))
     }
+}
+
+/// How many partitions a topic has that can be written to.
+///
+/// # Errors
+/// If there is no such topic, or this user may not write to it; or if `stop` is set.
+pub fn writable(
+    connection: &mut Connection,
+    topic: &KafkaTopic,
+    stop: &Stop,
+) -> Result<usize, Error> {
+    let partitions = connection.partitions(stop)?;
+    let description = connection.description(stop)?;
+    if description.is_some_and(|topic| topic.may_write == Some(false)) {
+        return Err(Error::NotAuthorized {
+            place: place(topic),
+            reason: "This user may not write to it.".to_owned(),
+        });
+    }
+    Ok(partitions)
 }
 
 /// What a worker asks of the writer.
