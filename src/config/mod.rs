@@ -78,9 +78,15 @@ impl Loaded {
     }
 
     /// The report of a fault that the file alone does not show: what is wrong with the value of a
-    /// setting, and why.
-    pub fn fault(&self, table: &str, setting: &str, message: &str, detail: &str) -> Error {
-        let section = self.sections.get(table);
+    /// setting, and why. Of tables of one name, `number` says which it is, from 0.
+    pub fn fault(
+        &self,
+        (table, number): (&str, usize),
+        setting: &str,
+        message: &str,
+        detail: &str,
+    ) -> Error {
+        let section = self.sections.all(table).nth(number);
         let place = section.map_or(&Origin::Default, |section| section.place(&[setting]));
         let mut faults = Faults::default();
         faults.add(place, message).detail(detail);

@@ -53,7 +53,7 @@ mod topics;
 mod topics;
 mod verdict;
 
-pub use check::check;
+pub use check::{Finding, check};
 pub use skipping::Skipping;
 pub use state::{forget_job, kept, state};
 

@@ -19,6 +19,7 @@ use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka::{Connection, Scan};
 use crate::failure::Failure;
+use crate::process::check::Finding;
 use crate::process::cold::unusable;
 use crate::process::joining::FIRST_EPOCH;
 use crate::process::log;
@@ -29,46 +30,85 @@ use crate::process::recovery::{self, Ranges};
 /// How long a store is tried: somebody waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Looks at all of it; a line for each. Nothing if the job keeps nothing.
-pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Result<Vec<String>, Failure> {
+/// Looks at all of it. Nothing if the job keeps nothing.
+pub(super) fn rehearse(config: &Config, stop: &Arc<Stop>) -> Vec<Finding> {
     if !outlives(config) {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    let mut settings = Settings::of(config);
-    settings.events_id = match &config.events.source {
-        EventSource::File { path } => file::Events::open(path)?.first_line()?,
-        #[cfg(feature = "kafka")]
-        EventSource::Kafka { topic, .. } => Connection::open(topic)?.id(stop)?,
-        #[cfg(not(feature = "kafka"))]
-        EventSource::Kafka { .. } => None,
-    };
-    let location = &config.checkpoint.location;
     let options = checkpoint::Options {
         patience: PATIENCE,
         ..checkpoint::Options::default()
     };
-    let store = probe(location, &config.job, options.clone(), Arc::clone(stop))?;
+    let kept = look_at_checkpoints(config, options.clone(), stop);
     let dir = &config.state.dir;
-    probe_above(dir, options, Arc::clone(stop)).map_err(|error| unusable(dir, &error))?;
-    let manifest = store.as_ref().map(newest).transpose()?;
-    let manifest = manifest.and_then(|newest| newest.manifest);
-    let kept = match &manifest {
-        Some(manifest) => format!("the newest is of epoch {}", manifest.epoch),
-        None => "none yet".to_owned(),
-    };
-    Ok(vec![
-        format!("checkpoints: {location} can be used, {kept}"),
-        format!("state.dir: {} can be used", dir.display()),
-        look_at_log(&settings, (store.as_ref(), manifest.as_ref()), stop)?,
-    ])
+    let local = probe_above(dir, options, Arc::clone(stop));
+    let mut found = vec![
+        kept.as_ref()
+            .map(|kept| kept.told(&config.checkpoint.location))
+            .map_err(Failure::clone),
+        local
+            .map(|()| format!("state.dir: {} can be used", dir.display()))
+            .map_err(|error| unusable(dir, &error)),
+    ];
+    // The log is judged by both. Why there are no events is told of them.
+    if let (Ok(kept), Ok(events_id)) = (&kept, events_id(config, stop)) {
+        let mut settings = Settings::of(config);
+        settings.events_id = events_id;
+        found.push(look_at_log(&settings, kept, stop));
+    }
+    found
+}
+
+/// What tells the events from others of the same name.
+fn events_id(config: &Config, stop: &Stop) -> Result<Option<String>, Failure> {
+    Ok(match &config.events.source {
+        EventSource::File { path } => file::Events::open(path)?.first_line()?,
+        #[cfg(feature = "kafka")]
+        EventSource::Kafka { topic, .. } => {
+            let mut connection = Connection::open(topic)?;
+            // The id of a topic that is not there would be waited for.
+            connection.partitions(stop)?;
+            connection.id(stop)?
+        }
+        #[cfg(not(feature = "kafka"))]
+        EventSource::Kafka { .. } => {
+            let _ = stop;
+            None
+        }
+    })
+}
+
+/// Where checkpoints are, and the newest of them.
+struct Checkpoints {
+    store: Option<Store>,
+    newest: Option<Manifest>,
+}
+
+impl Checkpoints {
+    fn told(&self, location: &str) -> String {
+        let newest = match &self.newest {
+            Some(manifest) => format!("the newest is of epoch {}", manifest.epoch),
+            None => "none yet".to_owned(),
+        };
+        format!("checkpoints: {location} can be used, {newest}")
+    }
+}
+
+fn look_at_checkpoints(
+    config: &Config,
+    options: checkpoint::Options,
+    stop: &Arc<Stop>,
+) -> Result<Checkpoints, Failure> {
+    let location = &config.checkpoint.location;
+    let store = probe(location, &config.job, options, Arc::clone(stop))?;
+    let newest = store.as_ref().map(newest).transpose()?;
+    let newest = newest.and_then(|newest| newest.manifest);
+    Ok(Checkpoints { store, newest })
 }
 
 /// Looks at the log, at the settings in its markers, and at the records that are bound.
-fn look_at_log(
-    settings: &Settings<'_>,
-    (store, manifest): (Option<&Store>, Option<&Manifest>),
-    stop: &Stop,
-) -> Result<String, Failure> {
+fn look_at_log(settings: &Settings<'_>, kept: &Checkpoints, stop: &Stop) -> Finding {
+    let (store, manifest) = (kept.store.as_ref(), kept.newest.as_ref());
     let name = log::name(&settings.bindings);
     let Some(mut log) = log::look(&settings.bindings, stop)? else {
         if let Some(manifest) = manifest {

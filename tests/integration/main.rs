@@ -12,6 +12,7 @@ mod audit;
 #[cfg(feature = "s3")]
 mod buckets;
 mod case;
+mod check;
 mod configuration;
 mod fault;
 mod generate;

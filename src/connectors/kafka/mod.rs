@@ -72,7 +72,7 @@ pub use progress::{Progress, ProgressRecord, read_progress};
 pub use readers::{Owner, Readers};
 pub use recorder::{Recorder, RecorderOptions, Watched};
 pub use reference::{Reference, ReferenceOptions};
-pub use sample::{Sample, sample};
+pub use sample::{sample, sample_reference};
 pub use scan::{Scan, Scanned};
 pub use sink::{Destination, KafkaSink, SinkOptions, writable};
 pub use source::{Source, SourceOptions};

@@ -159,12 +159,7 @@ impl Reading {
     /// Says that the initial content is complete. Returns false if nobody listens any more.
     fn complete(&mut self) -> Result<bool, Error> {
         if let Some(bad) = self.changes.first_bad(&self.ends) {
-            return Err(Error::BadReference {
-                topic: bad.topic.clone(),
-                partition: bad.origin.partition,
-                offset: bad.origin.offset,
-                reason: bad.error.clone(),
-            });
+            return Err(refused(bad));
         }
         self.complete = true;
         // Of records behind the initial content, some may have come with it.
@@ -232,12 +227,22 @@ impl Reading {
     }
 }
 
+/// A bad record of the initial content ends the job.
+pub(super) fn refused(bad: &Rejected) -> Error {
+    Error::BadReference {
+        topic: bad.topic.clone(),
+        partition: bad.origin.partition,
+        offset: bad.origin.offset,
+        reason: bad.error.clone(),
+    }
+}
+
 fn index(partition: i32) -> usize {
     usize::try_from(partition).expect("partitions are counted from 0")
 }
 
 /// Records on their way to becoming changes.
-struct Changes {
+pub(super) struct Changes {
     rows: Decoder,
     /// The keys of rows that are no tombstones, to be compared with those in the rows.
     keys: Decoder,
@@ -267,7 +272,7 @@ enum Decoded {
 }
 
 impl Changes {
-    fn new(options: &ReferenceOptions) -> Self {
+    pub(super) fn new(options: &ReferenceOptions) -> Self {
         let decoder = || Decoder::for_reference(&options.schema, options.record_bytes_max);
         Self {
             rows: decoder(),
@@ -279,7 +284,7 @@ impl Changes {
         }
     }
 
-    fn take(&mut self, record: Record<'_>) {
+    pub(super) fn take(&mut self, record: Record<'_>) {
         let origin = Origin {
             partition: record.partition(),
             offset: record.offset(),
@@ -324,7 +329,7 @@ impl Changes {
     }
 
     /// Takes the changes, without bad records.
-    fn finish(&mut self) -> Batch {
+    pub(super) fn finish(&mut self) -> Batch {
         let (rows, keys) = (self.rows.finish(), self.keys.finish());
         let mut kept = Vec::with_capacity(rows.len());
         for step in self.steps.drain(..) {
@@ -364,7 +369,7 @@ impl Changes {
     }
 
     /// The first bad record below the ends of the partitions.
-    fn first_bad(&self, ends: &[i64]) -> Option<&Rejected> {
+    pub(super) fn first_bad(&self, ends: &[i64]) -> Option<&Rejected> {
         let is_below = |origin: Origin| origin.offset < ends[index(origin.partition)];
         let bad = self.bad.values().filter(|bad| is_below(bad.origin));
         bad.min_by_key(|bad| bad.origin)
