@@ -5,7 +5,7 @@
 # What the product is built from, linted as it ships and as it is tried.
 FEATURES := demo,abomonation,fault-points
 # The features of every test, so that nothing is built twice.
-TESTED := fault-points
+TESTED := demo,fault-points
 
 check: install-build
 	cargo fmt --all --check

@@ -11,6 +11,8 @@
 
 #[path = "../integration/case.rs"]
 mod case;
+#[cfg(feature = "demo")]
+mod demo;
 mod going_on;
 mod idle;
 mod loss;
