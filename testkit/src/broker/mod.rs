@@ -188,6 +188,28 @@ impl Broker {
         });
     }
 
+    /// Takes at most so many bytes a second from each producer, whose requests are answered late
+    /// if they have more.
+    pub fn slow_down(&self, bytes_per_second: u32) {
+        let mut command = install::java(&self.jars, 256, "kafka.admin.ConfigCommand");
+        command
+            .args(["--bootstrap-server", &self.bootstrap(), "--alter"])
+            .args(["--entity-type", "clients", "--entity-default"])
+            .arg("--add-config")
+            .arg(format!("producer_byte_rate={bytes_per_second}"));
+        install::run(&mut command);
+    }
+
+    /// Takes the right to write to a topic away from `Login::Job`.
+    ///
+    /// # Panics
+    /// If the broker is a plain one.
+    pub fn forbid_writing(&self, topic: &str) {
+        let admin = self.java_properties(Login::Admin);
+        let admin = admin.expect("a plain broker minds no rights");
+        Security::forbid_writing(&self.jars, &self.bootstrap(), &admin, topic);
+    }
+
     /// Kills it as a power failure would.
     pub fn kill(&self) {
         *self.process() = None;
