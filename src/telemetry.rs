@@ -7,6 +7,8 @@
 //! * Nothing here can slow a worker: no I/O happens in the observer's calls.
 //! * The status file is replaced whole, so a reader never sees half of one.
 
+mod memory;
+
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +20,8 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::config::StatusFile;
+use crate::telemetry::memory::Crowded;
+pub use crate::telemetry::memory::MemoryLimit;
 
 /// The latency that is told apart at most: an hour, in microseconds.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
@@ -134,15 +138,16 @@ pub struct Status {
     /// What all workers of the job have counted since its start.
     #[serde(flatten)]
     pub counts: Counts,
-    /// When the content of the reference file that holds was taken, in milliseconds since 1970; 0
-    /// if the reference is no file.
+    /// When the content of the reference file that holds was taken, or the topic's had been read,
+    /// in milliseconds since 1970.
     pub reference_loaded_ms: u64,
-    /// For how many seconds the file has not been found to have that content: at most about
-    /// `refresh` as long as all is well.
+    /// For how many seconds the file has not been found to have that content, at most about
+    /// `refresh` as long as all is well; or for how many the newest record of some key of the topic
+    /// has been bad.
     pub reference_age_s: u64,
-    /// How many faults of the file have been told since the start.
+    /// How many faults of the file, or bad records of the topic, have been told since the start.
     pub reference_failures: u64,
-    /// What is wrong with the file now; empty if nothing is.
+    /// What is wrong with the file or topic now; empty if nothing is.
     pub reference_error: String,
     /// Milliseconds from a record's publication until all sinks had written its epoch, in the
     /// last second of this process; half of the records were at most so late.
@@ -171,8 +176,10 @@ struct Inner {
     status: Status,
     progress: Progress,
     latency: Histogram<u64>,
-    /// When the reference file was last found to have the content that holds; 0 if never.
+    /// When the reference file was last found to have the content that holds; 0 if never. Of a
+    /// topic since when records are bad; 0 if none is.
     reference_ms: u64,
+    crowded: Crowded,
 }
 
 /// A poisoned lock means that another thread has panicked: the process is ending anyway.
@@ -209,6 +216,7 @@ impl Monitor {
                 progress: Progress::default(),
                 latency: latency.expect("the bounds are constants"),
                 reference_ms: 0,
+                crowded: Crowded::default(),
             }),
         };
         if let Some(file) = &monitor.status_file {
@@ -225,6 +233,19 @@ impl Monitor {
     /// Sets what tells how many records the process is behind.
     pub fn measure_lag(&self, lag: Arc<dyn Fn() -> u64 + Send + Sync>) {
         *lock(&self.lag) = Some(lag);
+    }
+
+    /// Sets how `state.memory_limit` is spoken of.
+    pub fn name_memory_limit(&self, limit: MemoryLimit) {
+        lock(&self.inner).crowded.limit = Some(limit);
+    }
+
+    /// Warns of a limit that workers need more than.
+    fn tell_crowded(&self) {
+        let to_tell = lock(&self.inner).crowded.to_tell();
+        if let Some((message, hint)) = to_tell {
+            tracing::warn!(hint, "{message}");
+        }
     }
 
     /// Notes the stage that the process has come to.
@@ -248,11 +269,28 @@ impl Monitor {
         }
     }
 
-    /// Notes what is wrong with the reference file.
+    /// Notes what is wrong with the reference file, or a record of the topic.
     pub fn reference_failed(&self, error: &str) {
         let mut inner = lock(&self.inner);
         inner.status.reference_failures += 1;
         error.clone_into(&mut inner.status.reference_error);
+    }
+
+    /// Notes that all of the reference topic is read.
+    pub fn reference_followed(&self) {
+        lock(&self.inner).status.reference_loaded_ms = self.clock.now_ms();
+    }
+
+    /// Notes what is wrong with the newest record of a key of the reference topic; nothing if none
+    /// is bad.
+    pub fn reference_fault(&self, fault: Option<&str>) {
+        let mut inner = lock(&self.inner);
+        inner.reference_ms = match (fault, inner.reference_ms) {
+            (None, _) => 0,
+            (Some(_), 0) => self.clock.now_ms(),
+            (Some(_), since_ms) => since_ms,
+        };
+        inner.status.reference_error = fault.unwrap_or_default().to_owned();
     }
 
     /// Notes that the content of an earlier start holds, which was bound then.
@@ -264,6 +302,7 @@ impl Monitor {
 
     /// Notes that the process ends, and says so in the status file.
     pub fn finish(&self) {
+        self.tell_crowded();
         self.enter(State::Stopping);
         self.report(&self.status());
     }
@@ -334,6 +373,10 @@ impl Observer for Monitor {
         self.settled.fetch_max(epoch, Ordering::Release);
     }
 
+    fn crowded(&self, needed: u64, rows: u64, _: u64) {
+        lock(&self.inner).crowded.note(needed, rows);
+    }
+
     fn lag_records(&self) -> u64 {
         lock(&self.lag).as_ref().map_or(0, |lag| lag())
     }
@@ -353,6 +396,7 @@ pub fn report_every_second(monitor: Arc<Monitor>, line: Option<fn(&str)>) -> std
         let mut told = 0;
         loop {
             monitor.clock.tell_leap(&mut told);
+            monitor.tell_crowded();
             let now = monitor.status();
             monitor.report(&now);
             if let Some(line) = line

@@ -14,6 +14,9 @@ pub(super) fn run(settings: &SettingsArgs, show: bool, offline: bool) -> Result<
     } else {
         Ok(())
     };
+    for idle in loaded.idle() {
+        say(&format!("warning: {idle}"));
+    }
     if !offline {
         let stop = stop_by_signals()?;
         for line in process::check(&loaded, &stop)? {

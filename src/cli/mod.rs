@@ -209,6 +209,16 @@ fn load(settings: &SettingsArgs) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
+/// The same, for a job that is to run.
+fn load_job(job: &JobArgs) -> Result<Loaded, Failure> {
+    let loaded = load(&job.settings)?;
+    if job.engine == EngineArg::Textbook {
+        let checked = loaded.check_textbook();
+        checked.map_err(|error| Failure::report(&error.to_string()))?;
+    }
+    Ok(loaded)
+}
+
 /// A stop flag that signals set.
 fn stop_by_signals() -> Result<Arc<Stop>, Failure> {
     watch_signals(None)

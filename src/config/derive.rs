@@ -124,7 +124,22 @@ fn address_dead_letters(dead_letters: &mut Node, sinks: &[Node]) {
             |delivery| delivery.value.clone(),
         );
         fill(dead_letters, "delivery", delivery);
+        let interval = beside.and_then(|sink| sink.get("commit_interval"));
+        let interval = interval.map(|interval| interval.value.clone());
+        fill(
+            dead_letters,
+            "commit_interval",
+            interval.unwrap_or_else(commit_interval),
+        );
     }
+}
+
+/// How often a sink is committed that does not say it.
+fn commit_interval() -> Value {
+    let table = Table::find("sinks").expect("it is in the list of tables");
+    let setting = table.setting("commit_interval");
+    let default = setting.and_then(|setting| setting.default_in(table));
+    default.expect("a test finds all defaults").value.clone()
 }
 
 /// The type of what one of the tables of this name describes.

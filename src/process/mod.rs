@@ -84,7 +84,7 @@ use crate::process::durable::Durable;
 use crate::process::inputs::Inputs;
 use crate::process::joining::Joining;
 use crate::process::outputs::{Outputs, Rejected, SendSink, WorkerSinks};
-use crate::telemetry::{Monitor, State, WallClock, report_every_second};
+use crate::telemetry::{MemoryLimit, Monitor, State, WallClock, report_every_second};
 
 /// The budget of the reference table's way to worker 0: rows that it has, it keeps.
 const REFERENCE_BYTES_MAX: usize = 64 << 20;
@@ -103,6 +103,8 @@ pub struct Process {
     pub stop: Arc<Stop>,
     /// Set to have the reference file looked at at once.
     pub reload: Arc<AtomicBool>,
+    /// Where `state.memory_limit` was written, for people.
+    pub memory_limit_place: String,
     /// Ends the process for an error on another thread.
     pub fatal: fn(&Failure) -> !,
     /// Where a line of progress goes every second, if anywhere.
@@ -162,7 +164,6 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     );
 
     // First of all, as it gives schemas the numbers that they have on the wire.
-    plan::check(config, process.engine)?;
     let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
     let prepared = Joining::prepare(&process)?;
@@ -283,6 +284,11 @@ fn monitor(process: &Process, clock: &Arc<WallClock>) -> Result<Arc<Monitor>, Fa
         config.telemetry.status_file.as_deref(),
     )
     .map_err(|error| Failure::usage(error.to_string()).detail(error.source.to_string()))?;
+    monitor.name_memory_limit(MemoryLimit {
+        bytes: config.state.memory_limit as u64,
+        threads: config.cluster.threads as u64,
+        place: process.memory_limit_place.clone(),
+    });
     report_every_second(Arc::clone(&monitor), process.progress_line)
         .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))?;
     Ok(monitor)

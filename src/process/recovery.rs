@@ -18,7 +18,7 @@ use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
 use deltajoin_workers::ports::Stop;
-use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet};
+use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet, bytes_of_key};
 
 use crate::bindings::{History, Place};
 use crate::checkpoint::{
@@ -312,7 +312,7 @@ fn keys(
     let mut loaded = Vec::new();
     for (bucket, mut runs) in buckets.into_iter().rev() {
         let keys: u64 = runs.iter().map(|(own, _)| own.keys).sum();
-        let bytes = keys * if narrow { 11 } else { 22 };
+        let bytes = keys * bytes_of_key(narrow);
         let mut on_disk: ColdRuns = Vec::new();
         if bytes <= room {
             room -= bytes;

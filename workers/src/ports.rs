@@ -109,6 +109,12 @@ pub trait Observer: Send + Sync {
         let _ = epoch;
     }
 
+    /// A worker needs so many bytes of memory for its largest bucket of keys and for rows that may
+    /// be revised, of which these are `rows`; and it is to have `limit`. Told at each checkpoint.
+    fn crowded(&self, needed: u64, rows: u64, limit: u64) {
+        let _ = (needed, rows, limit);
+    }
+
     /// How many records this process is behind its source.
     fn lag_records(&self) -> u64;
 

@@ -131,6 +131,11 @@ impl Bucket {
     }
 }
 
+/// About the bytes that a key takes in memory.
+pub fn bytes_of_key(narrow: bool) -> u64 {
+    if narrow { 11 } else { 22 }
+}
+
 fn plus(sum: (u64, u64), next: (u64, u64)) -> (u64, u64) {
     (sum.0 + next.0, sum.1 + next.1)
 }
@@ -276,15 +281,23 @@ impl BucketRing {
         }
     }
 
-    /// Whether more than the limit is in memory that cannot leave it: the bytes.
+    /// Whether more than the limit is needed, with `others` in memory too: the bytes. It must hold
+    /// what cannot leave, and the largest bucket as a whole: that is open, or was. One event of a
+    /// later time makes an open bucket an older one, which leaves, and gets new keys all the same.
     pub fn above_limit(&self, others: u64) -> Option<u64> {
-        let bytes = self.bytes() + others;
         let leaves = |one: &Bucket| one.under_way || one.may_leave(self.limit);
         let older = self
             .buckets
             .split_last()
             .map_or(&[][..], |(_, older)| older);
-        (bytes > self.limit.bytes && !older.iter().any(leaves)).then_some(bytes)
+        let stays = match older.iter().any(leaves) {
+            true => 0,
+            false => self.bytes(),
+        };
+        let whole = |one: &Bucket| one.warm().1 + one.cold().0 * bytes_of_key(self.narrow);
+        let largest = self.buckets.iter().map(whole).max();
+        let needed = stays.max(largest.unwrap_or(0)) + others;
+        (needed > self.limit.bytes).then_some(needed)
     }
 
     /// Whether its keys are of one integer each.
@@ -404,6 +417,31 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_does_not_hold_the_largest_bucket_is_told_wherever_its_keys_are() {
+        let all = keys(&(0..1200).collect::<Vec<_>>());
+        let ring = |bytes| {
+            let keys_min = 500;
+            BucketRing::new(true).limited(Limit { bytes, keys_min })
+        };
+        // An event ahead of its time makes the open bucket an older one.
+        let mut small = ring(8_000);
+        (0..1000).for_each(|row| assert!(small.insert(1, &all, row)));
+        assert!(small.insert(2, &all, 1000));
+        assert!(small.above_limit(0).is_some_and(|needed| needed > 10_000));
+        let frozen = small.freeze(0, |_| KeyRun::none(true));
+        small.frozen(1, Some(Fake::of(&frozen[0])));
+        assert!(small.bytes() < 8_000);
+        assert!(small.above_limit(0).is_some_and(|needed| needed >= 11_000));
+        // Two buckets do not fit together, but one may leave.
+        let mut enough = ring(10_000);
+        (0..600).for_each(|row| assert!(enough.insert(1, &all, row)));
+        (600..1200).for_each(|row| assert!(enough.insert(2, &all, row)));
+        assert!(enough.bytes() > 10_000);
+        assert_eq!(enough.above_limit(0), None);
+        assert!(enough.above_limit(5_000).is_some(), "rows must fit as well");
+    }
+
+    #[test]
     fn keys_that_leave_memory_are_known_before_meanwhile_and_after() {
         let limit = Limit {
             bytes: 4,
@@ -418,7 +456,6 @@ mod tests {
         assert!(ring.insert(2, &all, 6) && ring.insert(3, &all, 7));
         // Rows 4 and 5 came after the checkpoint; bucket 2 has few keys, and 3 is the newest.
         let later = KeyRun::Narrow(all.high()[4..6].to_vec());
-        assert_eq!(ring.above_limit(0), None);
         let most = KeyRun::Narrow(all.high()[1..6].to_vec());
         assert!(
             ring.freeze(0, |_| most.clone()).is_empty(),
