@@ -94,7 +94,6 @@ impl Reference {
                     schema: schema.clone(),
                     record_bytes_max: config.limits.max_record_bytes,
                     until_end: true,
-                    on_rejected: Arc::new(|_| {}),
                 };
                 read_topic(options)?
             }
@@ -219,7 +218,7 @@ fn read_topic(options: kafka::ReferenceOptions) -> Result<Vec<Batch>, Failure> {
         let failed = Arc::clone(&failed);
         move |error| *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error)
     });
-    let reading = topic.spawn(sender, Arc::default(), fail)?;
+    let reading = topic.spawn(sender, Box::new(()), Arc::default(), fail)?;
     if let Err(panic) = reading.join() {
         std::panic::resume_unwind(panic);
     }

@@ -6,17 +6,15 @@
 //!
 //! # Invariants
 //! * A row that is the same costs nothing; a row that is gone is removed.
-//! * Nothing is told before the content is complete, and then it is told as one block.
+//! * Of a key that cannot be read now, the bound row stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Gather, RowIndex, Slot};
 use deltajoin_workers::bindings::Binding;
 use deltajoin_workers::ports::ReferenceBlock;
 use deltajoin_workers::queue::Sender;
-#[cfg(feature = "kafka")]
-use deltajoin_workers::queue::{InFlight, Receiver, queue};
 
 /// Rows in a batch, at most.
 const ROWS_MAX: usize = 8192;
@@ -138,11 +136,16 @@ impl Table {
     }
 }
 
-/// What must be done to `bound` so that it becomes `now`: removals first.
-pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Batch {
+/// What must be done to `bound` so that it becomes `now`: removals first. Of the keys `unread` it
+/// keeps the rows that `now` lacks.
+pub(super) fn difference(
+    bound: &Table,
+    (now, unread): (&Table, &BTreeSet<u128>),
+    schema: &Arc<BatchSchema>,
+) -> Batch {
     let mut removed = BatchBuilder::new(Arc::clone(schema));
     for (key, (batch, row)) in &bound.rows {
-        if !now.rows.contains_key(key) {
+        if !now.rows.contains_key(key) && !unread.contains(key) {
             let origin = bound.batches.batches()[*batch].origin(*row);
             let mut slots = bound.slots(*key).expect("the row is there");
             for (column, slot) in slots.iter_mut().enumerate() {
@@ -169,72 +172,6 @@ pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) 
         }
     }
     both.rows(&rows)
-}
-
-/// A sender that stands before `onward`: it takes the table's content and hands over how that
-/// differs from what is bound, then every change as it comes.
-///
-/// # Errors
-/// If a thread cannot be made.
-#[cfg(feature = "kafka")]
-pub(super) fn since(
-    onward: Way,
-    schema: Arc<BatchSchema>,
-    bytes_max: usize,
-) -> std::io::Result<Sender<ReferenceBlock>> {
-    let Way { sender, bound, .. } = onward;
-    let (before, receiver) = queue(InFlight::new(bytes_max));
-    std::thread::Builder::new()
-        .name("reference-changes".to_owned())
-        .spawn(move || forward(&receiver, bound, &schema, &sender))?;
-    Ok(before)
-}
-
-#[cfg(feature = "kafka")]
-fn forward(
-    receiver: &Receiver<ReferenceBlock>,
-    bound: Table,
-    schema: &Arc<BatchSchema>,
-    onward: &Sender<ReferenceBlock>,
-) {
-    let thread = std::thread::current();
-    receiver.wake_by(Arc::new(move || thread.unpark()));
-    let mut content = Some((bound, Table::default()));
-    loop {
-        while let Some((block, bytes)) = receiver.pop() {
-            receiver.release(bytes);
-            let block = match &mut content {
-                None => block,
-                Some((bound, now)) => {
-                    now.apply(block.updates);
-                    if !block.complete {
-                        continue;
-                    }
-                    let updates = difference(bound, now, schema);
-                    content = None;
-                    ReferenceBlock {
-                        updates,
-                        complete: true,
-                    }
-                }
-            };
-            let bytes = block.updates.bytes();
-            if !onward.send(block, bytes) {
-                receiver.close();
-                return;
-            }
-        }
-        if receiver.finished() {
-            onward.finish();
-            return;
-        }
-        // Woken by what comes; the time-out ends it with the job.
-        std::thread::park_timeout(std::time::Duration::from_millis(100));
-        if onward.closed() {
-            receiver.close();
-            return;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -269,11 +206,20 @@ mod tests {
         Table::of(batches.collect())
     }
 
+    fn key_of(table: &Table, id: i64) -> u128 {
+        let is = |key: &&u128| {
+            table
+                .slots(**key)
+                .is_some_and(|slots| slots[0] == Slot::Int64(id))
+        };
+        *table.rows.keys().find(is).expect("the table has it")
+    }
+
     #[test]
     fn all_that_differs_is_one_batch_and_rows_that_stay_are_not_in_it() {
         let before = table(&[(1, "a"), (2, "b"), (3, "c"), (4, "d")], 2);
         let now = table(&[(5, "e"), (4, "d"), (3, "C"), (1, "a")], 3);
-        let changes = difference(&before, &now, &schema());
+        let changes = difference(&before, (&now, &BTreeSet::new()), &schema());
         let mut shown: Vec<_> = (0..changes.len())
             .map(|row| {
                 (
@@ -292,7 +238,11 @@ mod tests {
             (1, Slot::Int64(5), name("e")),
         ];
         assert_eq!(shown[1..], expected);
-        assert!(difference(&now, &now, &schema()).is_empty());
+        assert!(difference(&now, (&now, &BTreeSet::new()), &schema()).is_empty());
+        // A key that cannot be read keeps what it had; one that can has what is there.
+        let unread = [2_i64, 3].map(|id| key_of(&before, id));
+        let changes = difference(&before, (&now, &unread.into()), &schema());
+        assert_eq!(changes.diffs(), [1, 1]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `changes` | the reference as it differs from what is bound |
 //! | `reloading` | the reference from a file, again when the file changes |
+//! | `following` | the reference from a topic, and its bad records |
 //! | `joining` | takes the job over from earlier generations, in the order that this needs |
 //! | `verdict` | whether a newer generation is why this one ends |
 //! | `log` | the log of bindings, wherever it is |
@@ -32,6 +33,8 @@ mod check;
 mod checkpoints;
 mod cold;
 mod durable;
+#[cfg(feature = "kafka")]
+mod following;
 mod inputs;
 mod joining;
 mod ledger;

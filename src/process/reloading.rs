@@ -7,6 +7,7 @@
 //! * What has changed between two contents is one block, so it is of one epoch.
 //! * A file that cannot be read, or is wrong anywhere, changes nothing; each fault is told once.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -189,7 +190,8 @@ impl Running {
     fn take(&mut self, table: Table, schema: &Arc<BatchSchema>, path: &Path) -> bool {
         let rows = table.rows();
         let now = changes::Table::of(table.into_blocks());
-        let updates = changes::difference(&self.way.bound, &now, schema);
+        let all = (&now, &BTreeSet::new());
+        let updates = changes::difference(&self.way.bound, all, schema);
         self.way.bound = now;
         self.monitor.reference_good(true);
         if !updates.is_empty() {
