@@ -84,7 +84,9 @@ pub(super) fn beyond_textbook(sections: &Sections, faults: &mut Faults) {
                         &field.origin,
                         format!("the textbook engine has no \"{setting}\""),
                     )
-                    .detail("It forgets nothing, keeps all in memory, and compares nothing that it drops.")
+                    .detail(
+                        "It forgets nothing, keeps all in memory, and compares nothing it drops.",
+                    )
                     .hint("Remove the setting, or use the production engine.");
             }
         }

@@ -1,13 +1,13 @@
-//! The reference table from a topic: its content at the start, as it differs from what is bound, then
-//! every change as it comes; and what the status tells of bad records.
+//! The reference table from a topic: its content at the start, as it differs from what is bound,
+//! then every change as it comes; and what the status tells of bad records.
 //!
-//! It is apart from `reloading`, which looks at a file: a topic says itself when it changes, and what
-//! is wrong with it is wrong with single keys.
+//! It is apart from `reloading`, which looks at a file: a topic says itself when it changes, and
+//! what is wrong with it is wrong with single keys.
 //!
 //! # Invariants
 //! * Nothing is handed over before the content is complete, and then it is one block.
-//! * A key whose newest record is bad has the row that the topic has of it otherwise, else the bound
-//!   one. A job without any bound row, or one that reads the topic once, ends instead.
+//! * A key whose newest record is bad has the row that the topic has of it otherwise, else the
+//!   bound one. A job without any bound row, or one that reads the topic once, ends instead.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;

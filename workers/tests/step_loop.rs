@@ -160,6 +160,41 @@ fn it_ends_by_itself_when_all_is_read_and_written() {
 }
 
 #[test]
+fn a_key_that_comes_ten_million_times_is_one_row_and_no_memory() {
+    const BLOCK: i64 = 10_000;
+    const BLOCKS: i64 = 500;
+    let (workers, bytes_max) = (2, 1 << 20);
+    let job = run(workers, bytes_max, |index, sender, reference, _| {
+        std::thread::spawn(move || {
+            if index == 0 {
+                let rows = [(1, Some("one".to_owned()))];
+                assert!(reference.send(reference_block(&rows, true), 1));
+            }
+            let event = || Event {
+                id: 8,
+                location: Some(1),
+                item: "item".to_owned(),
+                at: 0,
+            };
+            let records: Vec<_> = (0..BLOCK).map(|_| Some(event())).collect();
+            for part in 0..BLOCKS {
+                let block = block(&event_schema(false), index as i32, part * BLOCK, &records);
+                assert!(sender.send(block, 1 << 16));
+            }
+            sender.finish();
+        });
+    });
+    let rows: usize = job.rows.lock().unwrap().values().map(Vec::len).sum();
+    assert_eq!(rows, 1);
+    let counts = job.seen.progress.lock().unwrap().counts;
+    let all = 2 * (BLOCK * BLOCKS).unsigned_abs();
+    assert_eq!((counts.events, counts.keys), (all, 1));
+    assert_eq!(counts.duplicates, all - 1);
+    assert!(counts.key_bytes < 1 << 20, "{}", counts.key_bytes);
+    assert_eq!(job.in_flight.bytes(), 0, "all bytes are given back");
+}
+
+#[test]
 fn no_event_is_released_before_the_reference_is_complete() {
     let job = run(2, 1 << 20, |index, sender, reference, _| {
         std::thread::spawn(move || {

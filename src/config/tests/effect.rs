@@ -4,14 +4,17 @@
 
 use expect_test::{Expect, expect};
 
+use crate::config::fault::wrap;
 use crate::config::tests::{VALID, edited, load_with, without_directory};
 
 /// Compares the lines on an edited file, with overrides.
 fn idle(edits: &[(&str, &str)], set: &[&str], expect: &Expect) {
     let loaded = load_with(&edited(edits), &[], set).expect("it is no fault");
     let lines = loaded.idle().into_iter();
-    let lines: Vec<_> = lines.map(|line| without_directory(&line)).collect();
-    expect.assert_eq(&lines.join("\n"));
+    let lines: Vec<_> = lines
+        .map(|line| wrap(&without_directory(&line), "  ", 70))
+        .collect();
+    expect.assert_eq(&lines.concat());
 }
 
 #[test]
@@ -42,12 +45,20 @@ fn a_setting_that_does_nothing_is_told_with_its_place() {
         ],
         &["cluster.addresses=[\"h:1\"]"],
         &expect![[r#"
-            job.toml:31:1: "future" in [distinct] has no effect: without "time" in [events] no event has a time
-            job.toml:16:1: "revise_window" in [join] has no effect: with on_reference_change = "future-only" and keep = "first" no result changes
-            job.toml:23:1: "commit_interval" in [[sinks]] has no effect: rows that are written at-least-once are not committed
-            job.toml:29:1: "commit_interval" in [dead_letters] has no effect: rows that are written at-least-once are not committed
-            --set cluster.addresses: "addresses" in [cluster] has no effect: a single process has no peers
-            job.toml:33:1: "peer_timeout" in [cluster] has no effect: a single process has no peers"#]],
+            job.toml:31:1: "future" in [distinct] has no effect: without "time" in
+              [events] no event has a time
+            job.toml:16:1: "revise_window" in [join] has no effect: with
+              on_reference_change = "future-only" and keep = "first" no result
+              changes
+            job.toml:23:1: "commit_interval" in [[sinks]] has no effect: rows that
+              are written at-least-once are not committed
+            job.toml:29:1: "commit_interval" in [dead_letters] has no effect: rows
+              that are written at-least-once are not committed
+            --set cluster.addresses: "addresses" in [cluster] has no effect: a
+              single process has no peers
+            job.toml:33:1: "peer_timeout" in [cluster] has no effect: a single
+              process has no peers
+        "#]],
     );
 }
 
@@ -68,9 +79,13 @@ fn what_only_topics_need_does_nothing_for_files() {
         ],
         &[],
         &expect![[r#"
-            job.toml:23:1: "bindings_retention" in [checkpoint] has no effect: events are in a file, and their bindings are never trimmed
-            job.toml:24:1: "commit_group_offsets" in [checkpoint] has no effect: events are in a file
-            job.toml:26:1: "topic_replication" in [limits] has no effect: events are in a file, and so are all results: the job makes no topic"#]],
+            job.toml:23:1: "bindings_retention" in [checkpoint] has no effect:
+              events are in a file, and their bindings are never trimmed
+            job.toml:24:1: "commit_group_offsets" in [checkpoint] has no effect:
+              events are in a file
+            job.toml:26:1: "topic_replication" in [limits] has no effect: events
+              are in a file, and so are all results: the job makes no topic
+        "#]],
     );
 }
 
@@ -85,7 +100,11 @@ fn the_least_commit_interval_at_a_cluster_acts_and_dead_letters_have_that_of_the
     idle(
         &[sink, ("", more)],
         &[],
-        &expect![[r#"job.toml:21:1: "commit_interval" in [[sinks]] has no effect: sink "more" has a shorter one, and all exactly-once sinks at one cluster are committed together"#]],
+        &expect![[r#"
+            job.toml:21:1: "commit_interval" in [[sinks]] has no effect: sink
+              "more" has a shorter one, and all exactly-once sinks at one cluster
+              are committed together
+        "#]],
     );
 }
 
@@ -110,7 +129,8 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
     let edits = [
         (
             "[join]",
-            "[join]\nrevise_window = \"10m\"\nstrategy = \"partitioned\"\nversion_column = \"since\"",
+            "[join]\nrevise_window = \"10m\"\nstrategy = \"partitioned\"\n\
+             version_column = \"since\"",
         ),
         (
             "",
@@ -126,7 +146,7 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         16 | revise_window = "10m"
            | ^^^^^^^^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
@@ -135,7 +155,7 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         17 | strategy = "partitioned"
            | ^^^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
@@ -144,7 +164,7 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         18 | version_column = "since"
            | ^^^^^^^^^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
@@ -153,7 +173,7 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         29 | retry_time = "same"
            | ^^^^^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
@@ -162,7 +182,7 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         30 | horizon = "24h"
            | ^^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
@@ -171,7 +191,7 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         31 | future = "10m"
            | ^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
@@ -180,7 +200,7 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         32 | detect_conflicts = true
            | ^^^^^^^^^^^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
@@ -189,13 +209,13 @@ fn the_textbook_engine_refuses_by_name_what_it_does_not_do_also_with_the_default
            |
         34 | memory_limit = "4GB"
            | ^^^^^^^^^^^^
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
         error: the textbook engine has no "dir"
           --> --set state.dir
-          detail: It forgets nothing, keeps all in memory, and compares nothing that it
+          detail: It forgets nothing, keeps all in memory, and compares nothing it
             drops.
           hint: Remove the setting, or use the production engine.
 
