@@ -242,8 +242,8 @@ impl Monitor {
 
     /// Warns of a limit that workers need more than.
     fn tell_crowded(&self) {
-        let to_tell = lock(&self.inner).crowded.to_tell();
-        if let Some((message, hint)) = to_tell {
+        let news = lock(&self.inner).crowded.news();
+        if let Some((message, hint)) = news {
             tracing::warn!(hint, "{message}");
         }
     }

@@ -30,7 +30,7 @@ impl Crowded {
     }
 
     /// What is to be told, and what would do: once, and again when a worker needs twice as much.
-    pub(super) fn to_tell(&mut self) -> Option<(String, String)> {
+    pub(super) fn news(&mut self) -> Option<(String, String)> {
         let (needed, rows) = self.most;
         let limit = self.limit.as_ref()?;
         if needed <= 2 * self.told {
@@ -70,13 +70,13 @@ mod tests {
     fn the_limit_is_told_with_its_place_and_what_would_do_and_again_when_twice_is_needed() {
         let mut crowded = Crowded::default();
         crowded.note(5_000_000, 1_200_000);
-        assert_eq!(crowded.to_tell(), None, "the limit is not known");
+        assert_eq!(crowded.news(), None, "the limit is not known");
         crowded.limit = Some(MemoryLimit {
             bytes: 16_000_000,
             threads: 4,
             place: "job.toml:30:16".to_owned(),
         });
-        let (message, hint) = crowded.to_tell().unwrap();
+        let (message, hint) = crowded.news().unwrap();
         assert_eq!(
             message,
             "state.memory_limit = 16MB (job.toml:30:16) cannot hold the open bucket of keys: one \
@@ -86,9 +86,9 @@ mod tests {
         assert!(hint.starts_with("Write \"40MB\" or more"), "{hint}");
         for needed in [6_000_000, 4_500_000, 10_000_000] {
             crowded.note(needed, 0);
-            assert_eq!(crowded.to_tell(), None);
+            assert_eq!(crowded.news(), None);
         }
         crowded.note(10_000_001, 0);
-        assert!(crowded.to_tell().is_some());
+        assert!(crowded.news().is_some());
     }
 }
