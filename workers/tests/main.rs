@@ -9,6 +9,7 @@
 mod crash;
 mod disk;
 mod kept;
+mod large;
 mod naive;
 mod oracle;
 mod script;

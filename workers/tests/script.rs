@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
+use deltajoin_workers::batch::{BATCH_BYTES_MAX, Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::bindings::Replay;
 use deltajoin_workers::clock::{EventTime, ExpiryClock, TimeUnit};
 use deltajoin_workers::dataflow::{self, Engine, Plan, Ports, SinkPort};
@@ -273,6 +273,10 @@ impl Sink for Collect {
     fn write(&mut self, epoch: u64, rows: Batch) {
         assert!(epoch >= self.written && self.open.is_none_or(|open| open == epoch));
         assert!(!rows.is_empty(), "no empty batches");
+        // A row alone may be as large as it is, and so may two of which one takes back the other;
+        // a result is an event and a reference row.
+        let is_bounded = rows.len() <= 2 || rows.bytes() <= 2 * BATCH_BYTES_MAX;
+        assert!(is_bounded, "no batches that are too large");
         self.open = Some(epoch);
         let mut all = self.rows.lock().unwrap();
         for row in 0..rows.len() {

@@ -18,7 +18,7 @@ use crate::operators::distinct::SharedAdmitted;
 use crate::operators::join::{Join, Unmatched};
 use crate::operators::questions::{JoinKeys, Questions, add_join_keys};
 use crate::operators::rivals::{Before, Rival, Rivals};
-use crate::operators::{Letters, Output, ROWS_MAX, SharedCounts};
+use crate::operators::{Letters, Output, SharedCounts};
 use crate::ports::reason;
 use crate::state::{Place, RecentRows, ReferenceTable, RowLimit, Wanted};
 
@@ -139,8 +139,8 @@ impl Joiner {
             }
             None => {
                 self.table.apply(work.changes);
-                for batch in work.events {
-                    let rows = self.join_new(&batch, &mut done);
+                for events in work.events.into_iter().flat_map(|batch| self.parts(batch)) {
+                    let rows = self.join_new(&events, &mut done);
                     done.rows.push(given(rows));
                 }
             }
@@ -180,7 +180,6 @@ impl Joiner {
                 }
             }
             recent.push(rows, epoch);
-            recent.seal();
         }
         self.recent = Some(recent);
     }
@@ -220,19 +219,16 @@ impl Joiner {
 
         // STEP 2. Results as they were are taken back.
         let mut output = Output::default();
-        for places in touched.chunks(ROWS_MAX) {
-            let rows = self.given_before(recent.rows(places));
-            output.push(rows.with_diff(-1));
+        for rows in recent.rows(&touched).flat_map(|rows| self.parts(rows)) {
+            output.push(self.given_before(rows).with_diff(-1));
         }
-        for rivals in found.rivals.chunks(ROWS_MAX) {
-            self.take_back(recent, rivals, &duplicates, &mut output);
-        }
+        self.take_back(recent, &found.rivals, &duplicates, &mut output);
         self.counts.borrow_mut().retracted += output.len() as u64;
 
         // STEP 3. With the table of this epoch, they are made again, and the new ones are.
         self.table.apply(work.changes);
-        for places in touched.chunks(ROWS_MAX) {
-            let rows = self.join_again(&recent.rows(places), done);
+        for rows in recent.rows(&touched).flat_map(|rows| self.parts(rows)) {
+            let rows = self.join_again(&rows, done);
             output.push(rows);
         }
         for (index, batch) in events.batches().iter().enumerate() {
@@ -242,24 +238,25 @@ impl Joiner {
                 true => batch.clone(),
                 false => events.rows(&rows.filter(stays).collect::<Vec<RowIndex>>()),
             };
-            let rows = self.hold(recent, (batch, false), epoch, done);
-            match simple {
-                true => done.rows.push(rows),
-                false => output.push(rows),
+            for events in self.parts(batch) {
+                let rows = self.hold(recent, (events, false), epoch, done);
+                match simple {
+                    true => done.rows.push(rows),
+                    false => output.push(rows),
+                }
             }
         }
         let is_held = |rival: &&Rival| matches!(rival.before, Before::Held(_));
         let (held, new): (Vec<&Rival>, Vec<_>) = found.rivals.iter().partition(is_held);
         for (rivals, replace) in [(held, true), (new, false)] {
-            for rivals in rivals.chunks(ROWS_MAX) {
-                let rows: Vec<RowIndex> = rivals.iter().map(|rival| rival.row).collect();
-                let rows = (duplicates.rows(&rows), replace);
-                let rows = self.hold(recent, rows, epoch, done);
+            let rows: Vec<RowIndex> = rivals.iter().map(|rival| rival.row).collect();
+            let batches = duplicates.batches_of(&rows);
+            for events in batches.flat_map(|batch| self.parts(batch)) {
+                let rows = self.hold(recent, (events, replace), epoch, done);
                 output.push(rows);
             }
         }
         done.rows.extend(output.finish());
-        recent.seal();
     }
 
     /// The time at which or before which a row is out of the window.
@@ -285,21 +282,21 @@ impl Joiner {
             Before::New(_) => None,
         });
         let (places, rows): (Vec<Place>, Vec<RowIndex>) = held.unzip();
-        if places.is_empty() {
-            return;
+        let mut rows = rows.into_iter();
+        for before in recent.rows(&places).flat_map(|rows| self.parts(rows)) {
+            let by_origin: HashMap<_, _> = (0..before.len())
+                .map(|row| (before.keys().get(row), before.origin(row)))
+                .zip(&mut rows)
+                .collect();
+            let given = self.given_before(before).with_diff(-1);
+            // It stands where its successor does.
+            let successor = |row: usize| {
+                let (batch, at) = by_origin[&(given.keys().get(row), given.origin(row))];
+                duplicates.batches()[batch].origin(at)
+            };
+            let origins = (0..given.len()).map(successor).collect();
+            output.push_at(given, origins);
         }
-        let before = recent.rows(&places);
-        let by_origin: HashMap<_, _> = (0..before.len())
-            .map(|row| ((before.keys().get(row), before.origin(row)), rows[row]))
-            .collect();
-        let given = self.given_before(before).with_diff(-1);
-        // It stands where its successor does.
-        let successor = |row: usize| {
-            let (batch, at) = by_origin[&(given.keys().get(row), given.origin(row))];
-            duplicates.batches()[batch].origin(at)
-        };
-        let origins = (0..given.len()).map(successor).collect();
-        output.push_at(given, origins);
         places.into_iter().for_each(|place| recent.remove(place));
     }
 
@@ -362,6 +359,13 @@ impl Joiner {
         let columns = &self.join.event_columns;
         let find = |row| self.table.get(events.key_of(columns, row, &mut scratch)?);
         (0..events.len()).map(find).collect()
+    }
+
+    /// Rows in parts that can be joined: the reference rows of each are together not too large.
+    fn parts(&self, rows: Batch) -> impl Iterator<Item = Batch> + use<> {
+        let (count, rows_max) = (rows.len(), self.table.columns_max());
+        let starts = (0..count).step_by(rows_max);
+        starts.map(move |start| rows.slice(start, rows_max.min(count - start)))
     }
 
     /// Events with the columns of their reference rows, and diff 0 if they are not given out.

@@ -46,7 +46,7 @@ pub(crate) struct Found {
     /// What they replace.
     pub(crate) replaced: HashSet<Before>,
     /// Conflicts.
-    pub(crate) letters: Option<Batch>,
+    pub(crate) letters: Vec<Batch>,
 }
 
 /// Compares duplicates.
@@ -124,7 +124,7 @@ impl Rivals {
         found.rivals = kept.into_values().collect();
         found.rivals.sort_unstable_by_key(|rival| rival.row);
         found.replaced = found.rivals.iter().map(|rival| rival.before).collect();
-        found.letters = letters_of(letters, duplicates, &conflicts);
+        found.letters = letters_of(letters, duplicates, conflicts);
         found
     }
 
@@ -182,13 +182,14 @@ fn contradiction((before, at): (&Batch, usize), (batch, row): (&Batch, usize)) -
 fn letters_of(
     letters: &Letters,
     duplicates: &Gather,
-    conflicts: &[(RowIndex, String)],
-) -> Option<Batch> {
-    if conflicts.is_empty() {
-        return None;
-    }
-    let rows: Vec<RowIndex> = conflicts.iter().map(|(row, _)| *row).collect();
-    let errors = conflicts.iter().enumerate();
-    let told = errors.map(|(row, (_, error))| (row, reason::CONFLICT, error.clone()));
-    Some(letters.of(&duplicates.rows(&rows), told))
+    conflicts: Vec<(RowIndex, String)>,
+) -> Vec<Batch> {
+    let (rows, errors): (Vec<RowIndex>, Vec<String>) = conflicts.into_iter().unzip();
+    let mut errors = errors.into_iter();
+    let told = |events: Batch| {
+        let errors = (0..events.len()).zip(&mut errors);
+        let told = errors.map(|(row, error)| (row, reason::CONFLICT, error));
+        letters.of(&events, told)
+    };
+    duplicates.batches_of(&rows).map(told).collect()
 }
