@@ -228,6 +228,5 @@ fn read_topic(options: kafka::ReferenceOptions) -> Result<Vec<Batch>, Failure> {
         return Err(error.into());
     }
     let blocks = std::iter::from_fn(|| receiver.pop());
-    let blocks = blocks.map(|(block, _)| block.updates);
-    Ok(blocks.filter(|block| !block.is_empty()).collect())
+    Ok(blocks.flat_map(|(block, _)| block.updates).collect())
 }

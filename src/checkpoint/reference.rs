@@ -21,9 +21,6 @@ use crate::checkpoint::store::{Put, Store};
 use crate::checkpoint::{Error, hex};
 use crate::codec::json::{Decoder, Encoder};
 
-/// A batch that is read back has so many rows, at most.
-const BATCH_ROWS: usize = 8192;
-
 /// A reference table, as manifests name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,7 +121,7 @@ pub fn read_reference(
         let origin = Origin { partition, offset };
         let replayed = decoder.replay(row.get().as_bytes(), origin, diff);
         replayed.map_err(|reject| fault(&format!("row at {origin:?}: {}", reject.error)))?;
-        if decoder.rows() == BATCH_ROWS {
+        if decoder.is_full() {
             batches.push(decoder.finish());
         }
     }

@@ -18,9 +18,6 @@ use deltajoin_workers::queue::Sender;
 #[cfg(feature = "kafka")]
 use deltajoin_workers::queue::{InFlight, Receiver, queue};
 
-/// Rows in a batch, at most.
-const ROWS_MAX: usize = 8192;
-
 /// The way of changes to worker 0, and what is there already.
 pub(super) struct Way {
     pub(super) sender: Sender<ReferenceBlock>,
@@ -126,8 +123,7 @@ impl Table {
     /// All rows, by key.
     pub(super) fn rows(&self) -> Vec<Batch> {
         let rows: Vec<RowIndex> = self.rows.values().copied().collect();
-        let chunks = rows.chunks(ROWS_MAX);
-        chunks.map(|rows| self.batches.rows(rows)).collect()
+        self.batches.batches_of(&rows).collect()
     }
 
     fn slots(&self, key: u128) -> Option<Vec<Slot<'_>>> {
@@ -139,7 +135,13 @@ impl Table {
 }
 
 /// What must be done to `bound` so that it becomes `now`: removals first.
-pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Batch {
+pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Vec<Batch> {
+    let there = now.batches.batches();
+    if bound.rows.is_empty() && now.len() == there.iter().map(Batch::len).sum::<usize>() {
+        // As a job begins: a large table is not copied.
+        return there.to_vec();
+    }
+    let mut changes = Vec::new();
     let mut removed = BatchBuilder::new(Arc::clone(schema));
     for (key, (batch, row)) in &bound.rows {
         if !now.rows.contains_key(key) {
@@ -151,24 +153,21 @@ pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) 
                 }
             }
             removed.push(&slots, origin, -1);
+            if removed.is_full() {
+                changes.push(removed.finish());
+            }
         }
+    }
+    if !removed.is_empty() {
+        changes.push(removed.finish());
     }
     let changed = now
         .rows
         .iter()
         .filter(|(key, _)| bound.slots(**key) != now.slots(**key));
     let changed: Vec<RowIndex> = changed.map(|(_, row)| *row).collect();
-    let changed = now.batches.rows(&changed);
-    let mut both = Gather::default();
-    let mut rows = Vec::new();
-    for batch in [removed.finish(), changed] {
-        if !batch.is_empty() {
-            let count = batch.len();
-            let index = both.push(batch);
-            rows.extend((0..count).map(|row| (index, row)));
-        }
-    }
-    both.rows(&rows)
+    changes.extend(now.batches.batches_of(&changed));
+    changes
 }
 
 /// A sender that stands before `onward`: it takes the table's content and hands over how that
@@ -206,7 +205,7 @@ fn forward(
             let block = match &mut content {
                 None => block,
                 Some((bound, now)) => {
-                    now.apply(block.updates);
+                    block.updates.into_iter().for_each(|batch| now.apply(batch));
                     if !block.complete {
                         continue;
                     }
@@ -218,7 +217,7 @@ fn forward(
                     }
                 }
             };
-            let bytes = block.updates.bytes();
+            let bytes = block.bytes();
             if !onward.send(block, bytes) {
                 receiver.close();
                 return;
@@ -239,7 +238,7 @@ fn forward(
 
 #[cfg(test)]
 mod tests {
-    use deltajoin_workers::batch::Origin;
+    use deltajoin_workers::batch::{BATCH_BYTES_MAX, Origin};
     use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
     use super::*;
@@ -270,19 +269,15 @@ mod tests {
     }
 
     #[test]
-    fn all_that_differs_is_one_batch_and_rows_that_stay_are_not_in_it() {
+    fn all_that_differs_is_told_and_rows_that_stay_are_not() {
         let before = table(&[(1, "a"), (2, "b"), (3, "c"), (4, "d")], 2);
         let now = table(&[(5, "e"), (4, "d"), (3, "C"), (1, "a")], 3);
         let changes = difference(&before, &now, &schema());
-        let mut shown: Vec<_> = (0..changes.len())
-            .map(|row| {
-                (
-                    changes.diffs()[row],
-                    changes.slot(0, row),
-                    changes.slot(1, row),
-                )
-            })
-            .collect();
+        let mut shown = Vec::new();
+        for batch in &changes {
+            let slots = |row| (batch.diffs()[row], batch.slot(0, row), batch.slot(1, row));
+            shown.extend((0..batch.len()).map(slots));
+        }
         // Removals first; the others by their mixed keys.
         assert_eq!(shown[0], (-1, Slot::Int64(2), Slot::Null));
         shown[1..].sort_by_key(|(_, id, _)| format!("{id:?}"));
@@ -293,6 +288,29 @@ mod tests {
         ];
         assert_eq!(shown[1..], expected);
         assert!(difference(&now, &now, &schema()).is_empty());
+    }
+
+    #[test]
+    fn what_differs_is_told_in_batches_of_a_bounded_size_and_a_first_content_is_not_copied() {
+        let names = ["a", "b"].map(|name| name.repeat(1 << 20));
+        let content = |name: &str, count: i64| {
+            let rows: Vec<(i64, &str)> = (0..count).map(|id| (id, name)).collect();
+            table(&rows, 10)
+        };
+        let [before, now] = [content(&names[0], 41), content(&names[1], 40)];
+        let first = difference(&Table::default(), &before, &schema());
+        let address = |batch: &Batch| batch.keys().high().as_ptr();
+        let there = before.batches.batches();
+        assert!(first.iter().map(address).eq(there.iter().map(address)));
+        let changes = difference(&before, &now, &schema());
+        assert!(changes.iter().all(|batch| batch.bytes() <= BATCH_BYTES_MAX));
+        assert_eq!(changes.iter().map(Batch::len).sum::<usize>(), 41);
+        let rows = before.rows();
+        assert!(rows.iter().all(|batch| batch.bytes() <= BATCH_BYTES_MAX));
+        // Of two rows of a key the last is the first content.
+        let twice = table(&[(1, "a"), (1, "b")], 2);
+        let first = difference(&Table::default(), &twice, &schema());
+        assert_eq!(first.iter().map(Batch::len).sum::<usize>(), 1);
     }
 
     #[test]

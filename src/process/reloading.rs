@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use deltajoin_workers::batch::BatchSchema;
+use deltajoin_workers::batch::{Batch, BatchSchema};
 use deltajoin_workers::ports::ReferenceBlock;
 
 use crate::codec::reference_schema;
@@ -193,7 +193,8 @@ impl Running {
         self.way.bound = now;
         self.monitor.reference_good(true);
         if !updates.is_empty() {
-            let (changes, path) = (updates.len(), path.display());
+            let changes: usize = updates.iter().map(Batch::len).sum();
+            let path = path.display();
             tracing::info!(rows, changes, %path, "the reference table is handed over");
         }
         self.send(ReferenceBlock {
@@ -203,7 +204,7 @@ impl Running {
     }
 
     fn send(&self, block: ReferenceBlock) -> bool {
-        let bytes = block.updates.bytes();
+        let bytes = block.bytes();
         let block = ReferenceBlock {
             complete: true,
             ..block

@@ -47,11 +47,18 @@ pub type Events = Receiver<Block>;
 /// The queue must have a budget of its own: events that wait for the table must not keep it out.
 #[derive(Debug, Default)]
 pub struct ReferenceBlock {
-    /// The changes, in order.
-    pub updates: Batch,
+    /// The changes, in order, in as many batches as their size takes.
+    pub updates: Vec<Batch>,
     /// Whether the initial content is complete with this block: from then on events may be
     /// released.
     pub complete: bool,
+}
+
+impl ReferenceBlock {
+    /// The bytes of memory that its rows take.
+    pub fn bytes(&self) -> usize {
+        self.updates.iter().map(Batch::bytes).sum()
+    }
 }
 
 /// Where rows of closed epochs go: one for each sink and worker that writes to it.

@@ -161,7 +161,7 @@ fn recover(kept: &Kept, (worker, workers): (usize, usize)) -> Start {
     let table: Vec<_> = table.map(|(id, name)| (id, Some(name))).collect();
     replay.bindings.push_front(Binding {
         epoch: *epoch,
-        reference: vec![reference_block(&table, false).updates],
+        reference: reference_block(&table, false).updates,
         clock_ms,
         ..Binding::default()
     });

@@ -246,7 +246,7 @@ pub(crate) fn reference_block(changes: &[(i64, Option<String>)], complete: bool)
         updates.push(&[Slot::Int64(*location), slot], Origin::default(), diff);
     }
     ReferenceBlock {
-        updates: updates.finish(),
+        updates: vec![updates.finish()],
         complete,
     }
 }

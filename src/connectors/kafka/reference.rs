@@ -212,7 +212,7 @@ impl Reading {
         self.patience.back();
         let bytes = updates.bytes().max(raw_bytes);
         let block = ReferenceBlock {
-            updates,
+            updates: vec![updates],
             complete: false,
         };
         Ok(self.sender.send(block, bytes))
