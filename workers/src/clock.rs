@@ -33,14 +33,16 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// The same time in milliseconds; one that is too large for them is the greatest of all.
+    /// The same time in milliseconds; one that is too large for them is the greatest of all. The
+    /// least number is no time: it is before all of them.
     #[inline]
     pub fn to_ms(self, time: i64) -> i64 {
-        match self {
+        let time_ms = match self {
             Self::Seconds => time.saturating_mul(1000),
             Self::Milliseconds => time,
             Self::Microseconds => time.div_euclid(1000),
-        }
+        };
+        time_ms.max(i64::MIN + 1)
     }
 }
 
@@ -298,6 +300,9 @@ mod tests {
     fn units_are_told_in_milliseconds() {
         assert_eq!(TimeUnit::Seconds.to_ms(-2), -2000);
         assert_eq!(TimeUnit::Seconds.to_ms(i64::MAX), i64::MAX);
+        for unit in [TimeUnit::Seconds, TimeUnit::Milliseconds] {
+            assert_eq!(unit.to_ms(i64::MIN), i64::MIN + 1, "it is a time");
+        }
         assert_eq!(TimeUnit::Microseconds.to_ms(-1), -1);
         assert_eq!(TimeUnit::Milliseconds.to_ms(7), 7);
     }

@@ -268,8 +268,11 @@ impl Joiner {
             Some(_) => self.clocks.at(epoch),
             None => Some(epoch.cast_signed()),
         };
-        let window_ms = i64::try_from(self.join.window_ms).unwrap_or(i64::MAX);
-        now_ms.map_or(i64::MIN, |now_ms| now_ms.saturating_sub(window_ms))
+        let window_ms = i64::try_from(self.join.window_ms).ok();
+        let oldest_ms = now_ms.zip(window_ms);
+        oldest_ms.map_or(i64::MIN, |(now_ms, window_ms)| {
+            now_ms.saturating_sub(window_ms)
+        })
     }
 
     /// Takes back what rivals take the place of, and forgets it.

@@ -60,11 +60,12 @@ pub(crate) fn events<'scope>(
                 for row in 0..batch.len() {
                     let Origin { partition, offset } = batch.origin(row);
                     let join_key = batch.key_of(&join_columns, row, &mut scratch).map(halves);
-                    let at_ms = time.map_or(0, |time| time.of(batch, row));
+                    let at = time.map_or(0, |time| time.values(batch)[row]);
                     let rank = match keep {
                         Keep::First => 0,
-                        Keep::Earliest => at_ms,
-                        Keep::Latest => -at_ms,
+                        Keep::Earliest => at,
+                        // The greatest first, without a negation that could overflow.
+                        Keep::Latest => !at,
                     };
                     let origin = (epoch, partition, offset);
                     let event = (rank, origin, join_key, encode(&batches, row));
