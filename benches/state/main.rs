@@ -303,6 +303,7 @@ fn ports(keys: u64, folder: &Arc<ColdFolder>, files: &Arc<Mutex<Vec<Arc<ColdFile
         clock: ExpiryClock::new(None, [0]),
         keys: BucketRing::new(true).limited(LIMIT),
         recent: (0, Vec::new()),
+        told: std::collections::BTreeMap::new(),
         row_limit: None,
         checkpoints: Some(Box::new(Freezing::start(folder, files))),
         sinks: vec![sink("rows")],

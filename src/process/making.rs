@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltajoin_workers::batch::Batch;
-use deltajoin_workers::checkpoint::{KeyRun, Part};
+use deltajoin_workers::checkpoint::{KeyRun, Part, Told};
 use deltajoin_workers::state::{ColdRun, Freeze};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,7 @@ struct Written {
     rows: Vec<RowsEntry>,
     /// Buckets of which a run has all keys: it takes the place of those before.
     replaced: Vec<i64>,
+    told: Told,
 }
 
 /// The thread itself.
@@ -78,6 +79,7 @@ impl Making {
             epoch,
             keys,
             rows,
+            told,
             frozen,
         } = part;
         let Options {
@@ -87,7 +89,10 @@ impl Making {
             cold,
             ..
         } = &self.options;
-        let mut written = Written::default();
+        let mut written = Written {
+            told,
+            ..Written::default()
+        };
         cold.collect();
         for freeze in frozen {
             let Some(run) = self.freeze(local, &freeze) else {
@@ -153,6 +158,7 @@ impl Making {
         self.take_merged();
         let publishing = self.options.publishing.as_mut();
         let publishing = publishing.expect("only process 0 publishes");
+        let mut told = Told::new();
         for (description, groups) in parts.iter().zip(&publishing.groups) {
             let written = serde_json::from_slice(description);
             let written = written.expect("a worker of this build has made it");
@@ -160,7 +166,9 @@ impl Making {
                 runs,
                 rows,
                 replaced,
+                told: of_worker,
             } = written;
+            told.extend(of_worker);
             publishing.runs.retain(|run| {
                 !(replaced.contains(&run.bucket) && groups.contains(run.first_group))
             });
@@ -198,6 +206,7 @@ impl Making {
                 runs: publishing.runs.clone(),
                 rows: publishing.rows.clone(),
                 reference,
+                told: told.clone(),
             };
             fault_point::reach("manifest.put");
             put_manifest(store, &mut manifest)?;

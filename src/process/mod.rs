@@ -64,7 +64,7 @@ use std::time::{Duration, Instant};
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
 use deltajoin_workers::checkpoint::Checkpoints;
-use deltajoin_workers::checkpoint::Kept;
+use deltajoin_workers::checkpoint::{Kept, Told};
 use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
@@ -128,6 +128,7 @@ struct WorkerParts {
     clock: ExpiryClock,
     keys: BucketRing,
     recent: (u64, Vec<Kept>),
+    told: Told,
     row_limit: Option<RowLimit>,
     checkpoints: Option<Box<dyn Checkpoints>>,
     sinks: WorkerSinks,
@@ -138,6 +139,8 @@ struct Remembered {
     keys: BucketRing,
     /// Rows that may be revised.
     rows: Vec<Kept>,
+    /// Conflicts that were dead-lettered in the running minute.
+    told: Told,
 }
 
 /// The shell's ends of the workers' queues.
@@ -305,6 +308,7 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
         clock: parts.clock,
         keys: parts.keys,
         recent: parts.recent,
+        told: parts.told,
         row_limit: parts.row_limit,
         checkpoints: parts.checkpoints,
         sinks: parts.sinks.results.into_iter().map(port).collect(),
@@ -353,6 +357,7 @@ fn parts(
         let new = Remembered {
             keys,
             rows: Vec::new(),
+            told: Told::new(),
         };
         let (state, checkpoints) = durable.map_or((new, None), |durable| durable.state(local));
         let restored = durable.map_or(0, |durable| durable.restored);
@@ -366,6 +371,7 @@ fn parts(
             clock,
             keys: state.keys,
             recent: (restored, state.rows),
+            told: state.told,
             row_limit: durable.map(|durable| durable.row_limit(local)),
             checkpoints,
             sinks,

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Ends};
+use deltajoin_workers::checkpoint::Told;
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
 use deltajoin_workers::ports::Stop;
 use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet};
@@ -196,8 +197,8 @@ impl Loading {
         let Some(manifest) = checkpoint else {
             let empty = own.iter().map(|_| {
                 let keys = BucketRing::new(self.narrow()).limited(self.cold.limit);
-                let rows = Vec::new();
-                Some(Remembered { keys, rows })
+                let (rows, told) = (Vec::new(), Told::new());
+                Some(Remembered { keys, rows, told })
             });
             return Ok(Loaded {
                 checkpoint: None,
@@ -272,7 +273,9 @@ impl Loading {
         {
             rows.extend(read_rows(store, entry, groups, &self.rows.schemas)?);
         }
-        Ok(Remembered { keys, rows })
+        let told = manifest.told.range(groups.first..=groups.last);
+        let told = told.map(|(group, letters)| (*group, *letters)).collect();
+        Ok(Remembered { keys, rows, told })
     }
 }
 

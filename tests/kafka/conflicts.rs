@@ -78,12 +78,17 @@ fn a_duplicate_with_other_values_is_a_dead_letter_with_both_origins() {
 }
 
 #[test]
-fn of_many_conflicts_all_are_counted_and_three_a_minute_of_a_key_group_are_told() {
+fn of_many_conflicts_all_are_counted_and_three_a_minute_of_a_key_group_are_told_by_all_starts() {
     let setup = setup("contradicted");
     let items: Vec<String> = (0..20).map(|item| format!("item {item}")).collect();
     let events: Vec<(i64, &str)> = items.iter().map(|item| (5, &**item)).collect();
     send("contradicted", 0, &events);
     let minute = now_ms() / 60_000;
+    let outcome = setup.run_until_end(&[]);
+    assert_eq!(summary(&outcome)["conflicts"], 19);
+    // Other processes go on from how many were told.
+    let setup = setup.processes(2);
+    send("contradicted", 1, &events);
     let outcome = setup.run_until_end(&[]);
     let minutes = 1 + usize::try_from(now_ms() / 60_000 - minute).unwrap();
     assert_eq!(summary(&outcome)["conflicts"], 19);

@@ -38,7 +38,7 @@ use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 use crate::Rows;
 use crate::batch::{ByOwner, ToWorker};
 use crate::bindings::{Binding, BindingLog, Ends, Replay};
-use crate::checkpoint::{Checkpoints, Kept};
+use crate::checkpoint::{Checkpoints, Kept, Told};
 use crate::clock::{Clocks, ExpiryClock, SharedClock};
 use crate::key::Ownership;
 use crate::operators::{
@@ -115,6 +115,9 @@ pub struct Ports {
     /// The rows of the window that this worker owns, as they were at the end of this epoch, that of
     /// the checkpoint; 0 without one.
     pub recent: (u64, Vec<Kept>),
+    /// How many conflicts of the key groups that this worker owns had become dead letters by then,
+    /// in the minute of that epoch.
+    pub told: Told,
     /// When rows of the window leave memory; without it they stay.
     pub row_limit: Option<RowLimit>,
     /// Where the state is kept; without it, all that was bound is replayed.
@@ -244,7 +247,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let state = State {
         ownership: ownership.clone(),
         keys: Rc::clone(&keys),
-        recent: (ports.recent, ports.row_limit),
+        recent: (ports.recent, ports.told, ports.row_limit),
         admitted: ports.checkpoints.is_some().then(|| Rc::clone(&admitted)),
         clocks: [of_distinct, of_join],
     };
@@ -280,7 +283,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 struct State {
     ownership: Ownership,
     keys: SharedKeys,
-    recent: ((u64, Vec<Kept>), Option<RowLimit>),
+    recent: ((u64, Vec<Kept>), Told, Option<RowLimit>),
     admitted: Option<SharedAdmitted>,
     clocks: [Clocks; 2],
 }

@@ -255,6 +255,7 @@ pub(crate) fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, s
             clock: ExpiryClock::new(start.clock_ms, partitions),
             keys: start.keys,
             recent: start.rows,
+            told: BTreeMap::new(),
             row_limit: Some(row_limit()),
             checkpoints: Some(Keeping::port(&kept, index)),
             sinks: vec![SinkPort {

@@ -376,6 +376,7 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             clock: ExpiryClock::new(None, partitions(&script)),
             keys: BucketRing::new(!setup.wide),
             recent: (0, Vec::new()),
+            told: BTreeMap::new(),
             row_limit: setup.rows_leave.then(row_limit),
             checkpoints: None,
             sinks: vec![sink("rows", rows)],

@@ -1,5 +1,6 @@
 //! The step loop as the shell runs it: epochs minted by the clock, workers that end together.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -88,6 +89,7 @@ fn run(
             clock: ExpiryClock::default(),
             keys: BucketRing::new(true),
             recent: (0, Vec::new()),
+            told: BTreeMap::new(),
             row_limit: None,
             checkpoints: None,
             sinks: vec![sink("rows", &rows)],

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Gather, RowIndex};
-use crate::checkpoint::Kept;
+use crate::checkpoint::{Kept, Told};
 use crate::clock::Clocks;
 use crate::operators::distinct::SharedAdmitted;
 use crate::operators::join::{Join, Unmatched};
@@ -65,7 +65,7 @@ impl Joiner {
     pub(crate) fn new(
         join: Join,
         letters: Letters,
-        (restored, limit): ((u64, Vec<Kept>), Option<RowLimit>),
+        (restored, told, limit): ((u64, Vec<Kept>), Told, Option<RowLimit>),
         admitted: Option<SharedAdmitted>,
         (clocks, counts, first): (Clocks, SharedCounts, bool),
     ) -> Self {
@@ -74,11 +74,14 @@ impl Joiner {
             by_join_key: join.revise.then(|| join.event_columns.clone()),
             time: join.time,
         };
+        if let (Some(admitted), false) = (&admitted, told.is_empty()) {
+            admitted.borrow_mut().tell(restored.0, told.clone());
+        }
         let mut this = Self {
+            rivals: Rivals::new(restored.0, told),
             table: ReferenceTable::new(&join.reference),
             recent: join.holds_recent().then(|| RecentRows::new(wanted, limit)),
             restored: join.holds_recent().then_some(restored),
-            rivals: Rivals::default(),
             questions: Questions::default(),
             join,
             letters,
@@ -210,6 +213,9 @@ impl Joiner {
             (epoch, oldest_ms),
         );
         done.dead_letters.extend(found.letters);
+        if let (Some(admitted), false) = (&self.admitted, found.told.is_empty()) {
+            admitted.borrow_mut().tell(epoch, found.told);
+        }
         let replaced = |place: &Place| found.replaced.contains(&Before::Held(*place));
         let mut touched = Vec::new();
         if self.join.revise && !work.changes.is_empty() {

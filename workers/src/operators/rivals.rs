@@ -5,10 +5,13 @@
 //! # Invariants
 //! * Of a key's events that are compared, the one that is kept does not depend on batches or
 //!   workers: duplicates come in the order of their origins.
+//! * Nor does it depend on restarts which conflicts become dead letters: how many have, in the
+//!   running minute, is in the checkpoints.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::batch::{Batch, Gather, Origin, RowIndex};
+use crate::checkpoint::{Told, minute};
 use crate::clock::EventTime;
 use crate::key::key_group;
 use crate::operators::join::{Join, Keep};
@@ -45,19 +48,26 @@ pub(crate) struct Found {
     pub(crate) rivals: Vec<Rival>,
     /// What they replace.
     pub(crate) replaced: HashSet<Before>,
-    /// Conflicts.
+    /// Conflicts that become dead letters, and how many those are of each key group.
     pub(crate) letters: Option<Batch>,
+    pub(crate) told: Told,
 }
 
 /// Compares duplicates.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rivals {
-    /// The minute of the last conflict, and how many each key group has had in it.
+    /// The minute of the last conflict, and how many of each key group became dead letters in it.
     minute: u64,
-    letters: HashMap<usize, u32>,
+    told: Told,
 }
 
 impl Rivals {
+    /// Goes on from what was told in the minute of an epoch, up to it.
+    pub(crate) fn new(epoch: u64, told: Told) -> Self {
+        let minute = minute(epoch);
+        Self { minute, told }
+    }
+
     /// Compares the duplicates of an epoch with what is held and with its new events. Rows at
     /// `oldest_ms` or before are out of the window.
     pub(crate) fn compare(
@@ -110,8 +120,11 @@ impl Rivals {
                     && let Some(error) = contradiction(now, (batch, row))
                 {
                     counts.conflicts += 1;
-                    if self.tells(epoch, key_group(batch.keys().high()[row])) {
+                    let group = key_group(batch.keys().high()[row]);
+                    let group = u16::try_from(group).expect("there are 1024");
+                    if self.tells(epoch, group) {
                         conflicts.push(((index, row), error));
+                        *found.told.entry(group).or_default() += 1;
                     }
                 }
                 if !better(join.keep, join.time, now, (batch, row)) {
@@ -129,15 +142,15 @@ impl Rivals {
     }
 
     /// Whether a conflict of a key group is dead-lettered.
-    fn tells(&mut self, epoch: u64, group: usize) -> bool {
-        let minute = epoch / 60_000;
-        if self.minute != minute {
-            self.minute = minute;
-            self.letters.clear();
+    fn tells(&mut self, epoch: u64, group: u16) -> bool {
+        if self.minute != minute(epoch) {
+            self.minute = minute(epoch);
+            self.told.clear();
         }
-        let letters = self.letters.entry(group).or_default();
-        *letters += 1;
-        *letters <= LETTERS_A_MINUTE
+        let told = self.told.entry(group).or_default();
+        let tells = *told < LETTERS_A_MINUTE;
+        *told += u32::from(tells);
+        tells
     }
 }
 
@@ -153,11 +166,11 @@ fn better(
     (batch, row): (&Batch, usize),
 ) -> bool {
     let Some(time) = time else { return false };
-    let (before_ms, now_ms) = (time.values(before)[at], time.values(batch)[row]);
+    let (before, now) = (time.values(before)[at], time.values(batch)[row]);
     match keep {
         Keep::First => false,
-        Keep::Earliest => now_ms < before_ms,
-        Keep::Latest => now_ms > before_ms,
+        Keep::Earliest => now < before,
+        Keep::Latest => now > before,
     }
 }
 
