@@ -11,6 +11,8 @@ mod disk;
 mod kept;
 mod naive;
 mod oracle;
+mod pairwise;
 mod script;
 mod settings;
+mod setup;
 mod step_loop;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use deltajoin_workers::operators::Keep;
+use deltajoin_workers::operators::{Keep, Strategy};
 
 use crate::crash::{World, run};
 use crate::kept::{Kept, Table};
-use crate::script::{Event, Setup};
+use crate::script::Event;
+use crate::setup::{MILLISECONDS, Setup};
 
 fn table(name: &str) -> Table {
     // Events have places without a row as well, and the later table has one of those.
@@ -46,7 +47,9 @@ fn events_of_the_window_become_results_of_the_table_as_it_was_when_none_is_revis
             setup: Setup {
                 keep: Keep::Latest,
                 revise: true,
-                timed: true,
+                time: MILLISECONDS,
+                strategy: [Strategy::Broadcast, Strategy::Partitioned][workers % 2],
+                on_disk: true,
                 ..Setup::default()
             },
             partitions: vec![events(0..300, 10_000), events(300..500, 10_000)],
@@ -67,7 +70,9 @@ fn events_of_the_window_become_results_of_the_table_as_it_was_when_none_is_revis
         let as_they_are = World {
             setup: Setup {
                 keep: Keep::Latest,
-                timed: true,
+                time: MILLISECONDS,
+                strategy: [Strategy::Broadcast, Strategy::Partitioned][workers % 2],
+                on_disk: true,
                 ..Setup::default()
             },
             partitions,

@@ -14,13 +14,15 @@ use deltajoin_workers::queue::{InFlight, Sender, queue};
 use deltajoin_workers::state::BucketRing;
 use deltajoin_workers::worker::{self, Settings};
 
-use crate::script::{Collect, Event, Output, Setup, block, event_schema, reference_block};
+use crate::script::{Collect, Event, Output, block, reference_block};
+use crate::setup::Setup;
 
 pub(crate) struct Since(pub(crate) Instant);
 
 impl Clock for Since {
     fn now_us(&self) -> u64 {
-        1_000_000 + self.0.elapsed().as_micros() as u64
+        // Soon a minute is over.
+        59_980_000 + self.0.elapsed().as_micros() as u64
     }
 }
 
@@ -131,7 +133,7 @@ fn it_ends_by_itself_when_all_is_read_and_written() {
                 for part in 0..100 {
                     let offset = part * 50;
                     let records = events(offset, 50);
-                    let block = block(&event_schema(false), index as i32, offset, &records);
+                    let block = block(&Setup::default().events(), index as i32, offset, &records);
                     assert!(sender.send(block, 100));
                 }
                 sender.finish();
@@ -165,7 +167,7 @@ fn it_ends_by_itself_when_all_is_read_and_written() {
 fn no_event_is_released_before_the_reference_is_complete() {
     let job = run(2, 1 << 20, |index, sender, reference, _| {
         std::thread::spawn(move || {
-            let block = block(&event_schema(false), index as i32, 0, &events(0, 10));
+            let block = block(&Setup::default().events(), index as i32, 0, &events(0, 10));
             assert!(sender.send(block, 100));
             sender.finish();
             if index == 0 {
@@ -199,7 +201,7 @@ fn a_stop_ends_an_endless_job_after_writing_what_was_read() {
             loop {
                 let records = events(offset, 10);
                 if !sender.send(
-                    block(&event_schema(false), index as i32, offset, &records),
+                    block(&Setup::default().events(), index as i32, offset, &records),
                     100,
                 ) {
                     return;

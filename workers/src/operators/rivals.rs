@@ -113,7 +113,8 @@ impl Rivals {
                     at_ms > oldest_ms
                 };
                 let (Some(before), Some(now)) = (before, now.filter(in_window)) else {
-                    counts.late_winners += u64::from(join.keep != Keep::First);
+                    let may_be_better = may_be_better(join, (batch, row), oldest_ms);
+                    counts.late_winners += u64::from(may_be_better);
                     continue;
                 };
                 if join.detect_conflicts
@@ -171,6 +172,16 @@ fn better(
         Keep::First => false,
         Keep::Earliest => now < before,
         Keep::Latest => now > before,
+    }
+}
+
+/// Whether an event may be better than one that is out of the window, whatever the time of that.
+fn may_be_better(join: &Join, (batch, row): (&Batch, usize), oldest_ms: i64) -> bool {
+    let in_window = |time: EventTime| time.of(batch, row) > oldest_ms;
+    match join.keep {
+        Keep::First => false,
+        Keep::Earliest => !join.time.is_some_and(in_window),
+        Keep::Latest => true,
     }
 }
 
