@@ -5,7 +5,7 @@
 # What the product is built from, linted as it ships and as it is tried.
 FEATURES := demo,abomonation,fault-points
 # The features of every test, so that nothing is built twice.
-TESTED := fault-points
+TESTED := demo,fault-points
 
 check: install-build
 	cargo fmt --all --check
@@ -25,10 +25,12 @@ test-kafka: install
 test-cluster: install
 	cargo test --test cluster --features $(TESTED)
 
-# Random faults while data flows, so many as asked for: `make chaos FAULTS=1000`.
+# Random faults while data flows, so many as asked for: `make chaos FAULTS=1000`, also with
+# `DELIVERY=at-least-once`.
 FAULTS := 100
+DELIVERY := exactly-once
 chaos: install
-	DELTAJOIN_FAULTS=$(FAULTS) cargo test --test kafka --features $(TESTED) chaos -- --nocapture
+	DELTAJOIN_FAULTS=$(FAULTS) DELTAJOIN_DELIVERY=$(DELIVERY) cargo test --test kafka --features $(TESTED) chaos -- --nocapture
 
 # Figures of the whole job beside a hand-written loop; `make bench FIGURES=latency` makes one.
 bench: install

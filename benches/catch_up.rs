@@ -8,10 +8,25 @@ use deltajoin::telemetry::WallClock;
 use deltajoin_testkit::Broker;
 
 use crate::measure::{self, Cost};
-use crate::{DELTAJOIN, configuration, topic};
+use crate::{AT_LEAST_ONCE, DELTAJOIN, configuration, topic};
 
 /// Runs of each program, in turn: the median is shown.
 const RUNS: usize = 3;
+
+/// The programs, and what the job is told beside its configuration. The last is the job of the
+/// README: results follow the reference, and keys are remembered by the events' times.
+const PROGRAMS: [(&str, &[&str]); 4] = [
+    ("limit", &[]),
+    ("at-least-once", &AT_LEAST_ONCE),
+    ("exactly-once", &[]),
+    (
+        "exactly-once, event time, revise",
+        &[
+            "--set=events.time={ column = \"timestamp_detected\", unit = \"ms\" }",
+            "--set=join.on_reference_change=revise",
+        ],
+    ),
+];
 
 pub(crate) fn run(broker: &Broker, folder: &Path) {
     let count = std::env::var("BENCH_EVENTS").ok();
@@ -28,50 +43,49 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
     let expected = Expected::of(&options).expect("the options are right");
 
     println!("\ncatch-up, {count} events, 4 partitions, one process each, median of {RUNS}");
-    println!("| program | events/s | CPU s per million | peak MB |");
-    println!("|---|--:|--:|--:|");
-    let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
+    let mut costs: [Vec<Cost>; PROGRAMS.len()] = Default::default();
     for run in 0..RUNS {
-        let (limit, ours) = (format!("limit{run}"), format!("joined{run}"));
-        for output in [&limit, &ours] {
-            broker.create_topic(output, 4, &[]);
-        }
-        let brokers = broker.bootstrap();
-        let reference = folder.join("reference.csv").display().to_string();
-        let mut by_hand = Command::new(std::env::current_exe().expect("this program"));
-        by_hand.args([
-            "limit",
-            &brokers,
-            "events",
-            &limit,
-            &reference,
-            &count.to_string(),
-        ]);
-        costs[0].push(measure::run(&mut by_hand).0);
-        let config = configuration(broker, folder, ["events", &ours], 1);
-        let mut job = Command::new(DELTAJOIN);
-        job.args(["run", "--until-end", "--config"]).arg(&config);
-        let (cost, summary) = measure::run(&mut job);
-        costs[1].push(cost);
-        if run == 0 {
-            print!("{}", indent(&summary));
-            check(broker, &expected, &ours);
+        for ((index, (program, settings)), costs) in PROGRAMS.iter().enumerate().zip(&mut costs) {
+            let output = format!("joined-{index}-{run}");
+            broker.create_topic(&output, 4, &[]);
+            let mut command = match *program {
+                "limit" => by_hand(broker, folder, [&output, &count.to_string()]),
+                _ => {
+                    let config = configuration(broker, folder, ["events", &output], 1);
+                    let mut job = Command::new(DELTAJOIN);
+                    job.args(["run", "--until-end", "--config"]).arg(&config);
+                    job.args(*settings);
+                    job
+                }
+            };
+            let (cost, summary) = measure::run(&mut command);
+            costs.push(cost);
+            if run == 0 {
+                print!("{}", indent(&summary));
+            }
+            check(broker, &expected, &output);
         }
     }
-    let rows: Vec<[f64; 3]> = costs.iter().map(|costs| median(costs, count)).collect();
-    for (program, row) in ["limit", "deltajoin"].iter().zip(&rows) {
+    println!("\n| program | events/s | CPU s per million | peak MB |");
+    println!("|---|--:|--:|--:|");
+    let limit = median(&costs[0], count);
+    for ((program, _), costs) in PROGRAMS.iter().zip(&costs) {
+        let row = median(costs, count);
+        let [events, cpu, peak] = [0, 1, 2].map(|figure| row[figure] / limit[figure]);
         println!(
-            "| {program} | {:.0} | {:.2} | {:.0} |",
+            "| {program} | {:.0} ({events:.2}) | {:.2} ({cpu:.2}) | {:.0} ({peak:.2}) |",
             row[0], row[1], row[2]
         );
     }
-    let ratio = |index: usize| rows[1][index] / rows[0][index];
-    println!(
-        "| ratio | {:.2} | {:.2} | {:.2} |",
-        ratio(0),
-        ratio(1),
-        ratio(2)
-    );
+}
+
+/// The hand-written loop.
+fn by_hand(broker: &Broker, folder: &Path, [output, count]: [&str; 2]) -> Command {
+    let brokers = broker.bootstrap();
+    let reference = folder.join("reference.csv").display().to_string();
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["limit", &brokers, "events", output, &reference, count]);
+    command
 }
 
 /// The median of each figure.

@@ -15,7 +15,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-use crate::{DELTAJOIN, configuration};
+use crate::{AT_LEAST_ONCE, DELTAJOIN, configuration};
 
 /// Events in each millisecond.
 const PER_MILLISECOND: u64 = 10;
@@ -38,11 +38,13 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
     );
     println!("| between | p50 | p99 | p99.9 |");
     println!("|---|--:|--:|--:|");
-    for (name, processes) in [
-        ("nothing", 0),
-        ("limit", 0),
-        ("deltajoin", 1),
-        ("deltajoin", 2),
+    for (name, processes, arguments) in [
+        ("nothing", 0, &[][..]),
+        ("limit", 0, &[]),
+        ("at-least-once", 1, &AT_LEAST_ONCE),
+        ("at-least-once", 2, &AT_LEAST_ONCE),
+        ("exactly-once", 1, &[]),
+        ("exactly-once", 2, &[]),
     ] {
         let (input, output) = (
             format!("in-{name}{processes}"),
@@ -60,7 +62,13 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
                 command.args(["limit", &brokers, &input, &output, &reference, "0"]);
                 Some(Process::spawn(&mut command))
             }
-            _ => Some(start(broker, folder, [&input, &output], processes, &[])),
+            _ => Some(start(
+                broker,
+                folder,
+                [&input, &output],
+                processes,
+                arguments,
+            )),
         };
         let watched = if process.is_some() { &output } else { &input };
         let quantiles = measure(broker, &input, watched);
@@ -73,6 +81,34 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
             "| {name} | {:.1} | {:.1} | {:.1} |",
             quantiles[0], quantiles[1], quantiles[2]
         );
+        drop(process);
+    }
+}
+
+/// At-least-once on one process, by how often checkpoints are made: a mark that they leave would
+/// be seen in the upper quantiles.
+pub(crate) fn checkpoints(broker: &Broker, folder: &Path) {
+    std::fs::write(
+        folder.join("reference.csv"),
+        reference_csv(&Options::default()),
+    )
+    .expect("writable");
+    println!("\nat-least-once at 10,000 events/s, one process, by checkpoint.interval");
+    println!("| a checkpoint every | p50 ms | p99 ms | p99.9 ms |");
+    println!("|---|--:|--:|--:|");
+    for interval in ["1h", "10s", "1s", "200ms"] {
+        let (input, output) = (
+            format!("in-kept-{interval}"),
+            format!("out-kept-{interval}"),
+        );
+        for topic in [&input, &output] {
+            broker.create_topic(topic, 4, &[]);
+        }
+        let setting = format!("--set=checkpoint.interval={interval}");
+        let settings = [&AT_LEAST_ONCE[..], &[&setting]].concat();
+        let process = start(broker, folder, [&input, &output], 1, &settings);
+        let [p50, p99, p999] = measure(broker, &input, &output);
+        println!("| {interval} | {p50:.1} | {p99:.1} | {p999:.1} |");
         drop(process);
     }
 }
@@ -106,14 +142,9 @@ pub(crate) fn intervals(broker: &Broker, folder: &Path) {
         for topic in [&input, &output] {
             broker.create_topic(topic, 4, &[]);
         }
-        let settings = ["sinks.0", "dead_letters"].map(|sink| {
-            let exactly_once = format!("--set={sink}.delivery=exactly-once");
-            [
-                exactly_once,
-                format!("--set={sink}.commit_interval={interval}"),
-            ]
-        });
-        let settings: Vec<&str> = settings.iter().flatten().map(String::as_str).collect();
+        let settings = ["sinks.0", "dead_letters"]
+            .map(|sink| format!("--set={sink}.commit_interval={interval}"));
+        let settings = settings.each_ref().map(String::as_str);
         let process = start(broker, folder, [&input, &output], 1, &settings);
         let (job, all) = (process.usage().cpu, broker.usage().cpu);
         let started = Instant::now();

@@ -4,7 +4,7 @@
 //! | figure | what is run |
 //! |---|---|
 //! | catch-up | a topic of 5 million events, read to its end: events/s, CPU, peak memory |
-//! | latency | 10,000 events/s, from the event to a consumer of the result |
+//! | latency | 10,000 events/s, from the event to a consumer of the result; by checkpoints |
 //! | memory | 10 million distinct keys, resident bytes above the empty job |
 //! | idle | a live job without events, CPU of its workers |
 //! | intervals | exactly-once, by how often it commits |
@@ -13,7 +13,7 @@
 //! | revise | results that follow the reference: throughput, memory, time to correct them |
 //!
 //! Arguments name figures; without any, all are made. `BENCH_EVENTS` sets the size of
-//! the topic. Every output is checked against the generator's expectation.
+//! the topic. Every output of the catch-up is checked against the generator's expectation.
 #![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -32,6 +32,12 @@ use std::path::Path;
 
 use deltajoin::config::KafkaTopic;
 use deltajoin_testkit::Broker;
+
+/// What has a job write at least once; the default is exactly once.
+const AT_LEAST_ONCE: [&str; 2] = [
+    "--set=sinks.0.delivery=at-least-once",
+    "--set=dead_letters.delivery=at-least-once",
+];
 
 /// The program under test.
 const DELTAJOIN: &str = env!("CARGO_BIN_EXE_deltajoin");
@@ -54,6 +60,7 @@ fn main() {
     }
     if wanted("latency") {
         latency::run(&broker, folder.path());
+        latency::checkpoints(&broker, folder.path());
     }
     if wanted("memory") {
         standing::memory(&broker, folder.path());
@@ -97,9 +104,6 @@ fn configuration(
         .collect();
     let (brokers, addresses) = (broker.bootstrap(), addresses.join(", "));
     let folder = folder.display();
-    // `BENCH_DELIVERY=exactly-once make bench` measures the other one.
-    let delivery = std::env::var("BENCH_DELIVERY");
-    let delivery = delivery.unwrap_or_else(|_| "at-least-once".to_owned());
     let text = format!(
         r#"job = "bench-{output}"
 [events]
@@ -124,12 +128,10 @@ on_reference_change = "future-only"
 type = "kafka"
 brokers = "{brokers}"
 topic = "{output}"
-delivery = "{delivery}"
 [dead_letters]
 type = "kafka"
 brokers = "{brokers}"
 topic = "dead"
-delivery = "{delivery}"
 [cluster]
 processes = {processes}
 addresses = [{addresses}]

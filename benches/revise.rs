@@ -13,7 +13,7 @@ use rdkafka::{Message, Offset};
 use crate::catch_up::publish;
 use crate::latency::{Publishing, now_us, published_us, reader};
 use crate::measure;
-use crate::{DELTAJOIN, configuration};
+use crate::{AT_LEAST_ONCE, DELTAJOIN, configuration};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -46,7 +46,8 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
             let config = configuration(broker, folder, ["revise", &output], 1);
             let mut job = Command::new(DELTAJOIN);
             let set = format!("join.on_reference_change={kind}");
-            job.args(["run", "--until-end", "--set", &set, "--config"]);
+            job.args(["run", "--until-end"]).args(AT_LEAST_ONCE);
+            job.args(["--set", &set, "--config"]);
             let (cost, _) = measure::run(job.arg(&config));
             walls.push(cost.wall);
             println!(
@@ -91,7 +92,8 @@ fn correct(broker: &Broker, folder: &Path, memory_limit: &str) {
     let config = configuration(broker, folder, [input, output], 1);
     let mut command = Command::new(DELTAJOIN);
     let memory_limit = format!("state.memory_limit={memory_limit}");
-    command.args(["run", "--set", "join.on_reference_change=revise"]);
+    command.arg("run").args(AT_LEAST_ONCE);
+    command.args(["--set", "join.on_reference_change=revise"]);
     command.args(["--set", &memory_limit]);
     let mut job = Job::spawn_command(command.arg("--config").arg(&config));
     let mut held = None;

@@ -1,23 +1,29 @@
 //! What the job tells of itself: logs, the progress line, the status file.
 //!
 //! The core calls the `Observer` from its workers' threads, which only adds numbers; a thread of
-//! this module writes what a person or a supervisor reads, once a second.
+//! this module writes what a person or a supervisor reads, once a second and at each stage.
 //!
 //! # Invariants
 //! * Nothing here can slow a worker: no I/O happens in the observer's calls.
 //! * The status file is replaced whole, so a reader never sees half of one.
 
-use std::io::IsTerminal;
+mod clock;
+mod memory;
+
+use std::io::{ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deltajoin_workers::ports::{Clock, Counts, Observer, Progress, Stop};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::config::StatusFile;
+pub use crate::telemetry::clock::WallClock;
+use crate::telemetry::memory::Crowded;
+pub use crate::telemetry::memory::MemoryLimit;
 
 /// The latency that is told apart at most: an hour, in microseconds.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
@@ -41,67 +47,6 @@ pub fn log_to_stderr(filter: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The time of day at the start, then monotonic: a system's clock that leaps later is not followed.
-pub struct WallClock {
-    started: Instant,
-    started_us: u64,
-}
-
-/// A leap of the system's clock is told from so many milliseconds on.
-const LEAP_MS: u64 = 1_000;
-
-impl WallClock {
-    /// A clock that is right now.
-    pub fn start() -> Arc<Self> {
-        Arc::new(Self {
-            started: Instant::now(),
-            started_us: system_us(),
-        })
-    }
-
-    /// By how many milliseconds the system's clock is ahead of this one.
-    fn system_ahead_ms(&self) -> i64 {
-        (system_us() as i64 - self.now_us() as i64) / 1000
-    }
-
-    /// Tells when the system's clock has leapt since it was last told, when it was `told` ahead.
-    fn tell_leap(&self, told: &mut i64) {
-        let ahead = self.system_ahead_ms();
-        if ahead.abs_diff(*told) >= LEAP_MS {
-            tracing::warn!(
-                leap_ms = ahead - *told,
-                "the system's clock has leapt; epochs do not follow it before the next start"
-            );
-            *told = ahead;
-        }
-    }
-
-    /// Tells when the clock stands before what the job has seen already.
-    pub fn tell_behind(&self, newest_epoch: u64) {
-        let behind_ms = newest_epoch.saturating_sub(self.now_ms());
-        if behind_ms >= LEAP_MS {
-            tracing::warn!(
-                behind_ms,
-                "the system's clock is behind the job's newest epoch; epochs go on from that one"
-            );
-        }
-    }
-}
-
-/// The system's clock, in microseconds since 1970.
-#[allow(clippy::disallowed_methods)] // The one place that reads it.
-fn system_us() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let us = since.unwrap_or_default().as_micros();
-    u64::try_from(us).expect("the year is before 500,000")
-}
-
-impl Clock for WallClock {
-    fn now_us(&self) -> u64 {
-        self.started_us + u64::try_from(self.started.elapsed().as_micros()).expect("as above")
-    }
-}
-
 /// What stage a process is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -109,7 +54,7 @@ pub enum State {
     /// It connects to Kafka and to its peers.
     #[default]
     Starting,
-    /// The reference table is being read.
+    /// The reference table or a checkpoint is being read.
     Loading,
     /// Events are being joined.
     Live,
@@ -134,15 +79,16 @@ pub struct Status {
     /// What all workers of the job have counted since its start.
     #[serde(flatten)]
     pub counts: Counts,
-    /// When the content of the reference file that holds was taken, in milliseconds since 1970; 0
-    /// if the reference is no file.
+    /// When the content of the reference file that holds was taken, or the topic's had been read,
+    /// in milliseconds since 1970.
     pub reference_loaded_ms: u64,
-    /// For how many seconds the file has not been found to have that content: at most about
-    /// `refresh` as long as all is well.
+    /// For how many seconds the file has not been found to have that content, at most about
+    /// `refresh` as long as all is well; or for how many the newest record of some key of the topic
+    /// has been bad.
     pub reference_age_s: u64,
-    /// How many faults of the file have been told since the start.
+    /// How many faults of the file, or bad records of the topic, have been told since the start.
     pub reference_failures: u64,
-    /// What is wrong with the file now; empty if nothing is.
+    /// What is wrong with the file or topic now; empty if nothing is.
     pub reference_error: String,
     /// Milliseconds from a record's publication until all sinks had written its epoch, in the
     /// last second of this process; half of the records were at most so late.
@@ -171,8 +117,10 @@ struct Inner {
     status: Status,
     progress: Progress,
     latency: Histogram<u64>,
-    /// When the reference file was last found to have the content that holds; 0 if never.
+    /// When the reference file was last found to have the content that holds; 0 if never. Of a
+    /// topic since when records are bad; 0 if none is.
     reference_ms: u64,
+    crowded: Crowded,
 }
 
 /// A poisoned lock means that another thread has panicked: the process is ending anyway.
@@ -184,7 +132,7 @@ impl Monitor {
     /// A monitor of one process of this job.
     ///
     /// # Errors
-    /// If the status file cannot be written.
+    /// If the status file cannot be written, unless it may be later.
     pub fn start(
         clock: Arc<WallClock>,
         stop: Arc<Stop>,
@@ -209,10 +157,17 @@ impl Monitor {
                 progress: Progress::default(),
                 latency: latency.expect("the bounds are constants"),
                 reference_ms: 0,
+                crowded: Crowded::default(),
             }),
         };
-        if let Some(file) = &monitor.status_file {
-            replace(&lock(file), &monitor.status())?;
+        if let Some(file) = &monitor.status_file
+            && let Err(error) = replace(&lock(file), &monitor.status())
+        {
+            // As while the job runs, which does not need it.
+            match error.may_pass() {
+                true => error.warn(),
+                false => return Err(error),
+            }
         }
         Ok(Arc::new(monitor))
     }
@@ -227,9 +182,24 @@ impl Monitor {
         *lock(&self.lag) = Some(lag);
     }
 
-    /// Notes the stage that the process has come to.
+    /// Sets how `state.memory_limit` is spoken of.
+    pub fn name_memory_limit(&self, limit: MemoryLimit) {
+        lock(&self.inner).crowded.limit = Some(limit);
+    }
+
+    /// Warns of a limit that workers need more than.
+    fn tell_crowded(&self) {
+        let news = lock(&self.inner).crowded.news();
+        if let Some((message, hint)) = news {
+            tracing::warn!(hint, "{message}");
+        }
+    }
+
+    /// Notes the stage that the process has come to, and says so in the status file at once: it may
+    /// be over within a second.
     pub fn enter(&self, state: State) {
         lock(&self.inner).status.state = state;
+        self.report(&self.status());
     }
 
     /// Notes the generation.
@@ -248,11 +218,28 @@ impl Monitor {
         }
     }
 
-    /// Notes what is wrong with the reference file.
+    /// Notes what is wrong with the reference file, or a record of the topic.
     pub fn reference_failed(&self, error: &str) {
         let mut inner = lock(&self.inner);
         inner.status.reference_failures += 1;
         error.clone_into(&mut inner.status.reference_error);
+    }
+
+    /// Notes that all of the reference topic is read.
+    pub fn reference_followed(&self) {
+        lock(&self.inner).status.reference_loaded_ms = self.clock.now_ms();
+    }
+
+    /// Notes what is wrong with the newest record of a key of the reference topic; nothing if none
+    /// is bad.
+    pub fn reference_fault(&self, fault: Option<&str>) {
+        let mut inner = lock(&self.inner);
+        inner.reference_ms = match (fault, inner.reference_ms) {
+            (None, _) => 0,
+            (Some(_), 0) => self.clock.now_ms(),
+            (Some(_), since_ms) => since_ms,
+        };
+        inner.status.reference_error = fault.unwrap_or_default().to_owned();
     }
 
     /// Notes that the content of an earlier start holds, which was bound then.
@@ -262,18 +249,18 @@ impl Monitor {
         inner.status.reference_loaded_ms = bound_ms;
     }
 
-    /// Notes that the process ends, and says so in the status file.
+    /// Notes that the process ends.
     pub fn finish(&self) {
+        self.tell_crowded();
         self.enter(State::Stopping);
-        self.report(&self.status());
     }
 
     fn report(&self, status: &Status) {
         let Some(file) = &self.status_file else {
             return;
         };
-        if let Err(StatusError { path, source }) = replace(&lock(file), status) {
-            tracing::warn!(error = %source, path = %path.display(), "could not write the status");
+        if let Err(error) = replace(&lock(file), status) {
+            error.warn();
         }
     }
 
@@ -334,6 +321,10 @@ impl Observer for Monitor {
         self.settled.fetch_max(epoch, Ordering::Release);
     }
 
+    fn crowded(&self, needed: u64, rows: u64, _: u64) {
+        lock(&self.inner).crowded.note(needed, rows);
+    }
+
     fn lag_records(&self) -> u64 {
         lock(&self.lag).as_ref().map_or(0, |lag| lag())
     }
@@ -353,6 +344,7 @@ pub fn report_every_second(monitor: Arc<Monitor>, line: Option<fn(&str)>) -> std
         let mut told = 0;
         loop {
             monitor.clock.tell_leap(&mut told);
+            monitor.tell_crowded();
             let now = monitor.status();
             monitor.report(&now);
             if let Some(line) = line
@@ -376,6 +368,22 @@ pub struct StatusError {
     pub path: PathBuf,
     /// What the system says.
     pub source: std::io::Error,
+}
+
+impl StatusError {
+    /// Whether the disk is full, or read-only since the file was written.
+    fn may_pass(&self) -> bool {
+        match self.source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => true,
+            ErrorKind::ReadOnlyFilesystem => self.path.exists(),
+            _ => false,
+        }
+    }
+
+    fn warn(&self) {
+        let path = self.path.display();
+        tracing::warn!(error = %self.source, %path, "could not write the status");
+    }
 }
 
 /// Replaces the status file.
@@ -409,38 +417,4 @@ pub fn progress_line(before: &Status, now: &Status) -> String {
         now.latency_p50_ms,
         now.latency_p99_ms,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A clock that was started when the system's clock stood otherwise.
-    fn clock_from(started_us: u64) -> WallClock {
-        WallClock {
-            started: Instant::now(),
-            started_us,
-        }
-    }
-
-    #[test]
-    fn a_leap_of_the_systems_clock_is_told_once_and_is_not_followed() {
-        let forward = clock_from(system_us() - 10_000_000);
-        let mut told = 0;
-        forward.tell_leap(&mut told);
-        assert!((9_000..11_000).contains(&told), "{told}");
-        let once = told;
-        forward.tell_leap(&mut told);
-        assert_eq!(told, once);
-        assert!(forward.now_us() < system_us() - 9_000_000);
-
-        let back = clock_from(system_us() + 3_600_000_000);
-        back.tell_leap(&mut told);
-        assert!((-3_601_000..-3_599_000).contains(&told), "{told}");
-        assert!(back.now_us() > system_us() + 3_599_000_000);
-
-        let mut told = 0;
-        WallClock::start().tell_leap(&mut told);
-        assert_eq!(told, 0);
-    }
 }

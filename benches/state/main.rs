@@ -230,7 +230,6 @@ fn columns() -> Vec<Column> {
 }
 
 fn plan() -> Plan {
-    let event = BatchSchema::register(Schema::new(columns(), vec![0]));
     let place = vec![
         Column::new("location", ColumnType::Int64),
         Column::new("name", ColumnType::String).nullable(),
@@ -261,7 +260,6 @@ fn plan() -> Plan {
             detect_conflicts: false,
             window_ms: 0,
             time,
-            events: event,
             reference: BatchSchema::register(Schema::new(place, vec![0])),
             joined: BatchSchema::register(Schema::new(joined, vec![0])),
         },
@@ -303,6 +301,7 @@ fn ports(keys: u64, folder: &Arc<ColdFolder>, files: &Arc<Mutex<Vec<Arc<ColdFile
         clock: ExpiryClock::new(None, [0]),
         keys: BucketRing::new(true).limited(LIMIT),
         recent: (0, Vec::new()),
+        told: std::collections::BTreeMap::new(),
         row_limit: None,
         checkpoints: Some(Box::new(Freezing::start(folder, files))),
         sinks: vec![sink("rows")],

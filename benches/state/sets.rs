@@ -13,7 +13,7 @@ use differential_dataflow::input::InputSession;
 use differential_dataflow::operators::ThresholdTotal;
 use timely::dataflow::ProbeHandle;
 
-use crate::resident;
+use crate::{computed, resident};
 
 /// Bytes a key, and how fast, beside a set of the standard library, which is hashbrown's.
 pub(crate) fn sets(count: usize) {
@@ -35,8 +35,11 @@ pub(crate) fn sets(count: usize) {
     }
     let all = keys(0, count);
     let others = keys(count, count);
-    let per_second = |begun: Instant| count as f64 / begun.elapsed().as_secs_f64() / 1e6;
-    println!("\n{count} keys in memory | bytes a key | inserts | found | not found (million/s)");
+    let per_second = |begun: f64| count as f64 / (computed("") - begun) / 1e6;
+    println!(
+        "\n{count} keys in memory | bytes a key | at most | inserts | found | not \
+         found (million/s of CPU)"
+    );
     for narrow in [true, false] {
         let columns = |keys: &[u64]| match narrow {
             true => Keys::Narrow(keys.to_vec().into()),
@@ -44,35 +47,51 @@ pub(crate) fn sets(count: usize) {
         };
         let (own, absent) = (columns(&all), columns(&others));
         let mut set = KeySet::new(narrow);
-        let begun = Instant::now();
+        let begun = computed("");
         (0..count).for_each(|row| assert!(set.insert(&own, row)));
         let inserts = per_second(begun);
-        let begun = Instant::now();
+        let begun = computed("");
         assert!((0..count).all(|row| set.contains(&own, row)));
         let found = per_second(begun);
-        let begun = Instant::now();
+        let begun = computed("");
         assert!(!(0..count).any(|row| set.contains(&absent, row)));
         let not = per_second(begun);
         let bytes = set.bytes() as f64 / count as f64;
         let name = if narrow { "64 bits" } else { "128 bits" };
-        println!("{name} | {bytes:.1} | {inserts:.1} | {found:.1} | {not:.1}");
+        drop(set);
+        let peak = peak(&own, narrow);
+        println!("{name} | {bytes:.1} | {peak:.1} | {inserts:.1} | {found:.1} | {not:.1}");
     }
     let mut set: HashSet<u64, BuildHasherDefault<Mixed>> = HashSet::default();
-    let begun = Instant::now();
+    let begun = computed("");
     all.iter().for_each(|key| assert!(set.insert(*key)));
     let inserts = per_second(begun);
     // A power of two of slots, seven eighths of which may be taken, with a byte beside each.
     let slots = (set.capacity() * 8 / 7).next_power_of_two();
     let bytes = (slots * 9) as f64 / count as f64;
-    let begun = Instant::now();
+    let begun = computed("");
     assert!(all.iter().all(|key| set.contains(key)));
     let found = per_second(begun);
-    let begun = Instant::now();
+    let begun = computed("");
     assert!(!others.iter().any(|key| set.contains(key)));
     let not = per_second(begun);
-    println!("64 bits, HashSet | {bytes:.1} | {inserts:.1} | {found:.1} | {not:.1}");
+    println!("64 bits, HashSet | {bytes:.1} | - | {inserts:.1} | {found:.1} | {not:.1}");
     drop(set);
     differential(&all);
+}
+
+/// The most bytes a key while a set grows from a million keys on, looked at after each 1,024. One
+/// table of 1,024 is there twice for a moment while it grows.
+fn peak(keys: &Keys, narrow: bool) -> f64 {
+    let mut set = KeySet::new(narrow);
+    let mut most: f64 = 0.0;
+    for row in 0..keys.high().len() {
+        set.insert(keys, row);
+        if row > 1_000_000 && row % 1024 == 0 {
+            most = most.max(set.bytes() as f64 / row as f64);
+        }
+    }
+    most * (1.0 + 1.0 / 1024.0)
 }
 
 /// The same keys through Differential's own `distinct`, in epochs of 65,536. Memory is that of the

@@ -24,7 +24,7 @@ use crate::audit::source::without_kafka;
 use crate::audit::window::Times;
 use crate::bindings::{Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, read_reference};
-use crate::codec::reference_schema;
+use crate::codec::versioned_schema;
 use crate::config::{Bindings, Config, EventSource, Target};
 #[cfg(feature = "kafka")]
 use crate::config::{KafkaTopic, Start};
@@ -89,7 +89,8 @@ impl Log {
             begun: false,
             newest: 0,
         };
-        let schema = reference_schema(&config.reference.schema);
+        let version = config.join.version_column.as_deref();
+        let schema = versioned_schema(&config.reference.schema, version);
         let first = self.reader.first(&stop)?;
         let mut place = None;
         if first > 0 {

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
-use deltajoin_workers::schema::Schema;
+use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
 use crate::audit::canonical::{Canonical, NO_ROW};
 use crate::audit::entry::Event;
@@ -54,6 +54,8 @@ impl Join {
                 joined.push(column.clone().nullable());
             }
         }
+        let version = config.join.version_column.as_deref();
+        joined.extend(version.map(|name| Column::new(name, ColumnType::Int64).nullable()));
         let joined = Schema::new(joined, config.events.schema.key.clone());
         let (epochs, reference) = match bound {
             Some((epochs, changes)) => {

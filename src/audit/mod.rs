@@ -180,6 +180,14 @@ impl<'a> Audit<'a> {
                     .hint("Leave out --from and --to."),
             );
         }
+        if let Some(name) = &config.join.version_column {
+            return Err(Failure::usage(format!(
+                "nothing tells what must be in column {name:?}, the join.version_column"
+            ))
+            .detail(
+                "A job's binding log has the epochs of reference rows, and this one has none.",
+            ));
+        }
         // Ends are taken before anything is read: first those of the events.
         let events = Source::of_events(&config.events.source, config.limits.max_record_bytes)?;
         Ok(Self {

@@ -6,6 +6,7 @@
 //! * Of each key the latest row up to an epoch counts, and none if that was a removal.
 //! * An event's result is revised by a change of its row if the event is later than the change's
 //!   floor.
+//! * A row is as old as the change that made it what it is; what leaves it as it was is none.
 
 use std::collections::HashMap;
 #[cfg(feature = "kafka")]
@@ -34,6 +35,8 @@ pub(super) struct Reference {
     rows: HashMap<u128, Versions>,
     /// The columns that results have of it.
     values: Vec<usize>,
+    /// Whether results tell the epoch of their row.
+    versioned: bool,
     /// The floors of the epochs with changes.
     floors: Vec<(u64, i64)>,
     /// Whether changes before the first epoch that is judged are not known.
@@ -65,10 +68,17 @@ struct Versions {
     earlier: bool,
 }
 
-/// What a key has from an epoch on: block and row, or nothing.
+/// What a key has from an epoch on: a row, or nothing.
 type Version = (u64, Option<Place>);
-/// Block and row.
-pub(super) type Place = (usize, usize);
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    block: usize,
+    row: usize,
+    /// The epoch of the change that made it what it is.
+    since: u64,
+}
 
 /// A change that revises a result.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +104,6 @@ impl Reference {
                     schema: schema.clone(),
                     record_bytes_max: config.limits.max_record_bytes,
                     until_end: true,
-                    on_rejected: Arc::new(|_| {}),
                 };
                 read_topic(options)?
             }
@@ -114,36 +123,58 @@ impl Reference {
     /// The table as changes make it; of what was before the epoch `from`, only the end is kept.
     pub(super) fn of_changes(config: &Config, changes: Changes, from: u64) -> Self {
         let schema = &config.reference.schema;
-        let mut blocks = Vec::new();
-        let mut rows: HashMap<u128, Versions> = HashMap::new();
-        let mut floors = Vec::new();
-        let mut canonical = Canonical::default();
-        for change in changes.all {
-            let (epoch, block) = (change.epoch, change.rows);
-            if floors.last().is_none_or(|(last, _)| *last < epoch) {
-                floors.push((epoch, change.floor_ms));
-            }
-            for row in 0..block.len() {
-                let key = canonical.key(schema.key.iter().map(|column| block.slot(*column, row)));
-                let place = (block.diffs()[row] > 0).then_some((blocks.len(), row));
-                let versions = rows.entry(key).or_default();
-                let again = versions.all.pop_if(|(last, _)| *last == epoch);
-                if again.is_none() && epoch < from {
-                    versions.earlier |= versions.all.pop().is_some();
-                }
-                versions.all.push((epoch, place));
-            }
-            blocks.push(block);
-        }
         let columns = 0..schema.columns.len();
         let values = columns.filter(|column| !schema.key.contains(column));
-        Self {
-            blocks,
-            rows,
+        let mut this = Self {
+            blocks: Vec::new(),
+            rows: HashMap::new(),
             values: values.collect(),
-            floors,
+            versioned: config.join.version_column.is_some(),
+            floors: Vec::new(),
             trimmed: changes.trimmed,
+        };
+        for change in changes.all {
+            this.take(&schema.key, change);
         }
+        for versions in this.rows.values_mut() {
+            let before = versions.all.partition_point(|(epoch, _)| *epoch < from);
+            versions.earlier = versions.all.drain(..before.saturating_sub(1)).len() > 0;
+        }
+        this
+    }
+
+    fn take(&mut self, key: &[usize], change: Change) {
+        let (epoch, block) = (change.epoch, change.rows);
+        if self.floors.last().is_none_or(|(last, _)| *last < epoch) {
+            self.floors.push((epoch, change.floor_ms));
+        }
+        // A table that stands for changes that are gone tells how old its rows are.
+        let is_whole = self.trimmed && self.floors.len() == 1;
+        let mut canonical = Canonical::default();
+        for row in 0..block.len() {
+            let key = canonical.key(key.iter().map(|column| block.slot(*column, row)));
+            let versions = self.rows.entry(key).or_default();
+            versions.all.pop_if(|(last, _)| *last == epoch);
+            let before = versions.all.last().and_then(|(_, place)| *place);
+            let same = |before: &Place| {
+                let known = &self.blocks[before.block];
+                let mut values = self.values.iter();
+                values.all(|column| known.slot(*column, before.row) == block.slot(*column, row))
+            };
+            let since = match (before.filter(|_| self.versioned).filter(same), is_whole) {
+                (Some(before), _) => before.since,
+                (None, true) => told_version(&block, row).unwrap_or(epoch),
+                (None, false) => epoch,
+            };
+            let place = Place {
+                block: self.blocks.len(),
+                row,
+                since,
+            };
+            let place = (block.diffs()[row] > 0).then_some(place);
+            versions.all.push((epoch, place));
+        }
+        self.blocks.push(block);
     }
 
     /// How many rows it has in the end.
@@ -202,9 +233,22 @@ impl Reference {
     /// Appends what a result has of the table: a row, or nulls.
     pub(super) fn append<'a>(&'a self, place: Option<Place>, slots: &mut Vec<Slot<'a>>) {
         slots.extend(self.values.iter().map(|column| match place {
-            Some((block, row)) => self.blocks[block].slot(*column, row),
+            Some(place) => self.blocks[place.block].slot(*column, place.row),
             None => Slot::Null,
         }));
+        if self.versioned {
+            let since = place.map(|place| Slot::Int64(place.since.cast_signed()));
+            slots.push(since.unwrap_or(Slot::Null));
+        }
+    }
+}
+
+/// The epoch that a row has in its last column, if it has one.
+fn told_version(block: &Batch, row: usize) -> Option<u64> {
+    let last = block.columns().len() - 1;
+    match block.slot(last, row) {
+        Slot::Int64(since) if block.schema().versioned => Some(since.cast_unsigned()),
+        _ => None,
     }
 }
 
@@ -219,7 +263,7 @@ fn read_topic(options: kafka::ReferenceOptions) -> Result<Vec<Batch>, Failure> {
         let failed = Arc::clone(&failed);
         move |error| *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error)
     });
-    let reading = topic.spawn(sender, Arc::default(), fail)?;
+    let reading = topic.spawn(sender, Box::new(()), Arc::default(), fail)?;
     if let Err(panic) = reading.join() {
         std::panic::resume_unwind(panic);
     }
@@ -228,6 +272,5 @@ fn read_topic(options: kafka::ReferenceOptions) -> Result<Vec<Batch>, Failure> {
         return Err(error.into());
     }
     let blocks = std::iter::from_fn(|| receiver.pop());
-    let blocks = blocks.map(|(block, _)| block.updates);
-    Ok(blocks.filter(|block| !block.is_empty()).collect())
+    Ok(blocks.flat_map(|(block, _)| block.updates).collect())
 }

@@ -53,7 +53,7 @@ pub struct Opened<L> {
 /// marker, or if `stop` is set.
 pub fn claim<L: Log>(
     mut log: L,
-    marker: Marker,
+    mut marker: Marker,
     reference: Arc<BatchSchema>,
     from: Option<Place>,
     (lasting, made): (&Lasting, u64),
@@ -71,6 +71,7 @@ pub fn claim<L: Log>(
         Ok(true)
     })?;
     lasting.check(reader.history(), made, &name)?;
+    marker.settings = lasting.with_found(reader.history(), made);
     fault_point::reach("marker.append");
     let generation = log.append(&[marker.encode()], stop)?.start;
     fault_point::reach("marker.appended");

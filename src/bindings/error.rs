@@ -111,6 +111,14 @@ pub enum Error {
         /// Where the marker was.
         offset: u64,
     },
+    /// Sinks have rows that nothing in the log tells of.
+    #[error("sinks have rows up to epoch {written}, and nothing is bound in {log}")]
+    NothingBound {
+        /// The log.
+        log: String,
+        /// The last epoch that a sink has.
+        written: u64,
+    },
     /// What is bound was bound with another setting.
     #[error("the job has run with another {name}, and {}", if *of_rows {
         "has not written all rows of then"
@@ -166,6 +174,7 @@ impl Error {
                 needs_correction, ..
             } if !needs_correction => ExitCode::Failed,
             Self::OtherLog { .. }
+            | Self::NothingBound { .. }
             | Self::SettingChanged { .. }
             | Self::Record { .. }
             | Self::Connector { .. } => ExitCode::Usage,
@@ -187,6 +196,7 @@ impl Error {
             Self::OutcomeUnknown { reason, .. } => Some(reason.clone()),
             Self::Connector { detail, .. } => detail.clone(),
             Self::OtherLog { .. }
+            | Self::NothingBound { .. }
             | Self::MarkerLost { .. }
             | Self::Shortened { .. }
             | Self::Record { .. }
@@ -205,7 +215,7 @@ impl Error {
                 "Its brokers have lost what they had acknowledged: look at their disks, and at \
                  `unclean.leader.election.enable`."
             }
-            Self::OtherLog { .. } => {
+            Self::OtherLog { .. } | Self::NothingBound { .. } => {
                 "Bring the log back; or have the job begin anew, by `deltajoin state reset` or \
                  another name."
             }

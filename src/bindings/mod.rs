@@ -42,7 +42,9 @@ pub use appender::{Appended, Appender, Fatal};
 pub use claim::{Claim, Opened, claim, open, superseded};
 pub use error::{Error, Fault};
 pub use history::{History, Place, Reader};
-pub use lasting::{Lasting, OF_SINKS};
+pub use lasting::{
+    Lasting, OF_MESSAGE_BYTES, OF_PARTITIONER, OF_PARTITIONS, OF_SINKS, found, number_of,
+};
 pub use record::{Announced, Marker, MarkerId, Record, TransactionalId, announced};
 
 /// Told of each record that is read, with its offset; says whether it wants more.

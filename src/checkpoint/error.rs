@@ -64,6 +64,16 @@ pub enum Error {
         /// What the store says.
         reason: String,
     },
+    /// The disk is full, or what this user may have of it; another time there may be room.
+    #[error("could not {action} {name:?}: there is no room")]
+    Full {
+        /// What was to be done.
+        action: Action,
+        /// The object.
+        name: String,
+        /// What the system says.
+        reason: String,
+    },
     /// The store could not be reached, or was busy, for a long time.
     #[error("could not {action} {name:?} within {}", humantime::format_duration(*.within))]
     Unavailable {
@@ -141,6 +151,7 @@ impl Error {
             | Self::Version { .. }
             | Self::NotShared { .. } => ExitCode::Usage,
             Self::Refused { .. }
+            | Self::Full { .. }
             | Self::Unavailable { .. }
             | Self::Superseded { .. }
             | Self::Taken { .. } => ExitCode::Failed,
@@ -158,6 +169,7 @@ impl Error {
         match self {
             Self::Location { reason, .. }
             | Self::Refused { reason, .. }
+            | Self::Full { reason, .. }
             | Self::Unavailable { reason, .. }
             | Self::NotShared { reason, .. } => Some(reason.clone()),
             _ => None,
@@ -172,6 +184,7 @@ impl Error {
                 "Use a store that honours `If-None-Match: *`: without it two clusters of one job \
                  could take each other's checkpoints away.",
             ),
+            Self::Full { .. } => Some("Make room on the disk."),
             Self::Version { .. } => Some("Use the version of deltajoin that wrote it."),
             Self::NotShared { .. } => Some(
                 "On several hosts the location must be one that all of them share: a bucket, or \
@@ -211,6 +224,11 @@ mod tests {
                 location: location.clone(),
             },
             Error::Refused {
+                action,
+                name: name.clone(),
+                reason: reason.clone(),
+            },
+            Error::Full {
                 action,
                 name: name.clone(),
                 reason: reason.clone(),
@@ -261,6 +279,9 @@ mod tests {
                  hint: Use a store that honours `If-None-Match:..
             1: could not write "manifest-7.json"
                  detail: Permission denied.
+            1: could not write "manifest-7.json": there is no room
+                 detail: Permission denied.
+                 hint: Make room on the disk...
             1: could not write "manifest-7.json" within 1m
                  detail: Permission denied.
             2: "manifest-7.json" is missing

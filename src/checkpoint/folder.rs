@@ -36,14 +36,13 @@ pub(super) struct Folder {
 
 impl Folder {
     /// The folder of a job at `path`; it is made, so that it lasts, if `make` is set.
-    pub(super) fn open(path: &Path, job: &str, make: bool) -> Result<Self, String> {
+    pub(super) fn open(path: &Path, job: &str, make: bool) -> io::Result<Self> {
         let path = path.join(job);
-        let checked = if make {
-            make_folder(&path)
+        if make {
+            make_folder(&path)?;
         } else {
-            fs::read_dir(&path).map(drop)
-        };
-        checked.map_err(|error| format!("Folder {path:?}: {error}."))?;
+            fs::read_dir(&path)?;
+        }
         Ok(Self { path })
     }
 
@@ -214,11 +213,20 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+/// Whether there is no room, or none for this user.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         let reason = error.to_string();
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing,
+            _ if is_full(&error) => Self::Full(reason),
             // What network file systems say when their server was away.
             io::ErrorKind::Interrupted
             | io::ErrorKind::TimedOut

@@ -106,14 +106,23 @@ pub(super) fn random() -> String {
 }
 
 /// Says what the location is, if it is new. It also shows that the store can be written and does
-/// not replace: the same name is put with other bytes, and must keep those that it has.
+/// not replace: the same name is put with other bytes, and must keep those that it has. A location
+/// that is of the job already and takes nothing now is told of, and can be gone on from.
 pub(super) fn establish(store: &Store) -> Result<(), Error> {
     let about = about(store.job());
     let other = format!("{about} ");
-    if store.put(ABOUT, about.as_bytes())? == Put::Taken {
+    let is_known = recognize(store)?;
+    if !is_known && store.put(ABOUT, about.as_bytes())? == Put::Taken {
         recognize(store)?;
     }
-    let second = store.put(ABOUT, other.as_bytes())?;
+    let second = match store.put(ABOUT, other.as_bytes()) {
+        Err(error @ (Error::Refused { .. } | Error::Full { .. })) if is_known => {
+            let (location, detail) = (store.location(), error.detail());
+            tracing::error!(%error, detail, location, "the job goes on without checkpoints");
+            return Ok(());
+        }
+        second => second?,
+    };
     if second == Put::Written || store.get(ABOUT)?.ends_with(b" ") {
         store.delete(ABOUT)?;
         let location = store.location().to_owned();
@@ -122,14 +131,14 @@ pub(super) fn establish(store: &Store) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the location is what this program knows; one that is empty is.
-pub(super) fn recognize(store: &Store) -> Result<(), Error> {
+/// Whether the location is this job's already; none that this program does not know.
+pub(super) fn recognize(store: &Store) -> Result<bool, Error> {
     let text = match store.get(ABOUT) {
-        Err(Error::Missing { .. }) => return Ok(()),
+        Err(Error::Missing { .. }) => return Ok(false),
         text => text?,
     };
     if text.trim_ascii() == about(store.job()).as_bytes() {
-        return Ok(());
+        return Ok(true);
     }
     #[derive(serde::Deserialize)]
     struct Version {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use deltajoin_workers::checkpoint::Told;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
@@ -45,6 +46,9 @@ pub struct Manifest {
     pub rows: Vec<RowsEntry>,
     /// The reference table at S, if it has rows.
     pub reference: Option<ReferenceEntry>,
+    /// Conflicts that were dead-lettered in the minute of S; not written if there are none.
+    #[serde(default, skip_serializing_if = "Told::is_empty")]
+    pub told: Told,
 }
 
 /// A place in the binding log.

@@ -39,7 +39,7 @@ pub fn probe(
         return Ok(None);
     }
     let store = Store::connect(location, job, options, stop, false)?;
-    let tried = recognize(&store).and_then(|()| put_twice(&store));
+    let tried = recognize(&store).and_then(|_| put_twice(&store));
     tried.map_err(|error| store.at_start(error))?;
     Ok(Some(store))
 }

@@ -14,15 +14,13 @@ use std::sync::Arc;
 use deltajoin_workers::batch::{Batch, BatchSchema, Origin};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::checkpoint::layout::{VERSION, reference_name};
-use crate::checkpoint::sealed::{check_seal, damaged, seal};
+use crate::checkpoint::sealed::{check_seal, damaged, opening};
 use crate::checkpoint::store::{Put, Store};
 use crate::checkpoint::{Error, hex};
 use crate::codec::json::{Decoder, Encoder};
-
-/// A batch that is read back has so many rows, at most.
-const BATCH_ROWS: usize = 8192;
 
 /// A reference table, as manifests name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,11 +64,17 @@ pub fn write_reference(
     if rows == 0 {
         return Ok(None);
     }
-    let (object, checksum) = seal(&text(batches, rows));
+    // A large table is made text twice, so that it is not as a whole in memory once more.
+    let (mut hasher, mut bytes) = (Xxh3::new(), opening(0).len());
+    for part in parts(batches, rows) {
+        hasher.update(&part);
+        bytes += part.len();
+    }
+    let checksum = hasher.digest();
     let entry = ReferenceEntry {
         name: reference_name(generation, checksum),
         rows: rows as u64,
-        bytes: object.len() as u64,
+        bytes: bytes as u64,
         checksum,
     };
     let same = |before: &&ReferenceEntry| {
@@ -80,17 +84,28 @@ pub fn write_reference(
         return Ok(Some(before.clone()));
     }
     let mut writer = store.writer(&entry.name);
-    writer.write(&object)?;
+    writer.write(&opening(checksum))?;
+    for part in parts(batches, rows) {
+        writer.write(&part)?;
+    }
     // The table was like this before, in this generation.
-    if writer.finish()? == Put::Taken && store.get(&entry.name)? != object {
-        return Err(Error::Taken { name: entry.name });
+    if writer.finish()? == Put::Taken
+        && let Err(error) = verify_reference(store, &entry)
+    {
+        return Err(match error.is_damage() {
+            true => Error::Taken { name: entry.name },
+            false => error,
+        });
     }
     Ok(Some(entry))
 }
 
-fn text(batches: &[Batch], rows: usize) -> Vec<u8> {
-    let mut text = format!("{{\"version\":{VERSION},\"rows\":{rows}}}\n").into_bytes();
-    for batch in batches.iter().filter(|batch| !batch.is_empty()) {
+/// What is sealed: the rest of the first line, and the rows of each batch.
+fn parts(batches: &[Batch], rows: usize) -> impl Iterator<Item = Vec<u8>> {
+    let first = format!("\"version\":{VERSION},\"rows\":{rows}}}\n").into_bytes();
+    let batches = batches.iter().filter(|batch| !batch.is_empty());
+    let lines = batches.map(|batch| {
+        let mut text = Vec::new();
         let encoder = Encoder::new(&batch.schema().schema);
         let encoder = encoder.rows(batch);
         for row in 0..batch.len() {
@@ -100,8 +115,9 @@ fn text(batches: &[Batch], rows: usize) -> Vec<u8> {
             encoder.value(row, &mut text);
             text.extend_from_slice(b"]\n");
         }
-    }
-    text
+        text
+    });
+    std::iter::once(first).chain(lines)
 }
 
 /// Reads a reference table back; `schema` is its own, as `codec::reference_schema` makes it.
@@ -124,7 +140,7 @@ pub fn read_reference(
         let origin = Origin { partition, offset };
         let replayed = decoder.replay(row.get().as_bytes(), origin, diff);
         replayed.map_err(|reject| fault(&format!("row at {origin:?}: {}", reject.error)))?;
-        if decoder.rows() == BATCH_ROWS {
+        if decoder.is_full() {
             batches.push(decoder.finish());
         }
     }

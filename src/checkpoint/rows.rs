@@ -20,7 +20,9 @@ use arrow_array::{
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema as ArrowSchema, SchemaRef};
-use deltajoin_workers::batch::{Batch, BatchSchema, Gather, RowIndex};
+use deltajoin_workers::batch::{
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, BatchSchema, Gather, RowIndex,
+};
 use deltajoin_workers::checkpoint::Kept;
 use deltajoin_workers::key::key_group;
 use serde::{Deserialize, Serialize};
@@ -43,8 +45,6 @@ const BESIDE: [(&str, DataType); 5] = [
 const OBJECT_BYTES: usize = 64 << 20;
 /// So many neighbours of like size are put together; sizes are alike within this factor.
 const TIER: usize = 4;
-/// Batches of an epoch are small: rows of so many are written as one.
-const BATCH_ROWS: usize = 8192;
 
 /// Rows of one worker, as manifests name them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,9 +159,14 @@ fn encode(kept: &[Kept]) -> Result<Vec<u8>, ArrowError> {
     while !rest.is_empty() {
         let (mut gather, mut rows) = (Gather::default(), Vec::new());
         let (mut epochs, mut replaces) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        // Batches of an epoch are small: those of several are written as one.
         while let Some((kept, later)) = rest.split_first()
-            && (rows.is_empty() || rows.len() + kept.rows.len() <= BATCH_ROWS)
+            && (rows.is_empty()
+                || rows.len() + kept.rows.len() <= BATCH_ROWS_MAX
+                    && bytes + kept.rows.bytes() <= BATCH_BYTES_MAX)
         {
+            bytes += kept.rows.bytes();
             let (index, count) = (gather.push(kept.rows.clone()), kept.rows.len());
             epochs.extend(std::iter::repeat_n(kept.epoch, count));
             replaces.extend(std::iter::repeat_n(kept.replaces, count));
@@ -181,8 +186,7 @@ fn encode(kept: &[Kept]) -> Result<Vec<u8>, ArrowError> {
     writer.into_inner()
 }
 
-/// Reads the rows of some key groups back, in their order. They are of one of these schemas, which
-/// have different numbers of columns or are the same.
+/// Reads the rows of some key groups back, in their order.
 ///
 /// # Errors
 /// If the object is not there, cannot be read, or is damaged.
@@ -190,7 +194,7 @@ pub fn read_rows(
     store: &Store,
     entry: &RowsEntry,
     groups: Groups,
-    schemas: &[Arc<BatchSchema>],
+    schema: &Arc<BatchSchema>,
 ) -> Result<Vec<Kept>, Error> {
     let object = verify_rows(store, entry)?;
     let fault = |reason: &dyn ToString| damaged(&entry.name, &reason.to_string());
@@ -199,7 +203,7 @@ pub fn read_rows(
     let mut kept = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| fault(&error))?;
-        let rows = decode(&batch, schemas).ok_or_else(|| fault(&"it has not the job's columns"))?;
+        let rows = decode(&batch, schema).ok_or_else(|| fault(&"it has not the job's columns"))?;
         for of_epoch in rows {
             let highs = of_epoch.rows.keys().high().iter().enumerate();
             let own = highs.filter(|(_, high)| groups.contains(key_group(**high) as u16));
@@ -232,16 +236,11 @@ pub fn next_rows_merge(entries: &[RowsEntry]) -> Option<Range<usize>> {
     None
 }
 
-/// Puts objects of rows together, in their order, under a new name. None if they have not the same
-/// columns.
+/// Puts objects of rows, of which there are some, together, in their order, under a new name.
 ///
 /// # Errors
 /// If one cannot be read or is damaged, or the new one cannot be written.
-pub fn merge_rows(
-    store: &Store,
-    entries: &[RowsEntry],
-    name: String,
-) -> Result<Option<RowsEntry>, Error> {
+pub fn merge_rows(store: &Store, entries: &[RowsEntry], name: String) -> Result<RowsEntry, Error> {
     let mut merged: Option<(RowsEntry, SchemaRef, StreamWriter<Vec<u8>>)> = None;
     for entry in entries {
         let fault = |error: ArrowError| damaged(&entry.name, &error.to_string());
@@ -260,7 +259,8 @@ pub fn merge_rows(
             }
         };
         if reader.schema() != *schema {
-            return Ok(None);
+            let reason = "it has other columns than those before it";
+            return Err(damaged(&entry.name, reason));
         }
         for batch in reader {
             writer.write(&batch.map_err(fault)?).map_err(fault)?;
@@ -270,21 +270,17 @@ pub fn merge_rows(
         all.last_group = all.last_group.max(entry.last_group);
         all.latest_ms = all.latest_ms.max(entry.latest_ms);
     }
-    let Some((mut all, _, mut writer)) = merged else {
-        return Ok(None);
-    };
+    let (mut all, _, mut writer) = merged.expect("there are some");
     let finished = writer.finish().and_then(|()| writer.into_inner());
     let object = finished.map_err(|error| damaged(&all.name, &error.to_string()))?;
     put_object(store, &mut all, &object)?;
-    Ok(Some(all))
+    Ok(all)
 }
 
 /// Rows of one batch, apart by their epochs.
-fn decode(batch: &RecordBatch, schemas: &[Arc<BatchSchema>]) -> Option<Vec<Kept>> {
-    let own = batch.num_columns().checked_sub(BESIDE.len())?;
-    let mut known = schemas.iter();
-    let schema = known.find(|schema| schema.schema.columns.len() == own)?;
-    let (columns, beside) = batch.columns().split_at(own);
+fn decode(batch: &RecordBatch, schema: &Arc<BatchSchema>) -> Option<Vec<Kept>> {
+    let own = schema.schema.columns.len();
+    let (columns, beside) = batch.columns().split_at_checked(own)?;
     let [epochs, partitions, offsets, diffs, replaces] = beside else {
         return None;
     };
@@ -337,155 +333,4 @@ pub(super) fn verify_rows(store: &Store, entry: &RowsEntry) -> Result<Vec<u8>, E
 }
 
 #[cfg(test)]
-mod tests {
-    use deltajoin_workers::batch::{BatchBuilder, Origin, Slot};
-    use deltajoin_workers::schema::{Column, ColumnType, Schema};
-
-    use super::*;
-    use crate::checkpoint::layout::rows_name;
-    use crate::checkpoint::testing::{folder, overwrite, read, store};
-
-    fn schema(wide: bool) -> Arc<BatchSchema> {
-        let columns = vec![
-            Column::new("id", ColumnType::Int64),
-            Column::new("name", ColumnType::String).nullable(),
-            Column::new("at", ColumnType::Timestamp),
-        ];
-        let key = if wide { vec![0, 1] } else { vec![0] };
-        BatchSchema::register(Schema::new(columns, key))
-    }
-
-    fn kept(epoch: u64, ids: Range<i64>, wide: bool) -> Kept {
-        let mut builder = BatchBuilder::new(schema(wide));
-        for id in ids {
-            let name = match id % 3 {
-                0 if !wide => Slot::Null,
-                _ => Slot::String(format!("name{id}").into()),
-            };
-            let origin = Origin {
-                partition: (id % 7) as i32,
-                offset: id * 10,
-            };
-            let slots = [Slot::Int64(id), name, Slot::Timestamp(id * 1000)];
-            builder.push(&slots, origin, i8::from(id % 5 != 0));
-        }
-        Kept {
-            epoch,
-            rows: builder.finish(),
-            replaces: epoch == 4,
-        }
-    }
-
-    fn told(kept: &[Kept]) -> Vec<String> {
-        let rows = kept.iter().flat_map(|kept| {
-            (0..kept.rows.len()).map(move |row| {
-                let Kept {
-                    epoch,
-                    rows,
-                    replaces,
-                } = kept;
-                let slots: Vec<_> = (0..3).map(|column| rows.slot(column, row)).collect();
-                let (key, diff) = (rows.keys().get(row), rows.diffs()[row]);
-                format!(
-                    "{epoch} {key:x} {slots:?} {:?} {diff} {replaces}",
-                    rows.origin(row)
-                )
-            })
-        });
-        rows.collect()
-    }
-
-    #[test]
-    fn rows_are_read_back_by_key_groups_as_they_were_written() {
-        for wide in [false, true] {
-            let folder = folder();
-            let store = store(&folder);
-            let all = [
-                kept(3, 0..10, wide),
-                kept(4, 10..9000, wide),
-                kept(9, 9000..9001, wide),
-            ];
-            let at_ms = |_: u64, rows: &Batch, row: usize| rows.offsets()[row];
-            let entries = write_rows(&store, || rows_name(1), &all, at_ms).unwrap();
-            let [entry] = &entries[..] else {
-                panic!("they fit into one")
-            };
-            assert_eq!((entry.rows, entry.latest_ms), (9001, 90_000));
-            let schemas = [schema(wide)];
-            let back = read_rows(&store, entry, Groups::ALL, &schemas).unwrap();
-            assert_eq!(told(&back), told(&all));
-            let half = Groups {
-                first: 0,
-                last: 511,
-            };
-            let half = read_rows(&store, entry, half, &schemas).unwrap();
-            let rows = told(&half);
-            assert!(rows.len() > 4000 && rows.len() < 5000, "{}", rows.len());
-            let mut expected = told(&all);
-            expected.retain(|row| rows.contains(row));
-            assert_eq!(rows, expected);
-        }
-    }
-
-    #[test]
-    fn neighbours_of_like_size_are_put_together_as_they_are() {
-        let folder = folder();
-        let store = store(&folder);
-        let at_ms = |_: u64, rows: &Batch, row: usize| rows.offsets()[row];
-        let write = |kept: &[Kept]| {
-            let entries = write_rows(&store, || rows_name(1), kept, at_ms).unwrap();
-            entries.into_iter().next().unwrap()
-        };
-        let all: Vec<Kept> = (0..9)
-            .map(|n: i64| kept(n.cast_unsigned(), n * 10..n * 10 + 10, false))
-            .collect();
-        let large = write(&[kept(1, 100..9000, false)]);
-        let mut entries = vec![large];
-        entries.extend(all.iter().map(|kept| write(std::slice::from_ref(kept))));
-        assert_eq!(next_rows_merge(&entries[..4]), None);
-        let mut merges = 0;
-        while let Some(range) = next_rows_merge(&entries) {
-            let merged = merge_rows(&store, &entries[range.clone()], rows_name(1));
-            entries.splice(range, [merged.unwrap().unwrap()]);
-            merges += 1;
-        }
-        assert_eq!(
-            (merges, entries.len()),
-            (2, 4),
-            "a large one, two, and the ninth"
-        );
-        let back = entries[1..].iter().flat_map(|entry| {
-            let back = read_rows(&store, entry, Groups::ALL, &[schema(false)]).unwrap();
-            assert_eq!(entry.rows, told(&back).len() as u64);
-            back
-        });
-        assert_eq!(told(&back.collect::<Vec<_>>()), told(&all));
-        assert_eq!(entries[3].latest_ms, 890);
-        assert_eq!(entries[1].latest_ms, 390);
-    }
-
-    #[test]
-    fn a_change_of_any_byte_is_noticed() {
-        let folder = folder();
-        let store = store(&folder);
-        let at_ms = |epoch: u64, _: &Batch, _: usize| epoch.cast_signed();
-        let entries = write_rows(&store, || rows_name(1), &[kept(3, 0..10, false)], at_ms);
-        let entry = &entries.unwrap()[0];
-        let good = read(&folder, &entry.name);
-        for position in 0..good.len() {
-            let mut bad = good.clone();
-            bad[position] ^= 1;
-            overwrite(&folder, &entry.name, &bad);
-            let error = verify_rows(&store, entry).unwrap_err();
-            assert!(error.is_damage(), "byte {position}: {error}");
-        }
-        overwrite(&folder, &entry.name, &good);
-        let other = [schema(true)];
-        let other = [BatchSchema::register(Schema::new(
-            other[0].schema.columns[..2].to_vec(),
-            vec![0],
-        ))];
-        let refused = read_rows(&store, entry, Groups::ALL, &other).unwrap_err();
-        assert!(refused.to_string().contains("columns"), "{refused}");
-    }
-}
+mod tests;

@@ -23,12 +23,12 @@ pub(super) fn seal(text: &[u8]) -> (Vec<u8>, u64) {
         .strip_prefix(b"{")
         .expect("an object begins with a brace");
     let checksum = xxh3_64(rest);
-    let mut sealed = Vec::with_capacity(BEGIN.len() + DIGITS + MIDDLE.len() + rest.len());
-    sealed.extend_from_slice(BEGIN);
-    sealed.extend_from_slice(format!("{checksum:016x}").as_bytes());
-    sealed.extend_from_slice(MIDDLE);
-    sealed.extend_from_slice(rest);
-    (sealed, checksum)
+    ([opening(checksum), rest.to_vec()].concat(), checksum)
+}
+
+/// What a sealed text begins with; behind it is what the checksum is of.
+pub(super) fn opening(checksum: u64) -> Vec<u8> {
+    [BEGIN, format!("{checksum:016x}").as_bytes(), MIDDLE].concat()
 }
 
 /// Checks the seal of a text that was read under this name, and that the object it begins with is

@@ -1,5 +1,6 @@
-//! What process 0 tells the others of a start: which checkpoint the generation loads, and where
-//! each partition is read from. If a fault is found in it, all load another, which it tells then.
+//! What process 0 tells the others of a start: which checkpoint the generation loads, where each
+//! partition is read from, and what its marker says. If a fault is found in it, all load another,
+//! which it tells then.
 //!
 //! They all see the same location, or they could not go on from the same state: who does not find
 //! what process 0 has written there looks elsewhere.
@@ -29,6 +30,8 @@ pub struct Start {
     pub checkpoint: Option<u64>,
     /// By partition where it is read from, and how far it is bound.
     pub ranges: BTreeMap<i32, (i64, i64)>,
+    /// What the generation's marker says: settings, and what was found at the topics of sinks.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Tells where a generation goes on if an attempt to load finds no fault: for process 0.
@@ -109,6 +112,7 @@ mod tests {
         let start = |checkpoint| Start {
             checkpoint,
             ranges: BTreeMap::from([(0, (3, 5)), (7, (0, 0))]),
+            settings: BTreeMap::from([("sinks.a.partitions".to_owned(), "4 of rows".to_owned())]),
         };
         write_start(&first, (3, 0), &start(Some(chosen.number))).unwrap();
         write_start(&first, (4, 0), &start(None)).unwrap();

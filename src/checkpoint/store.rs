@@ -8,9 +8,12 @@
 //! * A name that is taken stays as it is. A put whose answer was lost and is made again finds its
 //!   own bytes, and counts.
 //! * What may pass is tried again with growing pauses, with a warning each time, and not for ever.
-//! * A store that was opened has shown that it can be written and refuses to replace.
+//! * A store that was opened has shown that it can be written and refuses to replace. One that has
+//!   checkpoints of the job may not be writable now: then the job goes on without new ones.
 
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +23,7 @@ use tracing::warn;
 #[cfg(feature = "s3")]
 use crate::checkpoint::bucket::Bucket;
 use crate::checkpoint::error::Action;
-use crate::checkpoint::folder::Folder;
+use crate::checkpoint::folder::{self, Folder};
 use crate::checkpoint::{Error, layout};
 
 /// Objects up to this size are put by one request; larger ones in parts of this size.
@@ -39,6 +42,8 @@ pub(super) enum Trouble {
     Missing,
     /// It will be the same the next time.
     Lasting(String),
+    /// There is no room for it, and there may be later.
+    Full(String),
     /// It may pass.
     Passing(String),
 }
@@ -124,7 +129,8 @@ impl Store {
     /// begins with, which still writes a checkpoint, but the one by which that is given up.
     ///
     /// # Errors
-    /// If it is no such location, cannot be written, or replaces what is there.
+    /// If it is no such location, replaces what is there, or cannot be written and has nothing yet
+    /// of this job.
     pub fn open(
         location: &str,
         job: &str,
@@ -170,7 +176,18 @@ impl Store {
                 return Err(unusable("It names no folder.".to_owned(), example));
             }
             let folder = Folder::open(path.as_ref(), job, make);
-            Box::new(folder.map_err(|reason| unusable(reason, None))?)
+            let refused = |error: io::Error| match folder::is_full(&error) {
+                true => Error::Full {
+                    action: Action::Write,
+                    name: location.to_owned(),
+                    reason: error.to_string(),
+                },
+                false => unusable(
+                    format!("Folder {:?}: {error}.", Path::new(path).join(job)),
+                    None,
+                ),
+            };
+            Box::new(folder.map_err(refused)?)
         } else if let Some(place) = location.strip_prefix("s3://") {
             bucket(place, job, &options).map_err(|(reason, hint)| unusable(reason, hint))?
         } else {
@@ -315,6 +332,14 @@ impl Store {
                 Err(Trouble::Lasting(reason)) => {
                     let name = name.to_owned();
                     return Err(Error::Refused {
+                        action,
+                        name,
+                        reason,
+                    });
+                }
+                Err(Trouble::Full(reason)) => {
+                    let name = name.to_owned();
+                    return Err(Error::Full {
                         action,
                         name,
                         reason,

@@ -115,5 +115,6 @@ pub(super) fn manifest(number: u64, generation: u64, runs: &[RunEntry]) -> Manif
         runs: runs.to_vec(),
         rows: Vec::new(),
         reference: None,
+        told: BTreeMap::new(),
     }
 }

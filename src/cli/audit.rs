@@ -59,12 +59,6 @@ pub(super) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     {
         return Err(Failure::usage(format!("--from {from} is after --to {to}")));
     }
-    if let Some(name) = &config.join.version_column {
-        return Err(Failure::usage(format!(
-            "an audit cannot judge column {name:?}, the join.version_column"
-        ))
-        .hint("Audit a job without it: the other columns are the same."));
-    }
     let mut screen = Screen {
         drawn: std::io::stderr().is_terminal().then(Instant::now),
     };

@@ -1,6 +1,6 @@
 //! `deltajoin check`: is this configuration good?
 
-use crate::cli::{SettingsArgs, load, print, say, stop_by_signals};
+use crate::cli::{SettingsArgs, end, load, print, say, stop_by_signals};
 use crate::error::ExitCode;
 use crate::failure::Failure;
 use crate::process;
@@ -14,10 +14,18 @@ pub(super) fn run(settings: &SettingsArgs, show: bool, offline: bool) -> Result<
     } else {
         Ok(())
     };
+    for idle in loaded.idle() {
+        say(&format!("warning: {idle}"));
+    }
     if !offline {
         let stop = stop_by_signals()?;
-        for line in process::check(&loaded, &stop)? {
-            say(&line);
+        let found = process::check(&loaded, &stop);
+        found.iter().flatten().for_each(|line| say(line));
+        let obstacles = found.iter().filter_map(|one| one.as_ref().err());
+        // What must be corrected counts more than what may be better another time.
+        let code = obstacles.map(end).max_by_key(|code| code.number());
+        if let Some(code) = code {
+            return Ok(code);
         }
     }
     shown?;

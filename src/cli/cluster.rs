@@ -2,14 +2,14 @@
 
 use std::process::Command;
 
-use crate::cli::{JobArgs, load, wishes_by_signals};
+use crate::cli::{JobArgs, load_job, wishes_by_signals};
 use crate::cluster::supervisor::{Pace, Plan, supervise};
 use crate::error::ExitCode;
 use crate::failure::Failure;
 
 /// Starts and watches all processes.
 pub(super) fn run(job: &JobArgs) -> Result<ExitCode, Failure> {
-    let config = load(&job.settings)?.config;
+    let config = load_job(job)?.config;
     let (stop, reload) = wishes_by_signals()?;
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed(format!("could not find this program: {error}")))?;

@@ -156,9 +156,16 @@ fn told(error: &clap::Error) -> ExitCode {
 /// Says why a command failed, unless it was only stopped.
 fn end(failure: &Failure) -> ExitCode {
     if failure.code != ExitCode::Done {
-        say(&failure.to_string());
+        say_last(failure);
     }
     failure.code
+}
+
+/// Says why this process ends.
+fn say_last(failure: &Failure) {
+    let text = failure.to_string();
+    say(&text);
+    supervisor::tell(text.strip_prefix("error: ").unwrap_or(&text));
 }
 
 /// Writes a line to standard error, and goes on if it cannot be written: there is nowhere else to
@@ -188,8 +195,7 @@ fn unprinted(error: &io::Error) -> Failure {
 
 /// Ends the process for an error on a thread.
 fn fatal(failure: &Failure) -> ! {
-    let text = failure.to_string();
-    failure.code.end_after(move || say(&text))
+    failure.code.end_after(|| say_last(failure))
 }
 
 /// Loads the settings and starts logging as they say.
@@ -206,6 +212,16 @@ fn load(settings: &SettingsArgs) -> Result<Loaded, Failure> {
         Failure::usage(format!("cannot read telemetry.log {log:?}: {error}"))
             .hint("Write a level, as \"info\", or levels by module, as \"info,deltajoin=debug\".")
     })?;
+    Ok(loaded)
+}
+
+/// The same, for a job that is to run.
+fn load_job(job: &JobArgs) -> Result<Loaded, Failure> {
+    let loaded = load(&job.settings)?;
+    if job.engine == EngineArg::Textbook {
+        let checked = loaded.check_textbook();
+        checked.map_err(|error| Failure::report(&error.to_string()))?;
+    }
     Ok(loaded)
 }
 

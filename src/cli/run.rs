@@ -6,43 +6,49 @@ use std::sync::atomic::AtomicBool;
 
 use deltajoin_workers::ports::Stop;
 
-use crate::cli::{JobArgs, fatal, load, obey_supervisor, print, say, wishes_by_signals};
-use crate::config::Config;
+use crate::cli::{JobArgs, fatal, load_job, obey_supervisor, print, say, wishes_by_signals};
+use crate::config::Loaded;
 use crate::error::ExitCode;
 use crate::failure::Failure;
 use crate::process::{self, Process, Summary};
 
 /// A job in this one process.
 pub(super) fn run(job: &JobArgs) -> Result<ExitCode, Failure> {
-    let config = load(&job.settings)?.config;
-    if config.cluster.processes != 1 {
-        let processes = config.cluster.processes;
+    let loaded = load_job(job)?;
+    let processes = loaded.config.cluster.processes;
+    if processes != 1 {
         return Err(Failure::usage(format!("the job has {processes} processes"))
             .hint("Use `deltajoin cluster`, or add --set cluster.processes=1."));
     }
-    start(job, config, 0, wishes_by_signals()?)
+    start(job, loaded, 0, wishes_by_signals()?)
 }
 
 /// One process of a job of several.
 pub(super) fn worker(job: &JobArgs, index: usize, supervised: bool) -> Result<ExitCode, Failure> {
-    let config = load(&job.settings)?.config;
+    let loaded = load_job(job)?;
     let (stop, reload) = wishes_by_signals()?;
     if supervised {
         obey_supervisor(&stop, &reload)?;
     }
-    start(job, config, index, (stop, reload))
+    start(job, loaded, index, (stop, reload))
 }
 
 fn start(
     job: &JobArgs,
-    config: Config,
+    loaded: Loaded,
     index: usize,
     (stop, reload): (Arc<Stop>, Arc<AtomicBool>),
 ) -> Result<ExitCode, Failure> {
     let watched = std::io::stderr().is_terminal() && index == 0;
     let until_end = job.until_end;
+    if index == 0 {
+        for idle in loaded.idle() {
+            tracing::warn!("{idle}");
+        }
+    }
     let summary = process::run(Process {
-        config,
+        memory_limit_place: loaded.place("state", "memory_limit"),
+        config: loaded.config,
         index,
         engine: job.engine.into(),
         until_end,

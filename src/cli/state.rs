@@ -17,7 +17,7 @@ pub(super) struct StateArgs {
     action: Option<Action>,
     #[command(flatten)]
     settings: Option<SettingsArgs>,
-    /// Read every byte of all checkpoints, and compare the checksums.
+    /// Read every byte of checkpoints, bindings and progress, and compare the checksums.
     #[arg(long)]
     verify: bool,
 }

@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 /// What every frame begins with.
 const MAGIC: [u8; 8] = *b"dltajoin";
 /// Raised whenever the handshake, or what follows it on the sockets, changes.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 /// Magic, version, kind, length of the body.
 const HEADER_BYTES: usize = 12;
 /// Above the longest hello, which has 600 bytes, and the longest refusal.

@@ -171,7 +171,7 @@ impl Link {
     }
 
     /// Makes it what timely needs: a read or write that takes longer than `peer_timeout` fails,
-    /// by which timely notices a frozen peer.
+    /// by which timely notices a frozen peer, as its pulse has stopped.
     pub(super) fn into_socket(self, peer_timeout: Duration) -> io::Result<TcpStream> {
         self.stream.set_nonblocking(false)?;
         self.stream.set_nodelay(true)?;

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::cluster::supervisor;
 use crate::error::ExitCode;
 
 /// How every panic of timely's network begins; timely promises to keep it.
@@ -70,13 +71,17 @@ fn end(process: usize, verdict: &Verdict, thread: &str, panic: &PanicHookInfo<'_
         }
     }
     match verdict {
-        Verdict::Lost(line) => tracing::error!(process, "{line}"),
+        Verdict::Lost(line) => {
+            tracing::error!(process, "{line}");
+            supervisor::tell(line);
+        }
         Verdict::Broken(message) => {
             let location = panic
                 .location()
                 .map(ToString::to_string)
                 .unwrap_or_default();
             tracing::error!(process, location, thread, "broken invariant: {message}");
+            supervisor::tell(&format!("{message}, at {location}"));
         }
     }
     verdict.exit_code().end_at_once()

@@ -16,6 +16,8 @@ use crate::error::ExitCode;
 
 /// The longest job name and build id: each travels behind one byte of length.
 const TEXT_BYTES_MAX: usize = 255;
+/// How often a process shows its peers at least that it is there: next to no traffic.
+const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// One process's view of its cluster. It has no `Debug`: it holds the secret.
 #[derive(Clone)]
@@ -41,6 +43,11 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// How often a process shows that it is there: a beat or two may come late.
+    pub(super) fn beat_interval(&self) -> Duration {
+        (self.peer_timeout / 4).min(BEAT_INTERVAL_MAX)
+    }
+
     /// A peer as messages name it.
     pub(super) fn name(&self, index: usize) -> String {
         format!("process {index} ({})", self.addresses[index])

@@ -3,8 +3,9 @@
 //!
 //! Timely has static membership and shared fate: when a process is lost, all end, and recovery is
 //! a start of all as a new generation. So this part does four things: it makes the mesh's sockets
-//! (`transport`), turns them into timely's (`network`), ends the process when a peer is lost
-//! (`loss`), and, on one host, starts and restarts all processes (`supervisor`).
+//! (`transport`), turns them into timely's (`network`) on which each process shows that it is there
+//! (`pulse`), ends the process when a peer is lost (`loss`), and, on one host, starts and restarts
+//! all processes (`supervisor`).
 //!
 //! # Invariants
 //! * No process enters timely before every pair of processes is connected and has proven that it
@@ -18,6 +19,7 @@ mod link;
 pub mod loss;
 mod membership;
 mod network;
+mod pulse;
 mod reach;
 pub mod signals;
 pub mod supervisor;

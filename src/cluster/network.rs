@@ -6,6 +6,7 @@
 //! * One process uses no sockets.
 //! * Inside a process rows move without being encoded; only between processes they are bytes.
 //! * A process leaves after its own workers are done; what a peer does after that is no loss.
+//! * What a worker does, and for how long, ends no connection: each has a pulse.
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -19,6 +20,7 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 
 use crate::cluster::loss;
 use crate::cluster::membership::{Membership, Mesh};
+use crate::cluster::pulse::Pulse;
 
 /// Timely's threads that send and receive. Not given to timely itself, so that the process can say
 /// when it leaves: `timely::execute::execute_from(builders, Box::new(()), ..)`, join, `leave`.
@@ -27,11 +29,12 @@ pub struct Connections(Option<CommsGuard>);
 
 /// Makes one builder for each worker thread of this process.
 ///
-/// From here on each peer must hear from this process at least once in `peer_timeout`, so the
-/// workers must start at once: whatever takes long comes before `connect`.
+/// From here on each connection has its pulse, so peers hear from this process at least once in
+/// `peer_timeout` however long its workers take, also to start. What comes between `connect` and
+/// this must be short.
 ///
 /// # Errors
-/// If a thread cannot be started or a socket not be duplicated.
+/// If a thread cannot be started.
 pub fn builders(
     mesh: Mesh,
     member: &Membership,
@@ -50,8 +53,14 @@ pub fn builders(
         let builders = inside.into_iter().map(AllocatorBuilder::Process).collect();
         return Ok((builders, Connections(None)));
     }
+    let sockets = mesh.sockets.into_iter().enumerate();
+    let sockets = sockets.map(|(peer, socket)| {
+        let pulse = socket.map(|socket| Pulse::start(socket, peer, member.beat_interval()));
+        pulse.transpose()
+    });
+    let sockets = sockets.collect::<io::Result<_>>()?;
     let (builders, guard) =
-        initialize_networking_from_sockets(inside, mesh.sockets, member.index, threads, hooks)?;
+        initialize_networking_from_sockets(inside, sockets, member.index, threads, hooks)?;
     Ok((
         builders.into_iter().map(AllocatorBuilder::Tcp).collect(),
         Connections(Some(guard)),

@@ -8,15 +8,17 @@
 //! # Invariants
 //! * The first cause decides. A process that lost a peer is never the cause if another one is.
 //! * No process of an old set runs when a new set starts.
-//! * No process outlives the supervisor, however that ends: each holds a pipe as its standard
-//!   input, and ends when the pipe closes.
+//! * No process outlives the supervisor, however that ends: each holds a socket as its standard
+//!   input, and ends when the socket closes.
 //! * A failure that another start cannot heal is never restarted.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -32,6 +34,11 @@ const STOP_LINE: &str = "stop";
 const RELOAD_LINE: &str = "reload";
 /// How often processes are looked at: short beside any restart, and next to no CPU time.
 const TURN: Duration = Duration::from_millis(20);
+/// So much of a process's last words is repeated.
+const WORDS_BYTES_MAX: u64 = 4 << 10;
+
+/// Whether standard input of this process is held by a supervisor.
+static SUPERVISED: AtomicBool = AtomicBool::new(false);
 
 /// What is run, and how patiently.
 pub struct Plan<'a> {
@@ -169,10 +176,12 @@ impl fmt::Display for Ending {
 }
 
 /// The process whose end ended the set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Cause {
     process: usize,
     ending: Ending,
+    /// What it said of that, in one line.
+    words: String,
 }
 
 impl Cause {
@@ -186,7 +195,7 @@ impl Cause {
             ended
                 .iter()
                 .find(|cause| wanted(cause.exit_code()))
-                .copied()
+                .cloned()
         };
         by(|code| code == ExitCode::Superseded)
             .or_else(|| by(|code| !matches!(code, ExitCode::Done | ExitCode::PeerLost)))
@@ -196,7 +205,11 @@ impl Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "process {}: {}", self.process, self.ending)
+        write!(formatter, "process {}: {}", self.process, self.ending)?;
+        match &*self.words {
+            "" => Ok(()),
+            words => write!(formatter, ": {words}"),
+        }
     }
 }
 
@@ -204,9 +217,33 @@ impl fmt::Display for Cause {
 struct Running {
     process: usize,
     child: Child,
+    /// The other end of its standard input.
+    line: UnixStream,
 }
 
 impl Running {
+    fn start(process: usize, mut command: Command) -> io::Result<Self> {
+        let (line, input) = UnixStream::pair()?;
+        // What a process has said is there when it has ended.
+        line.set_nonblocking(true)?;
+        let child = command.stdin(OwnedFd::from(input)).spawn()?;
+        Ok(Self {
+            process,
+            child,
+            line,
+        })
+    }
+
+    /// What it said last, in one line.
+    fn words(&self) -> String {
+        let mut words = Vec::new();
+        // More than is there would only block.
+        drop((&self.line).take(WORDS_BYTES_MAX).read_to_end(&mut words));
+        let words = String::from_utf8_lossy(&words);
+        let words: Vec<&str> = words.lines().map(str::trim).collect();
+        words.join("; ")
+    }
+
     /// How it ended, if it has.
     fn ending(&mut self) -> Option<Ending> {
         match self.child.try_wait() {
@@ -220,10 +257,7 @@ impl Running {
 
     /// Asks it for something.
     fn ask(&mut self, line: &str) {
-        let Some(stdin) = &mut self.child.stdin else {
-            return;
-        };
-        if let Err(error) = writeln!(stdin, "{line}") {
+        if let Err(error) = writeln!(self.line, "{line}") {
             tracing::debug!(process = self.process, line, %error, "could not ask a process");
         }
     }
@@ -246,16 +280,17 @@ fn run_set(plan: &Plan<'_>, stop: &Stop) -> Option<Cause> {
     let mut ended: Vec<Cause> = Vec::new();
     let mut running: Vec<Running> = Vec::new();
     for process in 0..plan.processes {
-        match (plan.command)(process).stdin(Stdio::piped()).spawn() {
-            Ok(child) => {
-                tracing::info!(process, pid = child.id(), "started a process");
-                running.push(Running { process, child });
+        match Running::start(process, (plan.command)(process)) {
+            Ok(started) => {
+                tracing::info!(process, pid = started.child.id(), "started a process");
+                running.push(started);
             }
             Err(error) => {
                 tracing::error!(process, %error, "could not start a process");
                 ended.push(Cause {
                     process,
                     ending: Ending::Unknown,
+                    words: error.to_string(),
                 });
                 break;
             }
@@ -278,7 +313,12 @@ fn run_set(plan: &Plan<'_>, stop: &Stop) -> Option<Cause> {
             };
             let (process, pid) = (one.process, one.child.id());
             tracing::info!(process, pid, %ending, "a process ended");
-            ended.push(Cause { process, ending });
+            let words = one.words();
+            ended.push(Cause {
+                process,
+                ending,
+                words,
+            });
             false
         });
         if failed_at.is_none() && Cause::of(&ended).is_some() {
@@ -302,12 +342,26 @@ fn run_set(plan: &Plan<'_>, stop: &Stop) -> Option<Cause> {
 /// # Errors
 /// If no thread can be started.
 pub fn watch_supervisor(stop: Arc<Stop>, reload: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+    SUPERVISED.store(true, Ordering::Relaxed);
     thread::Builder::new()
         .name("supervisor".to_owned())
         .spawn(move || {
             obey(io::stdin().lock(), &stop, &reload);
             ExitCode::Failed.end_after(|| tracing::error!("the supervisor is gone"));
         })
+}
+
+/// Tells the supervisor, if there is one, why this process is about to end: it repeats that when it
+/// gives up.
+pub fn tell(words: &str) {
+    if !SUPERVISED.load(Ordering::Relaxed) {
+        return;
+    }
+    let line = io::stdin().as_fd().try_clone_to_owned();
+    let told = line.and_then(|line| UnixStream::from(line).write_all(words.as_bytes()));
+    if let Err(error) = told {
+        tracing::debug!(%error, "could not tell the supervisor");
+    }
 }
 
 /// Does what the lines say, until there are no more.

@@ -53,8 +53,6 @@ const TURN: Duration = Duration::from_millis(10);
 const TELL_FIRST: Duration = Duration::from_secs(1);
 /// How often it says so after that.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
-/// How often a process shows process 0, and process 0 each process, that it is alive.
-const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// Connects this process with all its peers, however long they take to come. Process 0 hands out
 /// the generation, one that is drawn if it has none; the others are given theirs.
@@ -326,8 +324,7 @@ impl Start {
 
     /// Says a word now and then, so that nobody takes this process for lost.
     fn beat(&mut self, word: Word) -> Result<(), Error> {
-        let interval = (self.member.peer_timeout / 4).min(BEAT_INTERVAL_MAX);
-        if self.spoke.elapsed() < interval {
+        if self.spoke.elapsed() < self.member.beat_interval() {
             Ok(())
         } else {
             self.say(word)

@@ -4,8 +4,8 @@
 //! from it all the time.
 //!
 //! # Invariants
-//! * Each task is done once, in order, but for loading, which is done again if it has found a fault
-//!   anywhere; a start goes on only when it is.
+//! * Each task is done once, in order, but for choosing and loading, which are done again if there
+//!   was a fault anywhere; a start goes on only when it is.
 
 use std::cell::Cell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -19,7 +19,10 @@ pub enum Task {
         /// The generation.
         generation: u64,
     },
-    /// All processes have fenced: the state of before can be loaded.
+    /// All processes have fenced: it must be told what of before is loaded. For process 0 alone,
+    /// before each attempt to load it.
+    Choose,
+    /// It is told: the state of before can be loaded.
     Load {
         /// How often that was done before, and some process has found a fault.
         attempt: u32,

@@ -29,6 +29,7 @@ pub(super) fn check(sections: &Sections, faults: &mut Faults) {
         record_size(limits, faults);
     }
     memory(sections, faults);
+    memory_limit(sections, faults);
     files(sections, faults);
     sink_names(sections, faults);
     bindings(sections, faults);
@@ -161,6 +162,57 @@ fn record_size(limits: &Section, faults: &mut Faults) {
     }
 }
 
+/// A worker's part of `memory_limit`, at least: buckets of some ten thousand keys, half a megabyte,
+/// never leave memory, and several of them are open while events come out of order.
+const MEMORY_OF_WORKER: usize = 4_000_000;
+
+/// Each worker has its part of what a process may have.
+fn memory_limit(sections: &Sections, faults: &mut Faults) {
+    let (Some(state), Some(cluster)) = (sections.get("state"), sections.get("cluster")) else {
+        return;
+    };
+    let (Some(bytes), Some(threads)) = (
+        state.size("memory_limit"),
+        cluster.whole::<usize>("threads"),
+    ) else {
+        return;
+    };
+    if bytes / threads < MEMORY_OF_WORKER {
+        let place = match state.place(&["memory_limit"]) {
+            place if *place != state.place => place,
+            _ => cluster.place(&["threads"]),
+        };
+        let workers = plural(threads, "thread", "threads");
+        let message = format!("\"memory_limit\" in [state] is too small for {workers}");
+        let least = (threads * MEMORY_OF_WORKER).div_ceil(1_000_000);
+        faults
+            .add(place, message)
+            .detail("Each has its part of it, and needs 4MB at least.")
+            .hint(format!("Write \"{least}MB\" or more."));
+    }
+}
+
+/// A retry cannot have the same time if times decide, or if there is none.
+fn retry_time(sections: &Sections, distinct: &Section, faults: &mut Faults) {
+    let written = distinct.place(&["retry_time"]);
+    if *written == distinct.place || distinct.text("retry_time") != Some("same") {
+        return;
+    }
+    let same = "retry_time = \"same\" in [distinct]";
+    let events = sections.get("events");
+    if let Some(keep) = distinct.text("keep").filter(|keep| *keep != "first") {
+        faults
+            .add(written, format!("{same} contradicts keep = \"{keep}\""))
+            .detail("Events of one time would all be as good as the first.")
+            .hint("Remove it, or write \"may-differ\".");
+    } else if events.is_some_and(|events| events.field("time").is_none()) {
+        faults
+            .add(written, format!("{same} needs an event time"))
+            .detail("Without one, keys are remembered by arrival.")
+            .hint("Name its column as \"time\" in [events], or remove this.");
+    }
+}
+
 /// What is remembered, for how long, and by which time.
 fn memory(sections: &Sections, faults: &mut Faults) {
     let (Some(distinct), Some(join)) = (sections.get("distinct"), sections.get("join")) else {
@@ -174,16 +226,8 @@ fn memory(sections: &Sections, faults: &mut Faults) {
             let fault = faults.add(distinct.place(&["keep"]), message);
             fault.hint("Name its column as \"time\" in [events].");
         }
-        let written = distinct.place(&["retry_time"]);
-        if *written != distinct.place && distinct.text("retry_time") == Some("same") {
-            let message =
-                format!("retry_time = \"same\" in [distinct] contradicts keep = \"{keep}\"");
-            faults
-                .add(written, message)
-                .detail("Events of one time would all be as good as the first.")
-                .hint("Remove it, or write \"may-differ\".");
-        }
     }
+    retry_time(sections, distinct, faults);
     let spans = (join.duration("revise_window"), distinct.duration("horizon"));
     if let (Some(window), Some(horizon)) = spans
         && window > horizon

@@ -1,5 +1,5 @@
-//! Defaults that follow from other settings: how retries are found, names and deliveries of sinks,
-//! and the whole of the dead letters.
+//! Defaults that follow from other settings: how retries are found, names of sinks, and the whole
+//! of the dead letters.
 //!
 //! They are apart from `default.toml`, which holds values only. They are put into the tree before
 //! the walk, so that they are checked and shown like all others.
@@ -12,9 +12,6 @@ use std::path::Path;
 
 use crate::config::settings::Table;
 use crate::config::tree::{Entry, Node, Origin, Value};
-
-const AT_LEAST_ONCE: &str = "at-least-once";
-const EXACTLY_ONCE: &str = "exactly-once";
 
 /// Puts derived defaults into the tree.
 pub(super) fn derive(tree: &mut Node) {
@@ -33,9 +30,6 @@ pub(super) fn derive(tree: &mut Node) {
     {
         for sink in sinks {
             name_sink(sink);
-            if type_of(sink, "sinks") == Some("kafka") {
-                fill(sink, "delivery", Value::Text(EXACTLY_ONCE.to_owned()));
-            }
         }
     }
     let sinks = entries.iter().find(|entry| entry.name == "sinks");
@@ -115,23 +109,31 @@ fn address_dead_letters(dead_letters: &mut Node, sinks: &[Node]) {
     }
     if dead_letters.get("type").and_then(Node::text) == Some("kafka") {
         fill(dead_letters, "kafka", Value::Table(Vec::new()));
-        // Another cluster has no part in the transactions of this one.
+        let delivery = kafka.and_then(|sink| sink.get("delivery"));
+        if let Some(delivery) = delivery.or_else(|| default_of("sinks", "delivery")) {
+            fill(dead_letters, "delivery", delivery.value.clone());
+        }
+        // Sinks of one cluster are committed together, as often as the most frequent of them.
         let brokers = |node: &Node| Some(node.get("brokers")?.text()?.to_owned());
         let beside = kafka.filter(|sink| brokers(sink) == brokers(dead_letters));
-        let delivery = beside.and_then(|sink| sink.get("delivery"));
-        let delivery = delivery.map_or_else(
-            || Value::Text(AT_LEAST_ONCE.to_owned()),
-            |delivery| delivery.value.clone(),
-        );
-        fill(dead_letters, "delivery", delivery);
+        let interval = beside.and_then(|sink| sink.get("commit_interval"));
+        if let Some(interval) = interval.or_else(|| default_of("sinks", "commit_interval")) {
+            fill(dead_letters, "commit_interval", interval.value.clone());
+        }
     }
 }
 
 /// The type of what one of the tables of this name describes.
 fn type_of<'a>(node: &'a Node, table: &str) -> Option<&'a str> {
+    node.get("type")
+        .or_else(|| default_of(table, "type"))?
+        .text()
+}
+
+/// What `default.toml` has for a setting.
+fn default_of(table: &str, setting: &str) -> Option<&'static Node> {
     let table = Table::find(table).expect("it is in the list of tables");
-    let default = || table.setting("type")?.default_in(table);
-    node.get("type").or_else(default)?.text()
+    table.setting(setting)?.default_in(table)
 }
 
 fn child<'a>(entries: &'a mut [Entry], name: &str) -> Option<&'a mut Node> {

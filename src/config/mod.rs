@@ -4,7 +4,7 @@
 //! Reading goes by these steps, one file each: `tree` and `overrides` gather what was written,
 //! with its place; `derive` adds what follows from it; `walk` compares it with the list in
 //! `table`; `check`, `columns` and `targets` compare settings with one another; `read` makes a
-//! [`Config`].
+//! [`Config`]; `effect` finds what was written and does nothing.
 //!
 //! # Invariants
 //! * All faults are reported at once; a fault never hides one of another setting.
@@ -15,6 +15,7 @@ mod address;
 mod check;
 mod columns;
 mod derive;
+mod effect;
 mod fault;
 mod identity;
 #[cfg(test)]
@@ -77,10 +78,45 @@ impl Loaded {
         show::resolved(&self.sections, &self.document)
     }
 
-    /// The report of a fault that the file alone does not show: what is wrong with the value of a
-    /// setting, and why.
-    pub fn fault(&self, table: &str, setting: &str, message: &str, detail: &str) -> Error {
+    /// A line for each setting that was written and has no effect beside the others: which, why and
+    /// where.
+    pub fn idle(&self) -> Vec<String> {
+        effect::idle(&self.sections, &self.document)
+    }
+
+    /// Refuses what was written and the textbook engine has not.
+    ///
+    /// # Errors
+    /// All such settings.
+    pub fn check_textbook(&self) -> Result<(), Error> {
+        let mut faults = Faults::default();
+        effect::beyond_textbook(&self.sections, &mut faults);
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(faults.into_error(&self.document)),
+        }
+    }
+
+    /// Where a setting was written, for messages: `job.toml:12:9`, or `the default`.
+    pub fn place(&self, table: &str, setting: &str) -> String {
         let section = self.sections.get(table);
+        let field = section.and_then(|section| section.field(setting));
+        match field.map_or(&Origin::Default, |field| &field.node.origin) {
+            Origin::Default => "the default".to_owned(),
+            written => self.document.place(written),
+        }
+    }
+
+    /// The report of a fault that the file alone does not show: what is wrong with the value of a
+    /// setting, and why. Of tables of one name, `number` says which it is, from 0.
+    pub fn fault(
+        &self,
+        (table, number): (&str, usize),
+        setting: &str,
+        message: &str,
+        detail: &str,
+    ) -> Error {
+        let section = self.sections.all(table).nth(number);
         let place = section.map_or(&Origin::Default, |section| section.place(&[setting]));
         let mut faults = Faults::default();
         faults.add(place, message).detail(detail);

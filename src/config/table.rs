@@ -320,7 +320,6 @@ static SINKS: &[Setting] = &[
          second of them may come again after a crash, and their headers `epoch`, `shard` and `seq` \
          tell which.",
     )
-    .derived("`\"exactly-once\"`")
     .only_for("kafka"),
     Setting::new(
         "commit_interval",
@@ -359,15 +358,14 @@ static DEAD_LETTERS: &[Setting] = &[
         OneOf(&["exactly-once", "at-least-once"]),
         "As in `[[sinks]]`, but without headers: the key tells where the record stands.",
     )
-    .derived(
-        "what the first Kafka sink has if it is at the same `brokers`, else `\"at-least-once\"`",
-    )
+    .derived("what the first Kafka sink has, else `\"exactly-once\"`")
     .only_for("kafka"),
     Setting::new(
         "commit_interval",
         Duration("1ms", "1m"),
         "As in `[[sinks]]`.",
     )
+    .derived("what the first Kafka sink at the same `brokers` has, else `\"20ms\"`")
     .only_for("kafka"),
     Setting::new("kafka", Properties, PASS_THROUGH)
         .derived("what the first Kafka sink has if `brokers` is left out, else `{}`")
@@ -448,10 +446,10 @@ static STATE: &[Setting] = &[
     Setting::new(
         "memory_limit",
         Size("16MB", "16000GB"),
-        "The memory that keys, and rows that may be revised, take in each process. Above three \
-         quarters of it, older buckets of keys move to `dir` with the next checkpoint, and leave \
-         about 9 bits a key behind; the newest bucket of each worker stays. Rows move when they \
-         take more than a quarter of it, and leave an index behind: 8 to 40 bytes a row.",
+        "The memory that keys, and rows that may be revised, take in each process; 4MB a thread \
+         at least. Above three quarters of it, older buckets of keys move to `dir` with the next \
+         checkpoint, and leave about 9 bits a key behind; the newest of each worker stays. Rows \
+         move at a quarter of it, and leave an index behind: 8 to 40 bytes a row.",
     ),
 ];
 

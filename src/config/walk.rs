@@ -94,7 +94,7 @@ fn sections_of(
     sections
 }
 
-/// Whether it is told, without a fault, where each sink writes.
+/// Whether it is told, without a fault, where each sink writes, and how.
 fn sinks_are_told(sections: &[Section]) -> bool {
     let mut sinks = sections
         .iter()
@@ -106,7 +106,8 @@ fn sinks_are_told(sections: &[Section]) -> bool {
         };
         let mut settings = sink.table.settings.iter().filter(|setting| {
             let leads_there = matches!(setting.fallback, Fallback::Required)
-                || matches!(setting.kind, Kind::Properties);
+                || matches!(setting.kind, Kind::Properties)
+                || matches!(setting.name, "delivery" | "commit_interval");
             leads_there && setting.applies_to(type_name)
         });
         let is_right = |field: &Field| field.meaning.is_some();

@@ -6,20 +6,15 @@
 //!
 //! # Invariants
 //! * A row that is the same costs nothing; a row that is gone is removed.
-//! * Nothing is told before the content is complete, and then it is told as one block.
+//! * Of a key that cannot be read now, the bound row stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Gather, RowIndex, Slot};
 use deltajoin_workers::bindings::Binding;
 use deltajoin_workers::ports::ReferenceBlock;
 use deltajoin_workers::queue::Sender;
-#[cfg(feature = "kafka")]
-use deltajoin_workers::queue::{InFlight, Receiver, queue};
-
-/// Rows in a batch, at most.
-const ROWS_MAX: usize = 8192;
 
 /// The way of changes to worker 0, and what is there already.
 pub(super) struct Way {
@@ -126,8 +121,7 @@ impl Table {
     /// All rows, by key.
     pub(super) fn rows(&self) -> Vec<Batch> {
         let rows: Vec<RowIndex> = self.rows.values().copied().collect();
-        let chunks = rows.chunks(ROWS_MAX);
-        chunks.map(|rows| self.batches.rows(rows)).collect()
+        self.batches.batches_of(&rows).collect()
     }
 
     fn slots(&self, key: u128) -> Option<Vec<Slot<'_>>> {
@@ -138,11 +132,22 @@ impl Table {
     }
 }
 
-/// What must be done to `bound` so that it becomes `now`: removals first.
-pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) -> Batch {
+/// What must be done to `bound` so that it becomes `now`: removals first. Of the keys `unread` it
+/// keeps the rows that `now` lacks.
+pub(super) fn difference(
+    bound: &Table,
+    (now, unread): (&Table, &BTreeSet<u128>),
+    schema: &Arc<BatchSchema>,
+) -> Vec<Batch> {
+    let there = now.batches.batches();
+    if bound.rows.is_empty() && now.len() == there.iter().map(Batch::len).sum::<usize>() {
+        // As a job begins: a large table is not copied.
+        return there.to_vec();
+    }
+    let mut changes = Vec::new();
     let mut removed = BatchBuilder::new(Arc::clone(schema));
     for (key, (batch, row)) in &bound.rows {
-        if !now.rows.contains_key(key) {
+        if !now.rows.contains_key(key) && !unread.contains(key) {
             let origin = bound.batches.batches()[*batch].origin(*row);
             let mut slots = bound.slots(*key).expect("the row is there");
             for (column, slot) in slots.iter_mut().enumerate() {
@@ -151,95 +156,26 @@ pub(super) fn difference(bound: &Table, now: &Table, schema: &Arc<BatchSchema>) 
                 }
             }
             removed.push(&slots, origin, -1);
+            if removed.is_full() {
+                changes.push(removed.finish());
+            }
         }
+    }
+    if !removed.is_empty() {
+        changes.push(removed.finish());
     }
     let changed = now
         .rows
         .iter()
         .filter(|(key, _)| bound.slots(**key) != now.slots(**key));
     let changed: Vec<RowIndex> = changed.map(|(_, row)| *row).collect();
-    let changed = now.batches.rows(&changed);
-    let mut both = Gather::default();
-    let mut rows = Vec::new();
-    for batch in [removed.finish(), changed] {
-        if !batch.is_empty() {
-            let count = batch.len();
-            let index = both.push(batch);
-            rows.extend((0..count).map(|row| (index, row)));
-        }
-    }
-    both.rows(&rows)
-}
-
-/// A sender that stands before `onward`: it takes the table's content and hands over how that
-/// differs from what is bound, then every change as it comes.
-///
-/// # Errors
-/// If a thread cannot be made.
-#[cfg(feature = "kafka")]
-pub(super) fn since(
-    onward: Way,
-    schema: Arc<BatchSchema>,
-    bytes_max: usize,
-) -> std::io::Result<Sender<ReferenceBlock>> {
-    let Way { sender, bound, .. } = onward;
-    let (before, receiver) = queue(InFlight::new(bytes_max));
-    std::thread::Builder::new()
-        .name("reference-changes".to_owned())
-        .spawn(move || forward(&receiver, bound, &schema, &sender))?;
-    Ok(before)
-}
-
-#[cfg(feature = "kafka")]
-fn forward(
-    receiver: &Receiver<ReferenceBlock>,
-    bound: Table,
-    schema: &Arc<BatchSchema>,
-    onward: &Sender<ReferenceBlock>,
-) {
-    let thread = std::thread::current();
-    receiver.wake_by(Arc::new(move || thread.unpark()));
-    let mut content = Some((bound, Table::default()));
-    loop {
-        while let Some((block, bytes)) = receiver.pop() {
-            receiver.release(bytes);
-            let block = match &mut content {
-                None => block,
-                Some((bound, now)) => {
-                    now.apply(block.updates);
-                    if !block.complete {
-                        continue;
-                    }
-                    let updates = difference(bound, now, schema);
-                    content = None;
-                    ReferenceBlock {
-                        updates,
-                        complete: true,
-                    }
-                }
-            };
-            let bytes = block.updates.bytes();
-            if !onward.send(block, bytes) {
-                receiver.close();
-                return;
-            }
-        }
-        if receiver.finished() {
-            onward.finish();
-            return;
-        }
-        // Woken by what comes; the time-out ends it with the job.
-        std::thread::park_timeout(std::time::Duration::from_millis(100));
-        if onward.closed() {
-            receiver.close();
-            return;
-        }
-    }
+    changes.extend(now.batches.batches_of(&changed));
+    changes
 }
 
 #[cfg(test)]
 mod tests {
-    use deltajoin_workers::batch::Origin;
+    use deltajoin_workers::batch::{BATCH_BYTES_MAX, Origin};
     use deltajoin_workers::schema::{Column, ColumnType, Schema};
 
     use super::*;
@@ -269,20 +205,25 @@ mod tests {
         Table::of(batches.collect())
     }
 
+    fn key_of(table: &Table, id: i64) -> u128 {
+        let is = |key: &&u128| {
+            table
+                .slots(**key)
+                .is_some_and(|slots| slots[0] == Slot::Int64(id))
+        };
+        *table.rows.keys().find(is).expect("the table has it")
+    }
+
     #[test]
-    fn all_that_differs_is_one_batch_and_rows_that_stay_are_not_in_it() {
+    fn all_that_differs_is_told_and_rows_that_stay_are_not() {
         let before = table(&[(1, "a"), (2, "b"), (3, "c"), (4, "d")], 2);
         let now = table(&[(5, "e"), (4, "d"), (3, "C"), (1, "a")], 3);
-        let changes = difference(&before, &now, &schema());
-        let mut shown: Vec<_> = (0..changes.len())
-            .map(|row| {
-                (
-                    changes.diffs()[row],
-                    changes.slot(0, row),
-                    changes.slot(1, row),
-                )
-            })
-            .collect();
+        let changes = difference(&before, (&now, &BTreeSet::new()), &schema());
+        let mut shown = Vec::new();
+        for batch in &changes {
+            let slots = |row| (batch.diffs()[row], batch.slot(0, row), batch.slot(1, row));
+            shown.extend((0..batch.len()).map(slots));
+        }
         // Removals first; the others by their mixed keys.
         assert_eq!(shown[0], (-1, Slot::Int64(2), Slot::Null));
         shown[1..].sort_by_key(|(_, id, _)| format!("{id:?}"));
@@ -292,7 +233,36 @@ mod tests {
             (1, Slot::Int64(5), name("e")),
         ];
         assert_eq!(shown[1..], expected);
-        assert!(difference(&now, &now, &schema()).is_empty());
+        assert!(difference(&now, (&now, &BTreeSet::new()), &schema()).is_empty());
+        // A key that cannot be read keeps what it had; one that can has what is there.
+        let unread = [2_i64, 3].map(|id| key_of(&before, id));
+        let changes = difference(&before, (&now, &unread.into()), &schema());
+        let diffs = changes.iter().flat_map(|batch| batch.diffs().to_vec());
+        assert_eq!(diffs.collect::<Vec<_>>(), [1, 1]);
+    }
+
+    #[test]
+    fn what_differs_is_told_in_batches_of_a_bounded_size_and_a_first_content_is_not_copied() {
+        let names = ["a", "b"].map(|name| name.repeat(1 << 20));
+        let content = |name: &str, count: i64| {
+            let rows: Vec<(i64, &str)> = (0..count).map(|id| (id, name)).collect();
+            table(&rows, 10)
+        };
+        let [before, now] = [content(&names[0], 41), content(&names[1], 40)];
+        let nothing = BTreeSet::new();
+        let first = difference(&Table::default(), (&before, &nothing), &schema());
+        let address = |batch: &Batch| batch.keys().high().as_ptr();
+        let there = before.batches.batches();
+        assert!(first.iter().map(address).eq(there.iter().map(address)));
+        let changes = difference(&before, (&now, &nothing), &schema());
+        assert!(changes.iter().all(|batch| batch.bytes() <= BATCH_BYTES_MAX));
+        assert_eq!(changes.iter().map(Batch::len).sum::<usize>(), 41);
+        let rows = before.rows();
+        assert!(rows.iter().all(|batch| batch.bytes() <= BATCH_BYTES_MAX));
+        // Of two rows of a key the last is the first content.
+        let twice = table(&[(1, "a"), (1, "b")], 2);
+        let first = difference(&Table::default(), (&twice, &nothing), &schema());
+        assert_eq!(first.iter().map(Batch::len).sum::<usize>(), 1);
     }
 
     #[test]

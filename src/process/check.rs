@@ -1,6 +1,9 @@
 //! Checks what a configuration names, for `deltajoin check`: that it can be reached, that what is
 //! there has the declared types, and that a start could go on from what earlier ones have left.
 //! Nothing is written that lasts, no file emptied, no offset committed.
+//!
+//! # Invariants
+//! * One obstacle does not hide another: whatever can be looked at without it is.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +11,7 @@ use std::sync::Arc;
 use deltajoin_workers::ports::Stop;
 use rustix::fs::{Access, access};
 
+use crate::codec::json::Sample;
 use crate::config::{Config, DEAD_LETTERS, EventSource, Loaded, ReferenceSource, Target};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
@@ -16,44 +20,52 @@ use crate::failure::Failure;
 use crate::process::promises::outlives;
 use crate::process::rehearsal::rehearse;
 
-/// Looks at every input and output; gives a line for each.
-///
-/// # Errors
-/// The first thing that is not as the job needs it.
-pub fn check(loaded: &Loaded, stop: &Arc<Stop>) -> Result<Vec<String>, Failure> {
+/// What is found of one thing: a line that says how it is, or what is not as the job needs it.
+pub type Finding = Result<String, Failure>;
+
+/// Looks at every input and output, and at what a start would go on from.
+pub fn check(loaded: &Loaded, stop: &Arc<Stop>) -> Vec<Finding> {
     let config = &loaded.config;
     // First, because Kafka may have to be waited for.
-    let mut lines = Vec::from_iter(check_status_file(loaded)?);
-    lines.extend([check_events(config, stop)?, check_reference(config, stop)?]);
-    for sink in &config.sinks {
-        lines.push(format!(
-            "sink {:?}: {}",
-            sink.name,
-            check_target(config, &sink.name, &sink.target, stop)?
-        ));
+    let mut found = Vec::from_iter(check_status_file(loaded).transpose());
+    found.extend([check_events(config, stop), check_reference(config, stop)]);
+    for (number, sink) in config.sinks.iter().enumerate() {
+        let table = ("sinks", number);
+        let is = check_target(loaded, table, (&sink.name, &sink.target), stop);
+        found.push(is.map(|is| format!("sink {:?}: {is}", sink.name)));
     }
-    lines.push(format!(
-        "dead letters: {}",
-        check_target(config, DEAD_LETTERS, &config.dead_letters, stop)?
-    ));
-    lines.extend(rehearse(config, stop)?);
-    Ok(lines)
+    let dead_letters = (DEAD_LETTERS, &config.dead_letters);
+    let is = check_target(loaded, ("dead_letters", 0), dead_letters, stop);
+    found.push(is.map(|is| format!("dead letters: {is}")));
+    found.extend(rehearse(config, stop));
+    found
 }
 
 fn check_status_file(loaded: &Loaded) -> Result<Option<String>, Failure> {
     let Some(path) = &loaded.config.telemetry.status_file else {
         return Ok(None);
     };
-    can_be_written(path).map_err(|obstacle| {
+    can_be_made(path).map_err(|obstacle| {
         let message = format!("cannot write status file {path:?}");
-        let report = loaded.fault("telemetry", "status_file", &message, &obstacle);
-        Failure::report(&report.to_string())
+        let setting = (("telemetry", 0), "status_file");
+        refused(loaded, setting, &message, &obstacle)
     })?;
     Ok(Some(format!("status file: {}", path.display())))
 }
 
+/// What is wrong with a setting, with its place.
+fn refused(
+    loaded: &Loaded,
+    (table, setting): ((&str, usize), &str),
+    message: &str,
+    obstacle: &str,
+) -> Failure {
+    let report = loaded.fault(table, setting, message, obstacle);
+    Failure::report(&report.to_string())
+}
+
 /// Looks whether a file can be made there, or made anew; else says what is in the way.
-fn can_be_written(path: &Path) -> Result<(), String> {
+fn can_be_made(path: &Path) -> Result<(), String> {
     let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     if !folder.is_dir() {
@@ -66,37 +78,31 @@ fn can_be_written(path: &Path) -> Result<(), String> {
         .map_err(|error| format!("No file can be made in folder {folder:?}: {error}."))
 }
 
-fn check_events(config: &Config, stop: &Stop) -> Result<String, Failure> {
+/// Looks whether rows can be added there.
+fn can_be_written(path: &Path) -> Result<(), String> {
+    can_be_made(path)?;
+    if !path.exists() {
+        return Ok(());
+    }
+    access(path, Access::WRITE_OK).map_err(|error| format!("It cannot be written to: {error}."))
+}
+
+fn check_events(config: &Config, stop: &Stop) -> Finding {
+    let (schema, record_bytes_max) = (&config.events.schema, config.limits.max_record_bytes);
     match &config.events.source {
         EventSource::File { path } => {
-            file::Events::open(path)?;
-            Ok(format!("events: file {} can be read", path.display()))
+            let sample = file::sample(path, schema, record_bytes_max)?;
+            let name = format!("file {path:?}");
+            let sampled = judge(&name, "first lines", &sample)?;
+            Ok(format!("events: file {}; {sampled}", path.display()))
         }
         #[cfg(feature = "kafka")]
         EventSource::Kafka { topic, .. } => {
-            let schema = &config.events.schema;
-            let sample = kafka::sample(topic, schema, config.limits.max_record_bytes, stop)?;
-            let kafka::Sample {
-                partitions,
-                records,
-                rejected,
-                first,
-            } = sample;
-            if let Some((origin, error)) = first
-                && rejected == records
-            {
-                let place = format!("{}[{}]@{}", topic.topic, origin.partition, origin.offset);
-                let primary = format!("no event of topic {:?} has the declared types", topic.topic);
-                return Err(Failure::usage(primary)
-                    .detail(format!(
-                        "{place}: {error}; and so on for {records} newest records"
-                    ))
-                    .hint("Compare events.columns and events.format with what is published."));
-            }
+            let (partitions, sample) = kafka::sample(topic, schema, record_bytes_max, stop)?;
+            let name = format!("topic {:?}", topic.topic);
+            let sampled = judge(&name, "newest records", &sample)?;
             Ok(format!(
-                "events: topic {:?}, {partitions} partitions; of {records} newest records \
-                 {rejected} would be dead letters",
-                topic.topic
+                "events: {name}, {partitions} partitions; {sampled}"
             ))
         }
         #[cfg(not(feature = "kafka"))]
@@ -107,11 +113,28 @@ fn check_events(config: &Config, stop: &Stop) -> Result<String, Failure> {
     }
 }
 
-fn check_reference(config: &Config, stop: &Stop) -> Result<String, Failure> {
+/// Says what a sample of events is like, unless none of them has the declared types.
+fn judge(name: &str, which: &str, sample: &Sample) -> Finding {
+    let Sample {
+        records, rejected, ..
+    } = sample;
+    let sampled = format!("of {records} {which} {rejected} would be dead letters");
+    match &sample.first {
+        None => Ok(sampled),
+        Some(first) if rejected < records => Ok(format!("{sampled}, the first for {first}")),
+        Some(first) => Err(
+            Failure::usage(format!("no event of {name} has the declared types"))
+                .detail(format!("{first}; and so on for {records} {which}"))
+                .hint("Compare events.columns and events.format with what is published."),
+        ),
+    }
+}
+
+fn check_reference(config: &Config, stop: &Stop) -> Finding {
+    let (schema, record_bytes_max) = (&config.reference.schema, config.limits.max_record_bytes);
     match &config.reference.source {
         ReferenceSource::File { path } => {
-            let schema = &config.reference.schema;
-            let table = file::Table::read(path, schema, config.limits.max_record_bytes)?;
+            let table = file::Table::read(path, schema, record_bytes_max)?;
             Ok(format!(
                 "reference: file {}, {} rows",
                 path.display(),
@@ -120,10 +143,11 @@ fn check_reference(config: &Config, stop: &Stop) -> Result<String, Failure> {
         }
         #[cfg(feature = "kafka")]
         ReferenceSource::Kafka { topic } => {
-            let mut connection = kafka::Connection::open(topic)?;
-            let partitions = connection.partitions(stop)?;
+            let sampled = kafka::sample_reference(topic, schema, record_bytes_max, stop)?;
+            let (partitions, records) = sampled;
             Ok(format!(
-                "reference: topic {:?}, {partitions} partitions",
+                "reference: topic {:?}, {partitions} partitions; its {records} newest records \
+                 are good",
                 topic.topic
             ))
         }
@@ -136,15 +160,17 @@ fn check_reference(config: &Config, stop: &Stop) -> Result<String, Failure> {
 }
 
 fn check_target(
-    config: &Config,
-    name: &str,
-    target: &Target,
+    loaded: &Loaded,
+    table: (&str, usize),
+    (name, target): (&str, &Target),
     stop: &Stop,
-) -> Result<String, Failure> {
+) -> Finding {
+    let config = &loaded.config;
     match target {
         Target::JsonLines { path } => {
             can_be_written(path).map_err(|obstacle| {
-                Failure::usage(format!("cannot write file {path:?}")).detail(obstacle)
+                let message = format!("cannot write file {path:?}");
+                refused(loaded, (table, "path"), &message, &obstacle)
             })?;
             // Only such a job goes on with what is there.
             let written = match outlives(config) {
@@ -160,7 +186,7 @@ fn check_target(
         #[cfg(feature = "kafka")]
         Target::Kafka { topic, .. } => {
             let mut connection = kafka::Connection::open(topic)?;
-            let partitions = connection.partitions(stop)?;
+            let partitions = kafka::writable(&mut connection, topic, stop)?;
             Ok(format!("topic {:?}, {partitions} partitions", topic.topic))
         }
         #[cfg(not(feature = "kafka"))]

@@ -21,6 +21,7 @@ use deltajoin_workers::state::ColdRun;
 
 use crate::bindings::Appended;
 use crate::checkpoint::{ColdFolder, Groups, Manifest, RowsEntry, RunEntry, Store};
+use crate::config::Bindings;
 use crate::failure::Failure;
 use crate::process::ledger::Ledger;
 use crate::process::making::Making;
@@ -39,6 +40,8 @@ pub(super) struct Options {
     /// Ends what the store tries again.
     pub(super) store_stop: Arc<Stop>,
     pub(super) generation: u64,
+    /// Where it is bound which generation goes on.
+    pub(super) bindings: Bindings,
     pub(super) interval: Duration,
     /// How many workers this process has.
     pub(super) workers: usize,

@@ -122,7 +122,9 @@ impl Cold {
 fn is_of_disk(error: &Error) -> bool {
     let written = |action: &Action| matches!(action, Action::Write | Action::Delete);
     match error {
-        Error::Refused { action, .. } | Error::Unavailable { action, .. } => written(action),
+        Error::Refused { action, .. }
+        | Error::Full { action, .. }
+        | Error::Unavailable { action, .. } => written(action),
         _ => false,
     }
 }
@@ -133,9 +135,14 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
 
 /// What is wrong with `state.dir`.
 pub(super) fn unusable(dir: &Path, error: &Error) -> Failure {
-    let failure = Failure::usage(format!("state.dir = {dir:?} cannot be used"));
+    let message = format!("state.dir = {dir:?} cannot be used");
     let detail = error.detail().unwrap_or_else(|| error.to_string());
-    failure
+    if let Error::Full { .. } = error {
+        return Failure::failed(message)
+            .detail(detail)
+            .hint("Make room on the disk.");
+    }
+    Failure::usage(message)
         .detail(detail)
         .hint("Name a folder on a local disk that this user may write.")
 }

@@ -24,6 +24,7 @@ use crate::process::checkpoints::Keeper;
 use crate::process::cold::Cold;
 use crate::process::ledger::Noting;
 use crate::process::promises::outlives;
+use crate::process::recorded::Recorded;
 use crate::process::skipping::Skipping;
 use crate::process::topics::Topics;
 use crate::process::{Process, Remembered};
@@ -40,6 +41,8 @@ pub(super) struct Durable {
     pub(super) log: Mutex<Option<Noting>>,
     /// What it has at the clusters of sinks.
     pub(super) topics: Topics,
+    /// What they were like when sinks began to write to them.
+    pub(super) recorded: Recorded,
     pub(super) ownership: Ownership,
     /// The expiry clock as it stands; worker 0 takes it.
     pub(super) clock: Mutex<ExpiryClock>,

@@ -17,21 +17,19 @@ use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::dataflow::reader;
 use deltajoin_workers::ports::{Clock, Stop};
 
-#[cfg(feature = "kafka")]
-use crate::codec::reference_schema;
 use crate::config::{EventSource, ReferenceSource};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
+#[cfg(feature = "kafka")]
+use crate::process::following::Following;
 use crate::process::outputs::Rejected;
 use crate::process::promises::outlives;
 use crate::process::recovery::Ranges;
 use crate::process::reloading::Reloading;
 use crate::process::{Process, Senders, durable};
-#[cfg(feature = "kafka")]
-use crate::process::{REFERENCE_BYTES_MAX, changes};
-use crate::telemetry::{Monitor, WallClock};
+use crate::telemetry::{Monitor, State, WallClock};
 
 /// Cores beyond which one more reader for each worker is worth a thread.
 #[cfg(feature = "kafka")]
@@ -69,7 +67,7 @@ struct EventFile {
 enum Reference {
     File(Reloading),
     #[cfg(feature = "kafka")]
-    Kafka(kafka::Reference),
+    Kafka(Following),
 }
 
 /// Readers that run.
@@ -94,7 +92,7 @@ impl Inputs {
     pub(super) fn connect(
         process: &Process,
         rejected: &Rejected,
-        clock: &Arc<WallClock>,
+        (clock, monitor): (&Arc<WallClock>, &Monitor),
     ) -> Result<Self, Failure> {
         let Process { config, index, .. } = process;
         let schema = BatchSchema::register(config.events.schema.clone());
@@ -133,7 +131,7 @@ impl Inputs {
             EventSource::Kafka { .. } => return Err(without_kafka("[events]")),
         };
         let reference = (*index == 0)
-            .then(|| connect_reference(process, rejected))
+            .then(|| connect_reference(process, rejected, monitor))
             .transpose()?;
         Ok(Self {
             events,
@@ -215,11 +213,8 @@ impl Inputs {
             match reference {
                 Reference::File(file) => file.spawn(way, monitor, &stop)?,
                 #[cfg(feature = "kafka")]
-                Reference::Kafka(reference) => {
-                    let schema = reference_schema(reference.schema());
-                    let sender = changes::since(way, schema, REFERENCE_BYTES_MAX)
-                        .map_err(|error| Failure::failed(format!("no thread: {error}")))?;
-                    reference.spawn(sender, Arc::clone(&stop), kafka_fatal(self.fatal))?;
+                Reference::Kafka(topic) => {
+                    topic.spawn(way, monitor, &stop, kafka_fatal(self.fatal))?;
                 }
             }
         }
@@ -263,11 +258,18 @@ impl Inputs {
     }
 }
 
-fn connect_reference(process: &Process, rejected: &Rejected) -> Result<Reference, Failure> {
+fn connect_reference(
+    process: &Process,
+    rejected: &Rejected,
+    monitor: &Monitor,
+) -> Result<Reference, Failure> {
     let Process { config, .. } = process;
     match &config.reference.source {
         ReferenceSource::File { path } => {
+            monitor.enter(State::Loading);
             let mut file = Reloading::new(path, config, process.until_end, &process.reload);
+            // What follows is connecting again.
+            monitor.enter(State::Starting);
             file.needed(process.until_end || !durable::goes_on(process))?;
             Ok(Reference::File(file))
         }
@@ -278,12 +280,12 @@ fn connect_reference(process: &Process, rejected: &Rejected) -> Result<Reference
                 schema: config.reference.schema.clone(),
                 record_bytes_max: config.limits.max_record_bytes,
                 until_end: process.until_end,
-                on_rejected: collect_reference(rejected),
             };
-            Ok(Reference::Kafka(kafka::Reference::connect(
-                options,
-                &process.stop,
-            )?))
+            Ok(Reference::Kafka(Following {
+                topic: kafka::Reference::connect(options, &process.stop)?,
+                until_end: process.until_end,
+                on_rejected: collect_reference(rejected),
+            }))
         }
         #[cfg(not(feature = "kafka"))]
         ReferenceSource::Kafka { .. } => {

@@ -10,8 +10,9 @@
 //! 2. All processes take their transactional ids: from here on, an older one can commit nothing. To
 //!    sinks that write at least once it can still write, but only rows that are bound.
 //!    (`Joining::fence`)
-//! 3. When all have, process 0 reads the log once more: is there no newer marker? Then all load the
-//!    newest checkpoint; if one finds a fault in it, the one before. (`Joining::load`)
+//! 3. When all have, process 0 reads the log once more: is there no newer marker? Then it tells
+//!    which checkpoint is loaded, and all load it; if one finds a fault in it, the one before.
+//!    (`Joining::choose`, `Joining::load`)
 //! 4. When all have, they read how far each sink has come, and set where they read from.
 //!    (`Joining::take_over`)
 //!
@@ -40,9 +41,11 @@ use crate::process::inputs::Inputs;
 use crate::process::ledger::{Ledger, NewestBound, Noting};
 use crate::process::log::{self, Prepared};
 use crate::process::memory::Memory;
+use crate::process::outputs::Outputs;
 use crate::process::plan::{self, joined_schema};
-use crate::process::promises::Settings;
+use crate::process::promises::{self, Settings};
 use crate::process::recovery::{Loaded, Loading, Ranges, RowSettings};
+use crate::process::state;
 use crate::process::topics::{self, Topics};
 use crate::process::{Process, recovery};
 use crate::telemetry::{Monitor, WallClock};
@@ -128,7 +131,7 @@ impl<'a> Joining<'a> {
     pub(super) fn begin(
         process: &'a Process,
         prepared: Option<Prepared>,
-        inputs: &mut Inputs,
+        (inputs, outputs): (&mut Inputs, &Outputs),
         clock: &Arc<WallClock>,
     ) -> Result<Option<Self>, Failure> {
         let Process { config, stop, .. } = process;
@@ -137,6 +140,7 @@ impl<'a> Joining<'a> {
             return settings.refuse_exactly_once(process.engine).map(|()| None);
         }
         settings.events_id = inputs.id().map(str::to_owned);
+        settings.found = outputs.found();
         let reference = plan::reference_schema(config);
         let store_stop = Arc::new(Stop::default());
         let store = Store::open(
@@ -160,6 +164,7 @@ impl<'a> Joining<'a> {
             let claimed = bindings::claim(log, marker, schema, place, (&lasting, made), stop);
             let mut claimed = claimed.map_err(|error| settings.refused(error))?;
             if !goes_on && claimed.is_new() {
+                state::refuse_rows(&settings, stop)?;
                 inputs.needs_reference(true)?;
                 let first = Binding {
                     epoch: FIRST_EPOCH,
@@ -209,15 +214,23 @@ impl<'a> Joining<'a> {
         Ok(())
     }
 
-    /// Loads the state of this process's workers, from the newest checkpoint at first, and from
-    /// the one before each time that it is called again. Returns whether it has found no fault.
-    pub(super) fn load(&mut self) -> Result<bool, Failure> {
-        let stop = &self.process.stop;
+    /// On process 0, reads the log for the last time, and tells which checkpoint is loaded: the
+    /// newest at first, and the one before each time that it is called again.
+    pub(super) fn choose(&mut self) -> Result<(), Failure> {
         if let Some(claim) = self.claim.take() {
-            self.opened = Some(claim.settle(stop)?);
+            self.opened = Some(claim.settle(&self.process.stop)?);
         }
-        let history = self.opened.as_ref().map(|opened| &opened.history);
-        let good = self.loading.attempt(self.generation, history, stop)?;
+        let Some(opened) = &self.opened else {
+            // Process 0 has the log, unless it was stopped while it read it.
+            return Err(checkpoint::Error::Stopped.into());
+        };
+        self.loading.choose(self.generation, &opened.history)
+    }
+
+    /// Loads the state of this process's workers, from the checkpoint that is told. Returns whether
+    /// it has found no fault.
+    pub(super) fn load(&mut self) -> Result<bool, Failure> {
+        let good = self.loading.attempt(self.generation, &self.process.stop)?;
         if let (Some(opened), Some(loaded)) = (&self.opened, &self.loading.loaded) {
             // Further back, there is more to be made again.
             let made = loaded.checkpoint.as_ref();
@@ -260,6 +273,7 @@ impl<'a> Joining<'a> {
         let begins_behind = begins_behind.filter(|manifest| manifest.keys() > 0);
         let begins_behind = begins_behind.map(|manifest| manifest.epoch);
         let state = std::mem::take(&mut loaded.state);
+        let recorded = std::mem::take(&mut loaded.recorded);
         let clock_ms = found.first.clock_ms;
         let clock = ExpiryClock::new(clock_ms, found.ranges.keys().copied());
         let restored = loaded
@@ -283,6 +297,7 @@ impl<'a> Joining<'a> {
             replay: Mutex::new(Replay { bindings, newest }),
             log: Mutex::new(log),
             topics: self.topics,
+            recorded,
             ownership: Ownership::new(config.limits.shards, config.cluster.workers()),
             clock: Mutex::new(clock),
             state: Mutex::new(state),
@@ -325,6 +340,7 @@ impl<'a> Joining<'a> {
             cold: Arc::clone(&self.cold.folder),
             store_stop: Arc::clone(&self.store_stop),
             generation: self.generation,
+            bindings: self.settings.bindings.clone(),
             interval: config.checkpoint.interval,
             workers: config.cluster.threads,
             memory: Memory::of(config),
@@ -371,16 +387,27 @@ impl<'a> Joining<'a> {
     }
 }
 
-/// Settings by which the rows of the window are joined: with others they stay as they are.
-const OF_HELD: [&str; 3] = ["events.columns", "join.on", "join.unmatched"];
+/// Settings by which rows of the window are held: which of them, and as events or as results. With
+/// others they stay as they are, as nothing tells any more what was given out of them.
+const OF_HELD: [&str; 8] = [
+    "distinct.detect_conflicts",
+    "distinct.keep",
+    "events.columns",
+    promises::TIME_COLUMN,
+    "join.on",
+    "join.on_reference_change",
+    "join.revise_window",
+    "join.unmatched",
+];
 
 /// What the rows of the window must be, so that they can be revised.
 fn rows_held(config: &Config, settings: &BTreeMap<String, String>) -> RowSettings {
     let events = BatchSchema::register(config.events.schema.clone());
+    let joined = BatchSchema::register(joined_schema(config));
     let of_held = |(name, _): &(&String, &String)| OF_HELD.contains(&&***name);
     let settings = settings.iter().filter(of_held);
     RowSettings {
-        schemas: [events, BatchSchema::register(joined_schema(config))],
+        schema: if config.join.revise { events } else { joined },
         settings: settings
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),

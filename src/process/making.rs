@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltajoin_workers::batch::Batch;
-use deltajoin_workers::checkpoint::{KeyRun, Part};
+use deltajoin_workers::checkpoint::{KeyRun, Part, Told};
 use deltajoin_workers::state::{ColdRun, Freeze};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,7 @@ use crate::checkpoint::{
 use crate::fault_point;
 use crate::process::checkpoints::{Options, Shared, Work};
 use crate::process::ledger::Bound;
+use crate::process::verdict;
 
 /// What a worker's part of a checkpoint is made of.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -31,6 +32,7 @@ struct Written {
     rows: Vec<RowsEntry>,
     /// Buckets of which a run has all keys: it takes the place of those before.
     replaced: Vec<i64>,
+    told: Told,
 }
 
 /// The thread itself.
@@ -56,9 +58,7 @@ impl Making {
         loop {
             let error = match attempt() {
                 Ok(done) => return Some(done),
-                Err(superseded @ Error::Superseded { .. }) => {
-                    (self.options.fatal)(&superseded.into())
-                }
+                Err(superseded @ Error::Superseded { .. }) => self.judge(superseded),
                 Err(error) => error,
             };
             if self.shared.lock().ending {
@@ -72,12 +72,30 @@ impl Making {
         }
     }
 
+    /// Ends the process: a newer generation has put a manifest, and the log tells what that means.
+    fn judge(&self, superseded: Error) -> ! {
+        let Options {
+            fatal,
+            bindings,
+            generation,
+            store_stop,
+            ..
+        } = &self.options;
+        fatal(&verdict::judge(
+            bindings,
+            *generation,
+            superseded.into(),
+            store_stop,
+        ))
+    }
+
     /// Makes a worker's part durable.
     fn keep(&self, local: usize, part: Part) {
         let Part {
             epoch,
             keys,
             rows,
+            told,
             frozen,
         } = part;
         let Options {
@@ -87,7 +105,10 @@ impl Making {
             cold,
             ..
         } = &self.options;
-        let mut written = Written::default();
+        let mut written = Written {
+            told,
+            ..Written::default()
+        };
         cold.collect();
         for freeze in frozen {
             let Some(run) = self.freeze(local, &freeze) else {
@@ -153,6 +174,7 @@ impl Making {
         self.take_merged();
         let publishing = self.options.publishing.as_mut();
         let publishing = publishing.expect("only process 0 publishes");
+        let mut told = Told::new();
         for (description, groups) in parts.iter().zip(&publishing.groups) {
             let written = serde_json::from_slice(description);
             let written = written.expect("a worker of this build has made it");
@@ -160,7 +182,9 @@ impl Making {
                 runs,
                 rows,
                 replaced,
+                told: of_worker,
             } = written;
+            told.extend(of_worker);
             publishing.runs.retain(|run| {
                 !(replaced.contains(&run.bucket) && groups.contains(run.first_group))
             });
@@ -198,6 +222,7 @@ impl Making {
                 runs: publishing.runs.clone(),
                 rows: publishing.rows.clone(),
                 reference,
+                told: told.clone(),
             };
             fault_point::reach("manifest.put");
             put_manifest(store, &mut manifest)?;
@@ -267,13 +292,11 @@ impl Making {
             };
             let name = rows_name(self.options.generation);
             match merge_rows(&self.options.store, chosen, name) {
-                Ok(Some(merged)) => {
+                Ok(merged) => {
                     let first = publishing.rows.iter().position(|rows| *rows == chosen[0]);
                     publishing.rows[first.expect("it was chosen of these")] = merged;
                     publishing.rows.retain(|rows| !chosen.contains(rows));
                 }
-                // Columns have changed between them: they go with the window.
-                Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "could not merge rows; tried again later"),
             }
         }
@@ -320,3 +343,6 @@ fn sorted(runs: Vec<(i64, KeyRun)>) -> BTreeMap<i64, KeyRun> {
     }
     sorted
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 //! | `inputs` | events and reference, to the workers' queues |
 //! | `changes` | the reference as it differs from what is bound |
 //! | `reloading` | the reference from a file, again when the file changes |
+//! | `following` | the reference from a topic, and its bad records |
 //! | `joining` | takes the job over from earlier generations, in the order that this needs |
 //! | `verdict` | whether a newer generation is why this one ends |
 //! | `log` | the log of bindings, wherever it is |
@@ -21,6 +22,7 @@
 //! | `state` | what is kept, looked at and forgotten |
 //! | `outputs` | sinks and dead letters, for each worker |
 //! | `skipping` | what a sink has committed before is not written again |
+//! | `stopping` | ends a stop that gets nowhere |
 //!
 //! # Invariants
 //! * Nothing is read or written before the configuration, all inputs, all outputs and the peers
@@ -32,6 +34,8 @@ mod check;
 mod checkpoints;
 mod cold;
 mod durable;
+#[cfg(feature = "kafka")]
+mod following;
 mod inputs;
 mod joining;
 mod ledger;
@@ -41,11 +45,13 @@ mod memory;
 mod outputs;
 mod plan;
 mod promises;
+mod recorded;
 mod recovery;
 mod rehearsal;
 mod reloading;
 mod skipping;
 mod state;
+mod stopping;
 #[cfg(feature = "kafka")]
 mod topics;
 #[cfg(not(feature = "kafka"))]
@@ -53,18 +59,19 @@ mod topics;
 mod topics;
 mod verdict;
 
-pub use check::check;
+pub use check::{Finding, check};
 pub use skipping::Skipping;
 pub use state::{forget_job, kept, state};
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
-use deltajoin_workers::checkpoint::Checkpoints;
-use deltajoin_workers::checkpoint::Kept;
+use deltajoin_workers::checkpoint::{Checkpoints, Kept, Told};
 use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
@@ -72,7 +79,7 @@ use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
 use deltajoin_workers::state::{BucketRing, RowLimit};
 use deltajoin_workers::worker;
 use timely::WorkerConfig;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::cluster::{self, Membership, Mesh, Task, Verdict};
 use crate::codec::reference_schema;
@@ -84,7 +91,7 @@ use crate::process::durable::Durable;
 use crate::process::inputs::Inputs;
 use crate::process::joining::Joining;
 use crate::process::outputs::{Outputs, Rejected, SendSink, WorkerSinks};
-use crate::telemetry::{Monitor, State, WallClock, report_every_second};
+use crate::telemetry::{MemoryLimit, Monitor, State, WallClock, report_every_second};
 
 /// The budget of the reference table's way to worker 0: rows that it has, it keeps.
 const REFERENCE_BYTES_MAX: usize = 64 << 20;
@@ -103,6 +110,8 @@ pub struct Process {
     pub stop: Arc<Stop>,
     /// Set to have the reference file looked at at once.
     pub reload: Arc<AtomicBool>,
+    /// Where `state.memory_limit` was written, for people.
+    pub memory_limit_place: String,
     /// Ends the process for an error on another thread.
     pub fatal: fn(&Failure) -> !,
     /// Where a line of progress goes every second, if anywhere.
@@ -128,6 +137,7 @@ struct WorkerParts {
     clock: ExpiryClock,
     keys: BucketRing,
     recent: (u64, Vec<Kept>),
+    told: Told,
     row_limit: Option<RowLimit>,
     checkpoints: Option<Box<dyn Checkpoints>>,
     sinks: WorkerSinks,
@@ -138,6 +148,8 @@ struct Remembered {
     keys: BucketRing,
     /// Rows that may be revised.
     rows: Vec<Kept>,
+    /// Conflicts that were dead-lettered in the running minute.
+    told: Told,
 }
 
 /// The shell's ends of the workers' queues.
@@ -162,17 +174,14 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     );
 
     // First of all, as it gives schemas the numbers that they have on the wire.
-    plan::check(config, process.engine)?;
     let plan = plan::plan(config, process.engine);
     let rejected = Rejected::default();
     let prepared = Joining::prepare(&process)?;
-    let mut inputs = Inputs::connect(&process, &rejected, &clock)?;
-    let outputs = Outputs::connect(&process, rejected)?;
-    let joining = Joining::begin(&process, prepared, &mut inputs, &clock)?;
+    let mut inputs = Inputs::connect(&process, &rejected, (&clock, &monitor))?;
+    let mut outputs = Outputs::connect(&process, rejected)?;
+    let joining = Joining::begin(&process, prepared, (&mut inputs, &outputs), &clock)?;
     let entering = (&mut inputs, outputs.written(), &monitor);
     let (mesh, durable) = join(&process, &membership, joining, entering)?;
-    monitor.generation(mesh.generation);
-    monitor.enter(State::Loading);
     let workers = config.cluster.workers();
     tracing::info!(
         job = config.job,
@@ -181,6 +190,7 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
         "the cluster is complete"
     );
 
+    outputs.hold(durable.as_ref());
     let (parts, senders) = parts(&process, &outputs, durable.as_ref())?;
     inputs.check_reference(&senders)?;
     let settings = worker::Settings {
@@ -209,9 +219,11 @@ pub fn run(process: Process) -> Result<Summary, Failure> {
     )
     .map_err(|error| Failure::failed(format!("could not start the workers: {error}")))?;
     let readers = inputs.start(senders, &monitor)?;
+    let watching = stopping::watch(&process, &monitor)?;
     for result in guards.join() {
         result.expect("a worker's panic ends the process");
     }
+    drop(watching);
     connections.leave();
     readers.stop();
     if let Some(durable) = durable {
@@ -236,12 +248,18 @@ fn join(
     let mut durable = None;
     let mut known = generation;
     let mut tasks = |task| {
+        match task {
+            Task::Fence { generation } => monitor.generation(generation),
+            Task::Load { .. } => monitor.enter(State::Loading),
+            Task::Choose | Task::TakeOver => {}
+        }
         let done = match (task, &mut joining) {
             (_, None) => Ok(true),
             (Task::Fence { generation }, Some(joining)) => {
                 known = Some(generation);
                 joining.fence(generation).map(|()| true)
             }
+            (Task::Choose, Some(joining)) => joining.choose().map(|()| true),
             (Task::Load { .. }, Some(joining)) => joining.load(),
             (Task::TakeOver, some) => {
                 let taken = some
@@ -283,6 +301,11 @@ fn monitor(process: &Process, clock: &Arc<WallClock>) -> Result<Arc<Monitor>, Fa
         config.telemetry.status_file.as_deref(),
     )
     .map_err(|error| Failure::usage(error.to_string()).detail(error.source.to_string()))?;
+    monitor.name_memory_limit(MemoryLimit {
+        bytes: config.state.memory_limit as u64,
+        threads: config.cluster.threads as u64,
+        place: process.memory_limit_place.clone(),
+    });
     report_every_second(Arc::clone(&monitor), process.progress_line)
         .map_err(|error| Failure::failed(format!("could not start a thread: {error}")))?;
     Ok(monitor)
@@ -305,6 +328,7 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
         clock: parts.clock,
         keys: parts.keys,
         recent: parts.recent,
+        told: parts.told,
         row_limit: parts.row_limit,
         checkpoints: parts.checkpoints,
         sinks: parts.sinks.results.into_iter().map(port).collect(),
@@ -353,6 +377,7 @@ fn parts(
         let new = Remembered {
             keys,
             rows: Vec::new(),
+            told: Told::new(),
         };
         let (state, checkpoints) = durable.map_or((new, None), |durable| durable.state(local));
         let restored = durable.map_or(0, |durable| durable.restored);
@@ -366,6 +391,7 @@ fn parts(
             clock,
             keys: state.keys,
             recent: (restored, state.rows),
+            told: state.told,
             row_limit: durable.map(|durable| durable.row_limit(local)),
             checkpoints,
             sinks,
@@ -423,12 +449,20 @@ fn membership(process: &Process) -> Result<Membership, Failure> {
 /// Names this build by its version and its program's bytes: processes of different builds must not
 /// form a cluster, since batches on the wire have no versions.
 fn build_id() -> Result<String, Failure> {
-    let program = std::env::current_exe().and_then(std::fs::read);
-    let program = program
-        .map_err(|error| Failure::failed(format!("could not read this program: {error}")))?;
-    Ok(format!(
-        "{}-{:016x}",
-        env!("CARGO_PKG_VERSION"),
-        xxh3_64(&program)
-    ))
+    let hash = || {
+        let mut program = BufReader::new(File::open(std::env::current_exe()?)?);
+        let mut hasher = Xxh3::new();
+        loop {
+            let part = program.fill_buf()?;
+            let count = part.len();
+            if count == 0 {
+                return Ok::<u64, std::io::Error>(hasher.digest());
+            }
+            hasher.update(part);
+            program.consume(count);
+        }
+    };
+    let hash =
+        hash().map_err(|error| Failure::failed(format!("could not read this program: {error}")))?;
+    Ok(format!("{}-{hash:016x}", env!("CARGO_PKG_VERSION")))
 }

@@ -61,6 +61,10 @@ pub(super) fn published(_: &Settings<'_>, _: &Arc<WallClock>, _: &Arc<Stop>) -> 
     Box::new(|_, _| {})
 }
 
+pub(super) fn written(settings: &Settings<'_>, _: &Stop) -> Result<u64, Failure> {
+    refuse(settings).map(|()| 0)
+}
+
 pub(super) fn show_progress(
     _: &mut String,
     settings: &Settings<'_>,

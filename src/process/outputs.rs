@@ -26,6 +26,7 @@ use crate::process::durable::{self, Durable};
 use crate::process::inputs::kafka_fatal;
 #[cfg(not(feature = "kafka"))]
 use crate::process::inputs::without_kafka;
+use crate::process::recorded::Recorded;
 use crate::process::{Process, plan};
 
 /// Dead letters that do not come from the events' readers: rows that sinks could not take, and
@@ -90,6 +91,37 @@ impl Outputs {
             )?,
             rejected,
         })
+    }
+
+    /// What the topics of sinks are like.
+    pub(super) fn found(&self) -> Recorded {
+        let results = self.results.iter();
+        let results = results.map(|(name, output)| (&**name, output));
+        let all = results.chain([(DEAD_LETTERS, &self.dead_letters)]);
+        Recorded::new(all.filter_map(|one| match one {
+            (_, Output::File(_)) => None,
+            #[cfg(feature = "kafka")]
+            (name, Output::Kafka(destination, _)) => {
+                Some((name, destination.topic(), destination.limits()))
+            }
+        }))
+    }
+
+    /// Has rows go by what the topics were like when the job began to write to them.
+    pub(super) fn hold(&mut self, durable: Option<&Durable>) {
+        let Some(durable) = durable else { return };
+        let results = self.results.iter_mut();
+        let results = results.map(|(name, output)| (&**name, output));
+        for (name, output) in results.chain([(DEAD_LETTERS, &mut self.dead_letters)]) {
+            match (output, durable.recorded.of(name)) {
+                (Output::File(_), _) => {}
+                #[cfg(feature = "kafka")]
+                (Output::Kafka(destination, _), limits) => {
+                    let limits = limits.unwrap_or_else(|| destination.limits());
+                    *destination = destination.within(limits);
+                }
+            }
+        }
     }
 
     /// The last epoch that a file has; 0 when none.

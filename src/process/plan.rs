@@ -17,31 +17,6 @@ use deltajoin_workers::schema::{Column, ColumnType, Schema};
 use crate::codec;
 use crate::codec::json::Encoder;
 use crate::config::{self, Config, EventSource};
-use crate::failure::Failure;
-
-/// Refuses what an engine cannot do.
-pub(super) fn check(config: &Config, engine: Engine) -> Result<(), Failure> {
-    if engine != Engine::Textbook {
-        return Ok(());
-    }
-    let hour = Duration::from_secs(3600);
-    let (distinct, join) = (&config.distinct, &config.join);
-    let beyond = [
-        ("detect_conflicts", distinct.detect_conflicts),
-        ("version_column", join.version_column.is_some()),
-        ("horizon", distinct.horizon != 24 * hour),
-        ("future", distinct.future != hour / 6),
-        ("revise_window", join.revise_window != hour / 6),
-    ];
-    match beyond.iter().find(|(_, set)| *set) {
-        None => Ok(()),
-        Some((name, _)) => Err(
-            Failure::usage(format!("the textbook engine has no \"{name}\""))
-                .detail("It forgets nothing, and compares nothing that it drops.")
-                .hint("Remove the setting, or use the production engine."),
-        ),
-    }
-}
 
 /// The plan of the job.
 pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
@@ -84,7 +59,6 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
             detect_conflicts: config.distinct.detect_conflicts,
             window_ms: milliseconds(config.join.revise_window),
             time,
-            events: Arc::clone(&events),
             reference,
             joined,
         },

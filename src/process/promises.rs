@@ -13,15 +13,18 @@ use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::ports::Clock;
 use deltajoin_workers::schema::Schema;
 
-use crate::bindings::{self, Lasting, Marker, MarkerId, OF_SINKS, TransactionalId};
+use crate::bindings::{
+    self, Lasting, Marker, MarkerId, OF_PARTITIONER, OF_PARTITIONS, OF_SINKS, TransactionalId,
+};
 use crate::config::{
-    Bindings, Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Target, Unmatched,
-    share_a_broker,
+    Bindings, Config, DEAD_LETTERS, Delivery, EventSource, KafkaTopic, Partitioner, Target,
+    Unmatched, share_a_broker,
 };
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka;
 use crate::failure::Failure;
+use crate::process::recorded::{self, Recorded};
 use crate::telemetry::WallClock;
 
 /// What the configuration says of it.
@@ -29,6 +32,8 @@ pub(super) struct Settings<'a> {
     pub(super) config: &'a Config,
     /// What tells the events' topic or file from another of the same name, once it is known.
     pub(super) events_id: Option<String>,
+    /// What the topics of sinks are like, once it is known.
+    pub(super) found: Recorded,
     pub(super) bindings: Bindings,
     /// The topic of progress at each cluster with a Kafka sink.
     pub(super) progress: BTreeMap<&'a str, KafkaTopic>,
@@ -51,6 +56,7 @@ impl<'a> Settings<'a> {
         let mut settings = Self {
             config,
             events_id: None,
+            found: Recorded::default(),
             bindings: config.bindings(),
             progress: BTreeMap::new(),
             at_least_once: BTreeMap::new(),
@@ -113,6 +119,12 @@ impl<'a> Settings<'a> {
                 let path = path.clone();
                 file::Error::Replaced { path }.into()
             }
+            (
+                bindings::Error::SettingChanged {
+                    name, before, now, ..
+                },
+                _,
+            ) if name.ends_with(OF_PARTITIONS) => recorded::fewer(&name, &before, &now),
             (error, _) => error.into(),
         }
     }
@@ -141,12 +153,10 @@ impl<'a> Settings<'a> {
     }
 
     /// The transactional id of one of the job's processes, for its transactions of this number.
-    /// Each has another one: two lists of brokers may name one cluster.
+    /// Each has another one: two lists of brokers may name one cluster. No job's name has a colon,
+    /// so no other job has the same.
     pub(super) fn transactional_id(&self, process: usize, number: usize) -> String {
-        match number {
-            0 => format!("{}-{process}", self.config.job),
-            number => format!("{}-{process}-{number}", self.config.job),
-        }
+        format!("{}:{process}:{number}", self.config.job)
     }
 
     /// Every transactional id that the job uses.
@@ -175,7 +185,11 @@ impl<'a> Settings<'a> {
             .iter()
             .map(|id| (name.to_owned(), id.clone()));
         Lasting {
-            settings: lasting(self.config).into_iter().chain(id).collect(),
+            settings: lasting(self.config)
+                .into_iter()
+                .chain(id)
+                .chain(self.found.0.clone())
+                .collect(),
             of_rows: &OF_ROWS,
         }
     }
@@ -219,14 +233,19 @@ fn holder() -> String {
 /// one a bound epoch would be made of others.
 const ISOLATION_LEVEL: &str = "events.kafka.isolation.level";
 
+/// Names where the time of events is read from. By arrival it decides no bucket, but still which
+/// event is in the future, which is kept, and what the window is.
+pub(super) const TIME_COLUMN: &str = "events.time.column";
+
 /// Settings by which rows are made, and nothing else. Made again with others, an event might become
 /// a dead letter that was a row, or be taken for seen though it was none.
-const OF_ROWS: [&str; 10] = [
+const OF_ROWS: [&str; 11] = [
     "distinct.detect_conflicts",
     "distinct.future",
     "distinct.keep",
     "events.columns",
     ISOLATION_LEVEL,
+    TIME_COLUMN,
     "join.on",
     "join.on_reference_change",
     "join.revise_window",
@@ -273,24 +292,39 @@ fn lasting(config: &Config) -> BTreeMap<String, String> {
         let name = format!("{OF_SINKS}{}.envelope", sink.name);
         (name, format!("{:?}", sink.envelope).to_lowercase())
     });
+    let targets = config.sinks.iter().map(|sink| (&*sink.name, &sink.target));
+    let targets = targets.chain([(DEAD_LETTERS, &config.dead_letters)]);
+    let partitioners = targets.filter_map(|(name, target)| match target {
+        Target::Kafka { partitioner, .. } => {
+            let name = format!("{OF_SINKS}{name}{OF_PARTITIONER}");
+            let value = match partitioner {
+                Partitioner::KeyGroup => "key-group",
+                Partitioner::Murmur2 => "murmur2",
+            };
+            Some((name, value.to_owned()))
+        }
+        Target::JsonLines { .. } => None,
+    });
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
-    settings.chain(sinks).collect()
+    settings.chain(sinks).chain(partitioners).collect()
 }
 
 /// What decides which events are duplicates, and which results are revised.
-fn remembered(config: &Config) -> [(&'static str, String); 8] {
+fn remembered(config: &Config) -> [(&'static str, String); 9] {
     let (distinct, join) = (&config.distinct, &config.join);
     let time = config.events.time.as_ref().map(|time| {
         let column = &config.events.schema.columns[time.column];
         format!("{} ({:?})", column.name, time.unit)
     });
     let milliseconds = |duration: Duration| format!("{} ms", duration.as_millis());
-    let remembered_by = match (distinct.by_arrival, &time) {
-        (false, Some(time)) => time.clone(),
-        _ => "arrival".to_owned(),
+    let time = time.unwrap_or_else(|| "none".to_owned());
+    let remembered_by = match distinct.by_arrival {
+        false => time.clone(),
+        true => "arrival".to_owned(),
     };
     [
         ("events.time", remembered_by),
+        (TIME_COLUMN, time),
         ("distinct.horizon", milliseconds(distinct.horizon)),
         ("distinct.future", milliseconds(distinct.future)),
         (
@@ -341,3 +375,6 @@ fn unmatched(setting: Unmatched) -> &'static str {
         Unmatched::DeadLetter => "dead-letter",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Ends};
+use deltajoin_workers::checkpoint::Told;
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
 use deltajoin_workers::ports::Stop;
-use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet};
+use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet, bytes_of_key};
 
 use crate::bindings::{History, Place};
 use crate::checkpoint::{
@@ -28,9 +29,14 @@ use crate::checkpoint::{
 use crate::failure::Failure;
 use crate::process::Remembered;
 use crate::process::cold::Cold;
+use crate::process::recorded::Recorded;
 
-/// How long the others wait for what process 0 writes where checkpoints are kept.
+/// How long the others wait for what process 0 has written where checkpoints are kept.
 const SHARED: Duration = Duration::from_secs(30);
+
+/// What to do if process 0 cannot write there.
+const TOLD_THERE: &str = "The processes of a job must be told there what they go on from: make \
+                          the location writable, or start the job with one process.";
 
 /// What the log must be read from, if it begins at offset `first`: behind the oldest checkpoint
 /// that it reaches back to.
@@ -60,6 +66,8 @@ pub(super) struct Loaded {
     pub(super) bound: Option<Binding>,
     /// By partition where it is read from, and how far it is bound.
     pub(super) ranges: Ranges,
+    /// What the generation's marker says of the topics of sinks.
+    pub(super) recorded: Recorded,
     /// What each worker of this process remembers.
     pub(super) state: Vec<Option<Remembered>>,
     /// On process 0, the runs of all workers, each in one worker's key groups.
@@ -68,10 +76,10 @@ pub(super) struct Loaded {
     pub(super) rows: Vec<RowsEntry>,
 }
 
-/// What rows of the window must have been made with, so that they can be revised.
+/// What rows of the window must have been held with, so that they can be revised.
 pub(super) struct RowSettings {
-    /// The schemas that they may have: of events, and of results.
-    pub(super) schemas: [Arc<BatchSchema>; 2],
+    /// The schema that they have: that of events, or of results.
+    pub(super) schema: Arc<BatchSchema>,
     /// The settings, as markers have them.
     pub(super) settings: BTreeMap<String, String>,
 }
@@ -88,6 +96,8 @@ pub(super) struct Loading {
     /// On process 0, which chooses, from where on the log has been read.
     reaches: Option<u64>,
     attempt: u32,
+    /// On process 0, what is loaded at this attempt.
+    chosen: Option<(Start, Option<Manifest>)>,
     /// The checkpoint that has a fault, and which, if this process has found it.
     faulty: Option<(Manifest, Option<Error>)>,
     /// The number of the next checkpoint.
@@ -114,6 +124,7 @@ impl Loading {
             own,
             reaches,
             attempt: 0,
+            chosen: None,
             faulty: None,
             number: 0,
             loaded: None,
@@ -125,38 +136,52 @@ impl Loading {
         &self.groups
     }
 
-    /// Loads the newest checkpoint, or the one before the last attempt's; process 0 knows what is
-    /// bound behind it. Returns whether this process has found no fault in it.
-    pub(super) fn attempt(
-        &mut self,
-        generation: u64,
-        history: Option<&History>,
-        stop: &Stop,
-    ) -> Result<bool, Failure> {
-        // Room for what comes now.
+    /// Chooses the newest checkpoint, or the one before the last attempt's, and tells the other
+    /// processes: for process 0, which knows what is bound behind it.
+    pub(super) fn choose(&mut self, generation: u64, history: &History) -> Result<(), Failure> {
+        let Some(reaches) = self.reaches else {
+            return Ok(());
+        };
+        self.unload();
+        let chosen = self.newest_below_fault(reaches)?;
+        let marker = history.markers.last();
+        let start = Start {
+            checkpoint: chosen.as_ref().map(|manifest| manifest.number),
+            ranges: ranges(chosen.as_ref(), &history.bindings),
+            settings: marker.map_or_else(BTreeMap::new, |(_, own)| own.settings.clone()),
+        };
+        // A process that is alone tells nobody.
+        if self.own.len() < self.groups.len() {
+            let written = write_start(&self.store, (generation, self.attempt), &start);
+            written.map_err(|error| Failure::from(error).hint(TOLD_THERE))?;
+        }
+        self.chosen = Some((start, chosen));
+        Ok(())
+    }
+
+    /// Makes room for what is loaded next. What was loaded, others have found a fault in.
+    fn unload(&mut self) {
         let before = self.loaded.take().and_then(|loaded| loaded.checkpoint);
         if let Some(manifest) = before {
             self.faulty = Some((manifest, None));
         }
+    }
+
+    /// Loads the checkpoint that process 0 has chosen. Returns whether this process has found no
+    /// fault in it.
+    pub(super) fn attempt(&mut self, generation: u64, stop: &Stop) -> Result<bool, Failure> {
+        self.unload();
         let attempt = (generation, self.attempt);
         self.attempt += 1;
-        let chosen = match (self.reaches, history) {
-            (Some(reaches), Some(history)) => {
-                let chosen = self.choose(reaches)?;
-                let start = Start {
-                    checkpoint: chosen.as_ref().map(|manifest| manifest.number),
-                    ranges: ranges(chosen.as_ref(), &history.bindings),
-                };
-                write_start(&self.store, attempt, &start)?;
-                Ok((start, chosen))
-            }
-            _ => read_start(&self.store, attempt, SHARED, stop),
+        let chosen = match self.chosen.take() {
+            Some(chosen) => Ok(chosen),
+            None => read_start(&self.store, attempt, SHARED, stop),
         };
         let manifest = match &chosen {
             Ok((_, checkpoint)) => checkpoint.clone(),
             Err(_) => None,
         };
-        match chosen.and_then(|(start, checkpoint)| self.load(checkpoint, start.ranges)) {
+        match chosen.and_then(|(start, checkpoint)| self.load(checkpoint, start)) {
             Ok(loaded) => self.loaded = Some(loaded),
             // The manifest is of this program's version, and so is what it names.
             Err(error) if error.is_damage() || matches!(error, Error::Version { .. }) => {
@@ -170,7 +195,7 @@ impl Loading {
     }
 
     /// The checkpoint to be loaded, on process 0.
-    fn choose(&mut self, reaches: u64) -> Result<Option<Manifest>, Error> {
+    fn newest_below_fault(&mut self, reaches: u64) -> Result<Option<Manifest>, Error> {
         let Some((faulty, error)) = self.faulty.take() else {
             let newest = newest(&self.store)?;
             self.number = newest.next_number;
@@ -191,18 +216,20 @@ impl Loading {
     }
 
     /// Loads this process's part of a checkpoint.
-    fn load(&self, checkpoint: Option<Manifest>, ranges: Ranges) -> Result<Loaded, Error> {
+    fn load(&self, checkpoint: Option<Manifest>, start: Start) -> Result<Loaded, Error> {
+        let (ranges, recorded) = (start.ranges, Recorded(start.settings));
         let own = &self.groups[self.own.clone()];
         let Some(manifest) = checkpoint else {
             let empty = own.iter().map(|_| {
                 let keys = BucketRing::new(self.narrow()).limited(self.cold.limit);
-                let rows = Vec::new();
-                Some(Remembered { keys, rows })
+                let (rows, told) = (Vec::new(), Told::new());
+                Some(Remembered { keys, rows, told })
             });
             return Ok(Loaded {
                 checkpoint: None,
                 bound: None,
                 ranges,
+                recorded,
                 state: empty.collect(),
                 runs: Vec::new(),
                 rows: Vec::new(),
@@ -231,6 +258,7 @@ impl Loading {
             checkpoint: Some(manifest),
             bound: Some(bound),
             ranges,
+            recorded,
             state,
             runs,
             rows,
@@ -245,7 +273,8 @@ impl Loading {
         }
         let made = manifest.place()?.marker.1.settings;
         let mut settings = self.rows.settings.iter();
-        if !settings.all(|(name, now)| made.get(name) == Some(now)) {
+        // One of which a marker says nothing was not known to whoever wrote it.
+        if !settings.all(|(name, now)| made.get(name).is_none_or(|made| made == now)) {
             tracing::warn!("rows that were written with other settings are not revised");
             return Ok(Vec::new());
         }
@@ -253,7 +282,7 @@ impl Loading {
     }
 
     fn narrow(&self) -> bool {
-        self.rows.schemas[0].schema.key_is_narrow()
+        self.rows.schema.schema.key_is_narrow()
     }
 
     /// What the worker of these key groups remembers.
@@ -270,9 +299,11 @@ impl Loading {
             .iter()
             .filter(|entry| entry.groups().overlap(groups).is_some())
         {
-            rows.extend(read_rows(store, entry, groups, &self.rows.schemas)?);
+            rows.extend(read_rows(store, entry, groups, &self.rows.schema)?);
         }
-        Ok(Remembered { keys, rows })
+        let told = manifest.told.range(groups.first..=groups.last);
+        let told = told.map(|(group, letters)| (*group, *letters)).collect();
+        Ok(Remembered { keys, rows, told })
     }
 }
 
@@ -312,7 +343,7 @@ fn keys(
     let mut loaded = Vec::new();
     for (bucket, mut runs) in buckets.into_iter().rev() {
         let keys: u64 = runs.iter().map(|(own, _)| own.keys).sum();
-        let bytes = keys * if narrow { 11 } else { 22 };
+        let bytes = keys * bytes_of_key(narrow);
         let mut on_disk: ColdRuns = Vec::new();
         if bytes <= room {
             room -= bytes;

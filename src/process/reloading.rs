@@ -7,12 +7,13 @@
 //! * What has changed between two contents is one block, so it is of one epoch.
 //! * A file that cannot be read, or is wrong anywhere, changes nothing; each fault is told once.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use deltajoin_workers::batch::BatchSchema;
+use deltajoin_workers::batch::{Batch, BatchSchema};
 use deltajoin_workers::ports::ReferenceBlock;
 
 use crate::codec::reference_schema;
@@ -189,11 +190,13 @@ impl Running {
     fn take(&mut self, table: Table, schema: &Arc<BatchSchema>, path: &Path) -> bool {
         let rows = table.rows();
         let now = changes::Table::of(table.into_blocks());
-        let updates = changes::difference(&self.way.bound, &now, schema);
+        let all = (&now, &BTreeSet::new());
+        let updates = changes::difference(&self.way.bound, all, schema);
         self.way.bound = now;
         self.monitor.reference_good(true);
         if !updates.is_empty() {
-            let (changes, path) = (updates.len(), path.display());
+            let changes: usize = updates.iter().map(Batch::len).sum();
+            let path = path.display();
             tracing::info!(rows, changes, %path, "the reference table is handed over");
         }
         self.send(ReferenceBlock {
@@ -203,7 +206,7 @@ impl Running {
     }
 
     fn send(&self, block: ReferenceBlock) -> bool {
-        let bytes = block.updates.bytes();
+        let bytes = block.bytes();
         let block = ReferenceBlock {
             complete: true,
             ..block

@@ -225,6 +225,23 @@ pub(super) fn published(
     })
 }
 
+/// The last epoch that a sink is known to have, also where nothing is recorded yet; 0 if none.
+pub(super) fn written(settings: &Settings<'_>, stop: &Stop) -> Result<u64, Failure> {
+    let mut newest = 0;
+    for topic in settings.progress.values() {
+        newest = newest.max(look_at_progress(topic, stop)?.newest());
+    }
+    Ok(newest)
+}
+
+/// What is recorded in a topic; nothing if it is not there.
+fn look_at_progress(topic: &KafkaTopic, stop: &Stop) -> Result<Progress, Error> {
+    match read_progress(topic, stop) {
+        Err(Error::UnknownTopic { .. }) => Ok(Progress::default()),
+        progress => progress,
+    }
+}
+
 /// Tells how far the sinks have come, for people.
 pub(super) fn show_progress(
     text: &mut String,
@@ -232,16 +249,16 @@ pub(super) fn show_progress(
     stop: &Stop,
 ) -> Result<(), Failure> {
     for topic in settings.progress.values() {
-        let progress = match read_progress(topic, stop) {
-            Err(Error::UnknownTopic { .. }) => continue,
-            progress => progress?,
-        };
+        let progress = look_at_progress(topic, stop)?;
         write_progress(text, &progress).expect("a string takes all");
     }
     Ok(())
 }
 
 fn write_progress(text: &mut String, progress: &Progress) -> std::fmt::Result {
+    if progress.records().next().is_none() {
+        return Ok(());
+    }
     writeln!(
         text,
         "\n{:<24} {:>9} {:>14} {:>10}",

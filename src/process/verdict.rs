@@ -49,7 +49,13 @@ pub(super) fn on_start(process: &Process, generation: u64, failure: Failure) -> 
     )
 }
 
-fn judge(bindings: &Bindings, generation: u64, failure: Failure, stop: &Stop) -> Failure {
+/// The same of a failure that a newer generation may be the reason of.
+pub(super) fn judge(
+    bindings: &Bindings,
+    generation: u64,
+    failure: Failure,
+    stop: &Stop,
+) -> Failure {
     let newer = log::look(bindings, stop).and_then(|log| match log {
         Some(mut log) => bindings::superseded(&mut log, generation, stop),
         None => Ok(()),

@@ -23,8 +23,8 @@ fn an_idle_job_is_cheap_and_quiet() {
     tell(&format!(
         "idle: {percent:.2} % of a core for each of two workers"
     ));
-    // The aim is 2 %; the machine is shared.
-    assert!(share < 0.05, "{share}");
+    // Time of CPU, so it is little more on a busy machine: measured 0.4 to 0.5 % in this build.
+    assert!(share < 0.02, "{share}");
     assert_eq!(job.stderr().len(), lines, "{:#?}", job.stderr());
     job.signal(Signal::Terminate);
     job.wait(LIMIT).assert_code(0);

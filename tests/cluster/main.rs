@@ -9,8 +9,11 @@
     reason = "a test panics where something fails, and what it writes need not last"
 )]
 
+mod busy;
 #[path = "../integration/case.rs"]
 mod case;
+#[cfg(feature = "demo")]
+mod demo;
 mod going_on;
 mod idle;
 mod loss;

@@ -84,6 +84,15 @@ fn the_supervisor_gives_up_after_so_many_restarts_and_names_the_cause() {
         last.contains("gave up") && last.contains("process 0"),
         "{last}"
     );
+    // With the error of the last start, as a whole.
+    for part in [
+        "exit code 1 (failed): could not listen on",
+        &address(&folder, 0),
+        "; detail: ",
+        "in use",
+    ] {
+        assert!(last.contains(part), "{part:?} is missing in {last}");
+    }
     let errors = outcome.stderr.iter();
     let errors = errors.filter(|line| line.starts_with("error: could not listen"));
     assert_eq!(errors.count(), 2);

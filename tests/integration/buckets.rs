@@ -73,6 +73,7 @@ fn manifest(number: u64, generation: u64, runs: &[RunEntry]) -> Manifest {
         rows: Vec::new(),
         runs: runs.to_vec(),
         reference: None,
+        told: std::collections::BTreeMap::new(),
     }
 }
 

@@ -55,12 +55,12 @@ pub(crate) fn keys(folder: &Folder) -> Vec<u64> {
     keys
 }
 
-fn length(folder: &Folder, name: &str) -> u64 {
+pub(crate) fn length(folder: &Folder, name: &str) -> u64 {
     std::fs::metadata(folder.path(name)).map_or(0, |metadata| metadata.len())
 }
 
 /// Neither a start nor a check goes on; both say why.
-fn refused(folder: &Folder, arguments: &[&str], texts: &[&str]) {
+pub(crate) fn refused(folder: &Folder, arguments: &[&str], texts: &[&str]) {
     let before = folder.read(ROWS);
     for command in ["check", "run"] {
         let outcome = folder.run_job(command, arguments);
@@ -437,10 +437,10 @@ fn what_is_kept_is_shown_checked_and_forgotten() {
     let state = folder.run_job("state", &["--verify"]);
     state.assert_code(0);
     let told = state.stdout.join("\n");
-    // Partition 0, and the line that is read next.
+    // Partition 0, and the line that is read next, by the checkpoint and by what is bound.
     assert!(
         told.lines()
-            .any(|line| line.split_whitespace().eq(["0", "11"])),
+            .any(|line| line.split_whitespace().eq(["0", "11", "11"])),
         "{told}"
     );
     assert!(told.contains("all are good"), "{told}");

@@ -60,6 +60,66 @@ fn the_result_is_right_with_1_2_and_4_threads_and_by_the_textbook_engine() {
 }
 
 #[test]
+fn the_textbook_engine_refuses_what_it_does_not_do_with_its_place() {
+    let folder = Folder::with_case(CONFIG, &options(100));
+    let horizon = ["--engine", "textbook", "--set", "distinct.horizon=24h"];
+    for command in ["run", "cluster"] {
+        let outcome = folder.run_job(command, &horizon);
+        outcome.assert_code(2);
+        let said = outcome.stderr.join("\n");
+        assert!(
+            said.contains("the textbook engine has no \"horizon\"")
+                && said.contains("--> --set distinct.horizon"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_setting_that_does_nothing_is_told_at_the_start_and_by_check() {
+    let config = CONFIG.to_owned() + "[cluster]\npeer_timeout = \"9s\"\n";
+    let folder = Folder::with_case(&config, &options(100));
+    for (command, arguments) in [("run", "--until-end"), ("check", "--offline")] {
+        let outcome = folder.run_job(command, &[arguments]);
+        outcome.assert_code(0);
+        let told = |line: &&String| {
+            line.contains("\"peer_timeout\" in [cluster] has no effect")
+                && line.contains("job.toml:28:1")
+        };
+        assert_eq!(outcome.stderr.iter().filter(told).count(), 1, "{command}");
+    }
+}
+
+/// The job over so many events whose keys are of two columns, with this limit; the warning.
+fn crowded(folder: &Folder, limit: &str) -> Option<String> {
+    let limit = format!("state.memory_limit={limit}");
+    let settings = ["--set", &limit, "--set", "checkpoint.interval=200ms"];
+    let outcome = folder.run_job("run", &[&settings[..], &["--until-end"]].concat());
+    outcome.assert_code(0);
+    let mut lines = outcome.stderr.into_iter();
+    lines.rfind(|line| line.contains("cannot hold the open bucket"))
+}
+
+#[test]
+fn a_limit_that_does_not_hold_the_open_bucket_is_told_with_one_that_does() {
+    let config = CONFIG
+        .replace("[\"detection_oid\"]", "[\"detection_oid\", \"item_name\"]")
+        .replace("[join]", "[distinct]\ndetect_conflicts = true\n\n[join]");
+    let folder = Folder::with_case(&config, &options(400_000));
+    let warning = crowded(&folder, "16MB").expect("it is told");
+    assert!(
+        warning.contains("WARN") && warning.contains("16MB (--set state.memory_limit)"),
+        "{warning}"
+    );
+    let (_, hint) = warning
+        .split_once("Write \\\"")
+        .expect("it says what would do");
+    let (enough, _) = hint.split_once("\\\"").expect("a size in quotes");
+    folder.forget();
+    assert_eq!(crowded(&folder, enough), None);
+}
+
+#[test]
 fn events_without_a_reference_row_are_dropped_if_wanted() {
     let options = options(20_000);
     let folder = Folder::with_case(CONFIG, &options);

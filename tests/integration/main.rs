@@ -12,11 +12,14 @@ mod audit;
 #[cfg(feature = "s3")]
 mod buckets;
 mod case;
+mod check;
 mod configuration;
 mod fault;
 mod generate;
 mod going_on;
+mod held;
 mod job;
+mod kept;
 mod reload;
 mod status;
 mod stop;

@@ -343,14 +343,7 @@ fn versions_with(strategy: &str) {
         versions(&folder),
         (0..).zip(expected).collect::<BTreeMap<_, _>>()
     );
-    let audit = folder.run_job("audit", &[]);
-    audit.assert_code(2);
-    assert!(
-        audit
-            .stderr
-            .join("\n")
-            .contains("cannot judge column \"since\"")
-    );
+    folder.run_job("audit", &[]).assert_code(0);
     let said = folder.run_job("run", &["--until-end", "--engine", "textbook"]);
     said.assert_code(2);
     assert!(

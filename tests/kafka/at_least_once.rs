@@ -27,7 +27,7 @@ fn start(setup: &Setup, threads: usize, arguments: &[&str]) -> Job {
     setup.start(&[&["--set", &threads], arguments].concat())
 }
 
-fn number(record: &TopicRecord, name: &str) -> u64 {
+pub(crate) fn number(record: &TopicRecord, name: &str) -> u64 {
     let mut headers = record.headers.iter();
     let header = headers.find(|(header, _)| header == name);
     let (_, value) = header.unwrap_or_else(|| panic!("no header {name:?}: {record:?}"));

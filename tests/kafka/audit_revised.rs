@@ -28,6 +28,14 @@ fn found_of_all(report: &Value) -> Vec<[u64; 4]> {
 /// A job that was started three times, with other locations each time; its last epochs. Names of
 /// locations are changed, removed, added, and changed back.
 fn three_tables(name: &str, unmatched: &str, envelope: &str) -> (Setup, [u64; 3]) {
+    three_tables_and_versions(name, [unmatched, envelope, ""])
+}
+
+/// The same; results have their reference row's version in a column, if that has a name.
+fn three_tables_and_versions(
+    name: &str,
+    [unmatched, envelope, version]: [&str; 3],
+) -> (Setup, [u64; 3]) {
     let broker = Broker::shared();
     broker.create_topic(name, 2, &[]);
     let file = format!(
@@ -35,6 +43,7 @@ fn three_tables(name: &str, unmatched: &str, envelope: &str) -> (Setup, [u64; 3]
     );
     let mut setup = Setup::new(broker, name)
         .set("join", "unmatched", quoted(unmatched))
+        .set("join", "version_column", quoted(version))
         .set("[sinks]", "name", quoted("rows"))
         .set("[sinks]", "envelope", quoted(envelope))
         .sink(&file);
@@ -44,7 +53,10 @@ fn three_tables(name: &str, unmatched: &str, envelope: &str) -> (Setup, [u64; 3]
             &[(1, 1), (2, 2), (3, 3), (4, 1), (5, 9)],
         ),
         ("1,New\n3,Come\n", &[(6, 1), (1, 1), (7, 2), (8, 3)]),
-        ("1,Old\n2,Back\n3,Come\n", &[(9, 1), (2, 2), (10, 2)]),
+        (
+            "1,Old\n2,Back\n3,Come\n",
+            &[(9, 1), (2, 2), (10, 2), (11, 3)],
+        ),
     ];
     let lasts = starts.map(|(locations, events)| {
         let publisher = Publisher::new(broker, name);
@@ -368,4 +380,56 @@ fn behind_a_trimmed_log_revised_rows_are_judged_and_other_settings_are_refused()
     let time = "events.time={ column = \"timestamp_detected\", unit = \"ms\" }";
     let said = refused(&setup, &["--set", time, "--set", "distinct.keep=latest"]);
     assert!(said.contains("distinct.keep"), "{said}");
+}
+
+/// The same record with another version of its reference row.
+fn aged(text: &[u8]) -> Vec<u8> {
+    let mut row: Value = serde_json::from_slice(text).unwrap();
+    let version = row["since"].as_u64().expect("it has a reference row");
+    row["since"] = json!(version + 1);
+    row.to_string().into_bytes()
+}
+
+#[test]
+fn the_versions_of_reference_rows_are_judged_also_behind_a_trimmed_log() {
+    let name = "audited-versions";
+    let settings = ["keep", "upsert", "since"];
+    let (setup, [_, second, third]) = three_tables_and_versions(name, settings);
+    let right: Vec<TopicRecord> = records(&setup.joined()).into_values().collect();
+    let copies = Copies {
+        setup: &setup,
+        name,
+        count: Cell::new(0),
+    };
+    assert_eq!(copies.check(&right, &[]), [0; 4], "a copy");
+    // Of the first and the second table, and one that the third has left as it was.
+    let aged_at = |place: usize| {
+        let mut records = right.clone();
+        let value = right[place].value.as_ref().expect("it is a row");
+        records[place].value = Some(aged(value));
+        records
+    };
+    let places = [
+        places_of(&right, 1),
+        places_of(&right, 6),
+        places_of(&right, 8),
+    ]
+    .concat();
+    for place in &places {
+        assert_eq!(copies.check(&aged_at(*place), &[]), [0, 0, 1, 0], "{place}");
+    }
+    let base = trim_log(&setup, name);
+    assert!((second..third).contains(&base));
+    let from = range(Some(base + 1), None);
+    assert_eq!(copies.check(&right, &[&from[0]]), [0; 4]);
+    // A row that is as old as the checkpoint says comes with an event of the last start.
+    let last = *places_of(&right, 11).last().expect("it has come");
+    assert_eq!(copies.check(&aged_at(last), &[&from[0]]), [0, 0, 1, 0]);
+    // Without a log nobody knows the epochs of reference rows.
+    setup
+        .plain("state", &["reset", "--config", "job.toml", "--yes"])
+        .wait(LIMIT)
+        .assert_code(0);
+    let said = refused(&setup, &[]);
+    assert!(said.contains("\"since\""), "{said}");
 }

@@ -1,7 +1,8 @@
 //! Random faults while data flows: processes killed and frozen, clusters restarted with other
 //! numbers of processes, the broker killed. At the end every row is there once.
 //!
-//! `make chaos FAULTS=1000` makes so many; `DELTAJOIN_SEED` repeats a run's choices.
+//! `make chaos FAULTS=1000` makes so many, `DELIVERY=at-least-once` with the other delivery;
+//! `DELTAJOIN_SEED` repeats a run's choices.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use deltajoin_testkit::{Broker, Job, Outcome, Signal, wait_until};
 
 use tempfile::TempDir;
 
+use crate::at_least_once::assert_once_by_headers;
 use crate::setup::{LIMIT, Setup, quoted};
 use crate::stops::{pid_of, signal};
 use crate::support::{now_ms, publish_until_stopped};
@@ -19,6 +21,7 @@ use crate::topics::{Tail, dead_letters, differences};
 const FAULTS: u64 = 30;
 /// Events a second, for as long as there are faults.
 const RATE: u64 = 2_000;
+const EXACTLY_ONCE: &str = "exactly-once";
 /// Short, so that a frozen process is noticed soon.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -54,11 +57,12 @@ struct Clusters {
 }
 
 impl Clusters {
-    fn start(broker: &Broker, name: &str, reference: &str) -> Self {
+    fn start(broker: &Broker, (name, delivery): (&str, &str), reference: &str) -> Self {
         let state = tempfile::tempdir().unwrap();
         let setup = |processes| {
             Setup::without_topics(broker, name)
-                .set("[sinks]", "delivery", quoted("exactly-once"))
+                .set("[sinks]", "delivery", quoted(delivery))
+                .set("dead_letters", "delivery", quoted(delivery))
                 .set("limits", "shards", "12")
                 .state(state.path())
                 .set("checkpoint", "interval", quoted("500ms"))
@@ -166,7 +170,10 @@ fn random_faults_lose_no_row_and_double_none() {
     for (topic, partitions) in [("chaos", 4), ("chaos-joined", 4), ("chaos-dead", 1)] {
         broker.create_topic(topic, partitions, &[]);
     }
-    let mut clusters = Clusters::start(&broker, "chaos", &reference_csv(&options));
+    let delivery = std::env::var("DELTAJOIN_DELIVERY");
+    let delivery = delivery.unwrap_or_else(|_| EXACTLY_ONCE.to_owned());
+    let job = ("chaos", &*delivery);
+    let mut clusters = Clusters::start(&broker, job, &reference_csv(&options));
     let tail = Tail::new(&broker, "chaos-joined");
     let mut recoveries: Vec<Duration> = Vec::new();
     let expected = publish_until_stopped(&broker, "chaos", &options, || {
@@ -184,11 +191,17 @@ fn random_faults_lose_no_row_and_double_none() {
     clusters.stop();
     let setup = &clusters.setups[0];
     setup.start(&["--until-end"]).wait(LIMIT).assert_code(0);
-    let found = differences(&broker, "chaos-joined", &expected);
-    assert!(found.is_clean(), "DELTAJOIN_SEED={seed} {found:#?}");
+    let repeats: &[&str] = if delivery == EXACTLY_ONCE {
+        let found = differences(&broker, "chaos-joined", &expected);
+        assert!(found.is_clean(), "DELTAJOIN_SEED={seed} {found:#?}");
+        &[]
+    } else {
+        assert_once_by_headers(&broker, "chaos-joined", &expected);
+        &["--allow-repeats"]
+    };
     let letters = dead_letters(&broker, "chaos-dead").len() as u64;
     assert_eq!(letters, expected.counts().dead_letters);
-    let outcome = setup.command("audit", &[]).wait(LIMIT);
+    let outcome = setup.command("audit", repeats).wait(LIMIT);
     outcome.assert_code(0);
     recoveries.sort();
     let survived = recoveries.len();

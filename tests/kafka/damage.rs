@@ -129,6 +129,37 @@ fn checkpoints_without_their_log_are_not_gone_on_from() {
     assert_eq!(values(broker, &setup.joined()).len(), 2);
 }
 
+#[test]
+fn rows_are_not_written_again_if_the_log_is_gone_and_there_is_no_checkpoint() {
+    let broker = Broker::shared();
+    for (name, delivery) in [
+        ("lost-log-exactly", "exactly-once"),
+        ("lost-log-least", "at-least-once"),
+    ] {
+        broker.create_topic(name, 1, &[]);
+        let setup = Setup::new(broker, name).set("[sinks]", "delivery", quoted(delivery));
+        let publisher = Publisher::new(broker, name);
+        publisher.send(0, None, Some(&event(1, 1)));
+        publisher.flush();
+        setup.run_until_end(&[]);
+        broker.delete_topic(&format!("{name}.bindings"));
+        std::fs::remove_dir_all(setup.folder().join("state")).unwrap();
+        // A start makes the log anew, and the next must not take that for the log that was lost.
+        for command in ["check", "run", "run"] {
+            let outcome = setup.command(command, &[]).wait(LIMIT);
+            let said = outcome.stderr.join("\n");
+            assert_eq!(outcome.code(), Some(2), "{command}: {said}");
+            assert!(said.contains("and nothing is bound in topic"), "{said}");
+            assert!(said.contains("state reset"), "{said}");
+        }
+        assert_eq!(values(broker, &setup.joined()).len(), 1);
+        let reset = ["reset", "--config", "job.toml", "--yes"];
+        setup.plain("state", &reset).wait(LIMIT).assert_code(0);
+        setup.run_until_end(&[]);
+        assert_eq!(values(broker, &setup.joined()).len(), 2);
+    }
+}
+
 /// Gives a log records that are older than any that must be kept.
 fn age(broker: &Broker, log: &str) {
     let mut records = Vec::new();

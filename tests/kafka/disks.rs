@@ -60,6 +60,14 @@ impl SmallDisk {
         assert!(status.unwrap().success(), "mounted anew, {options}");
     }
 
+    /// The newest process that the job's supervisor has started.
+    fn worker(&self) -> String {
+        let said = self.job.stderr();
+        let started = said.iter().rfind(|line| line.contains("started a process"));
+        let (_, pid) = started.unwrap().split_once("pid=").expect("it names it");
+        pid.split_whitespace().next().unwrap().to_owned()
+    }
+
     /// How many lines the job has said that hold `text`.
     fn said(&self, text: &str) -> usize {
         let said = self.job.stderr();
@@ -110,6 +118,60 @@ fn a_job_goes_on_without_checkpoints_while_their_disk_is_full_or_read_only() {
             disk.said(WITHOUT) > before
         });
         row();
+        let before = disk.said(MADE);
+        if full {
+            disk.empty();
+        } else {
+            disk.remount("rw");
+        }
+        wait_until("another checkpoint", LIMIT, || disk.said(MADE) > before);
+        row();
+    }
+    disk.job.signal(Signal::Terminate);
+    disk.job.wait(LIMIT).assert_code(0);
+    let rows = values(broker, &setup.joined());
+    assert_eq!(detections(&rows), (1..=detection).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_process_that_is_killed_while_the_disk_of_checkpoints_is_full_is_restarted_without_them() {
+    const WITHOUT: &str = "the job goes on without checkpoints";
+    const MADE: &str = "published a checkpoint";
+    let (broker, name) = (Broker::shared(), "small-start");
+    broker.create_topic(name, 1, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let status = folder.path().join("status.json");
+    let setup = Setup::new(broker, name)
+        .set("checkpoint", "location", location(folder.path()))
+        .set("checkpoint", "interval", quoted("200ms"))
+        .set("telemetry", "status_file", quoted(status.to_str().unwrap()))
+        .set("telemetry", "log", quoted("info,deltajoin=debug"));
+    let tail = Tail::new(broker, &setup.joined());
+    let publisher = Publisher::new(broker, name);
+    let mut disk = SmallDisk::start(&setup, folder, "cluster");
+    let mut detection = 0;
+    let mut row = || {
+        detection += 1;
+        send(&publisher, detection);
+        assert_eq!(tail.next_value(LIMIT)["detection_oid"], detection);
+    };
+    row();
+    wait_until("the first checkpoint", LIMIT, || disk.said(MADE) > 0);
+    for full in [true, false] {
+        if full {
+            disk.fill();
+        } else {
+            disk.remount("ro");
+        }
+        let (started, before) = (disk.said("started a process"), disk.said(WITHOUT));
+        crate::stops::signal(&disk.worker(), "KILL");
+        wait_until("a restart", LIMIT, || {
+            disk.said("started a process") > started
+        });
+        row();
+        wait_until("the loss of checkpoints", LIMIT, || {
+            disk.said(WITHOUT) > before
+        });
         let before = disk.said(MADE);
         if full {
             disk.empty();

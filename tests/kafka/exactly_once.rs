@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deltajoin::generate::reference_csv;
-use deltajoin_testkit::{Broker, Job, Signal, Until};
+use deltajoin_testkit::{Broker, Job, Login, Signal, Until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
 use crate::stops::{kill_after, lose_processes_and_rescale};
@@ -248,7 +248,9 @@ fn sinks_at_two_clusters_and_bindings_at_the_second_hold_each_row_once_through_k
         .set("limits", "max_in_flight_bytes", quoted("2MB"))
         .set("checkpoint", "bindings_brokers", quoted(&other.bootstrap()))
         .reference(&reference_csv(&stream.options))
+        .at(&["dead_letters"], &other, Login::Admin)
         .sink(&sink);
+    other.create_topic(&setup.dead(), 1, &[]);
     let tail = Tail::new(&other, "elsewhere");
     for (threads, rows) in [(1, 1), (3, 40_000), (2, 80_000)] {
         let mut job = start(&setup, threads, &[]);
@@ -265,6 +267,9 @@ fn sinks_at_two_clusters_and_bindings_at_the_second_hold_each_row_once_through_k
         let found = differences(broker, topic, &stream.expected);
         assert!(found.is_clean(), "{topic}: {found:#?}");
     }
+    // Exactly once by default, wherever they go; one that is there twice would fail this.
+    let letters = dead_letters(&other, &setup.dead()).len() as u64;
+    assert_eq!(letters, stream.expected.counts().dead_letters);
     let mut bindings = 0;
     other.read("two-clusters.bindings", |_| bindings += 1);
     assert!(bindings > 0, "they are where they are asked for");

@@ -228,4 +228,9 @@ fn whoever_is_late_at_a_fault_point_repeats_only_what_headers_tell() {
     let job = ("late-repeats", "at-least-once");
     let (setup, expected) = be_late(broker, job, &STARTING, &running);
     assert_once_by_headers(broker, &setup.joined(), &expected);
+    // Of each record one, as their keys tell.
+    let letters = dead_letters(broker, &setup.dead()).len() as u64;
+    assert_eq!(letters, expected.counts().dead_letters);
+    let audit = setup.command("audit", &["--allow-repeats"]);
+    audit.wait(LIMIT).assert_code(0);
 }

@@ -13,20 +13,23 @@
 //! | `scenarios` | single ways to lose or double rows |
 //! | `shapes` | topics of every shape |
 //! | `skew` | one key, place or partition that has nearly everything; bursts |
-//! | `conflicts` | duplicates with other values, and rows that are held through other settings |
+//! | `conflicts` | duplicates with other values, and rows that were held with other settings |
 //! | `exactly_once` | jobs that write each row once |
 //! | `chaos` | random faults |
 //! | `late` | generations that are paused or killed at each fault point, and what they do late |
 //! | `check` | `deltajoin check` of jobs that have run |
+//! | `buckets` | checkpoints in a bucket |
 //! | `damage` | checkpoints that are damaged |
 //! | `settings_change`, `places_change` | what may change between two starts |
 //! | `at_least_once` | jobs that may repeat rows, and say which |
 //! | `files`, `file_events` | jobs that write files, and that read them |
 //! | `bindings` | the binding log as a topic |
 //! | `topics_change` | partitions that are added, records and topics that are gone |
+//! | `outputs_change` | partitions that are added to topics of sinks, and that are gone |
 //! | `disks` | disks that are full or read-only |
 //! | `outage` | brokers that are away, silent or slow |
 //! | `refusals` | what keeps a job from starting |
+//! | `monitors` | offsets for monitors of lag |
 //! | `state` | what a job keeps, shown and forgotten |
 //! | `stops` | how jobs end |
 //! | `transactions` | the exactly-once sink |
@@ -45,6 +48,7 @@ mod audit_epochs;
 mod audit_revised;
 mod bindings;
 mod broker;
+mod buckets;
 mod chaos;
 mod check;
 mod cold;
@@ -57,7 +61,9 @@ mod files;
 mod horizon;
 #[cfg(feature = "fault-points")]
 mod late;
+mod monitors;
 mod outage;
+mod outputs_change;
 mod partitioned;
 mod places_change;
 mod poison;

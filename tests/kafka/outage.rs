@@ -8,8 +8,7 @@ use deltajoin_testkit::{Broker, Job, Login, Signal, wait_until};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted, summary};
-use crate::stream::million;
-use crate::support::publish;
+use crate::support::{publish, tell};
 use crate::topics::{Publisher, Tail, differences, event};
 #[cfg(feature = "fault-points")]
 use crate::{
@@ -25,9 +24,15 @@ const SILENCE: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(60);
 /// How long a sink's broker is.
 const SLOW: Duration = Duration::from_secs(60);
-/// What the job may take beside its budget while its sink is silent: what librdkafka has fetched
-/// ahead (32 MB), rows on their way to the broker (32 MB), keys, and the allocator's share.
-const BESIDE_BUDGET: u64 = 110_000_000;
+/// What each process may hold that is read and not written, where a sink is slow.
+const BUDGET: u64 = 2_000_000;
+/// What a process may take more than when it was idle: what librdkafka has fetched ahead, and the
+/// keys of what is read. Some 20 MB are measured.
+const BESIDE_BUDGET: u64 = 40_000_000;
+/// What a slow broker takes a second.
+const TRICKLE: u32 = 500_000;
+/// It takes ten seconds' worth at once, and has to be given some 15 MB.
+const TRICKLED: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_broker_that_is_away_at_the_start_is_waited_for_audibly() {
@@ -228,41 +233,105 @@ fn an_idle_job_says_that_its_broker_is_silent_and_when_it_is_back() {
     job.wait(LIMIT).assert_code(0);
 }
 
+/// Nothing is written meanwhile, so what a job has read is what it holds.
 #[test]
 fn a_silent_sink_makes_the_job_wait_and_not_grow() {
-    let stream = million();
-    let sink = Broker::start();
-    let setup = Setup::without_topics(Broker::shared(), "slow")
-        .set("events", "topic", quoted(stream.topic))
-        .set("limits", "max_in_flight_bytes", quoted("8MB"))
-        .reference(&reference_csv(&stream.options))
+    let (broker, sink) = (Broker::shared(), Broker::start());
+    let options = Options {
+        count: 300_000,
+        ..Options::default()
+    };
+    broker.create_topic("silence", options.partitions, &[]);
+    let setups = [(1, "exactly-once"), (2, "at-least-once")].map(|(processes, delivery)| {
+        let setup = Setup::without_topics(broker, &format!("silence-{processes}-{delivery}"))
+            .set("events", "topic", quoted("silence"))
+            .set("[sinks]", "delivery", quoted(delivery))
+            .set("limits", "max_in_flight_bytes", BUDGET.to_string())
+            .processes(processes)
+            .reference(&reference_csv(&options))
+            .at(&["[sinks]", "dead_letters"], &sink, Login::Admin);
+        sink.create_topic(&setup.joined(), 4, &[]);
+        sink.create_topic(&setup.dead(), 1, &[]);
+        (processes as u64, setup)
+    });
+    let stubborn = Stubborn::start(&sink);
+    let mut jobs = setups.each_ref().map(|(processes, setup)| {
+        let job = setup.start_live();
+        wait_until("a live job", LIMIT, || setup.status()["state"] == "live");
+        let before = job.usage().resident_bytes;
+        (*processes, setup, (before, before), job)
+    });
+    sink.pause();
+    let paused = Instant::now();
+    let published = publish(broker, "silence", &options);
+    stubborn.end_by_a_second_signal();
+    loop {
+        for (_, _, (_, most), job) in &mut jobs {
+            *most = job.usage().resident_bytes.max(*most);
+        }
+        if paused.elapsed() >= SLOW {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for (processes, setup, (before, most), _) in &jobs {
+        let read = setup.status()["records"].as_u64().expect("a number");
+        let fit = processes * BUDGET / (published.bytes / published.records);
+        let (grown, job) = (most.saturating_sub(*before), setup.joined());
+        tell(&format!(
+            "{job}: {read} read, {fit} fit, {grown} bytes more"
+        ));
+        assert!(
+            read > fit / 2 && read < fit * 5 / 4,
+            "{job}: {read} of {fit}"
+        );
+        let more = processes * BESIDE_BUDGET;
+        assert!(grown < more, "{job}: {grown} more than {before} bytes");
+    }
+    sink.resume();
+    let expected = Expected::of(&options).unwrap();
+    for (_, setup, _, mut job) in jobs {
+        let found = Tail::new(&sink, &setup.joined()).audit(&expected, LIMIT);
+        assert_eq!((found.missing, found.wrong), (0, 0), "{found:#?}");
+        job.signal(Signal::Terminate);
+        let outcome = job.wait(LIMIT);
+        outcome.assert_code(0);
+        assert_no_errors(&outcome.stderr);
+    }
+}
+
+#[test]
+fn a_slow_sink_gets_each_row_once_and_makes_the_job_slow_and_not_big() {
+    let (broker, sink) = (Broker::shared(), Broker::start());
+    let options = Options {
+        count: 60_000,
+        ..Options::default()
+    };
+    broker.create_topic("trickle", options.partitions, &[]);
+    publish(broker, "trickle", &options);
+    let setup = Setup::without_topics(broker, "trickle")
+        .set("limits", "max_in_flight_bytes", BUDGET.to_string())
+        .reference(&reference_csv(&options))
         .at(&["[sinks]", "dead_letters"], &sink, Login::Admin);
     sink.create_topic(&setup.joined(), 4, &[]);
     sink.create_topic(&setup.dead(), 1, &[]);
-    let stubborn = Stubborn::start(&sink);
+    sink.slow_down(TRICKLE);
     let mut job = setup.start_live();
-    sink.pause();
-    let before = job.usage().resident_bytes;
-    let paused = Instant::now();
-    stubborn.end_by_a_second_signal();
-    std::thread::sleep(SLOW.saturating_sub(paused.elapsed()));
+    wait_until("a live job", LIMIT, || setup.status()["state"] == "live");
+    let (before, started) = (job.usage().resident_bytes, Instant::now());
+    let expected = Expected::of(&options).unwrap();
+    let found = Tail::new(&sink, &setup.joined()).audit(&expected, LIMIT);
+    assert!(found.is_clean(), "{found:#?}");
+    let took = started.elapsed();
+    assert!(took > TRICKLED, "the sink was not slow: {took:?}");
     let grown = job.usage().resident_bytes_max.saturating_sub(before);
-    let lag = setup.status()["lag_records"].as_u64().expect("a number");
-    sink.resume();
-    assert!(
-        lag > stream.options.count / 2,
-        "the sink was silent, but only {lag} are unread"
-    );
-    assert!(
-        grown < BESIDE_BUDGET,
-        "resident memory grew by {grown} from {before} bytes"
-    );
-    let found = Tail::new(&sink, &setup.joined()).audit(&stream.expected, LIMIT);
-    assert_eq!((found.missing, found.wrong), (0, 0), "{found:#?}");
+    tell(&format!("slow sink: {took:?}, {grown} bytes more"));
+    assert!(grown < BESIDE_BUDGET, "{grown} more than {before} bytes");
     job.signal(Signal::Terminate);
     let outcome = job.wait(LIMIT);
     outcome.assert_code(0);
     assert_no_errors(&outcome.stderr);
+    assert!(differences(&sink, &setup.joined(), &expected).is_clean());
 }
 
 /// A job that cannot end cleanly, because its sink is silent.

@@ -56,8 +56,21 @@ fn a_wrong_password_ends_every_command_soon_and_says_where() {
     let setup = Setup::new(broker, "password").at(&["events"], broker, Login::WrongPassword);
     let of_sink =
         Setup::without_topics(broker, "password").at(&["[sinks]"], broker, Login::WrongPassword);
+    let of_dead = Setup::without_topics(broker, "password").at(
+        &["dead_letters"],
+        broker,
+        Login::WrongPassword,
+    );
+    let of_reference = Setup::without_topics(broker, "password")
+        .reference_topic(broker, "places")
+        .at(&["reference"], broker, Login::WrongPassword);
     let bootstrap = broker.bootstrap();
-    for (setup, topic) in [(&setup, "password"), (&of_sink, "password-joined")] {
+    for (setup, topic) in [
+        (&setup, "password"),
+        (&of_sink, "password-joined"),
+        (&of_dead, "password-dead"),
+        (&of_reference, "places"),
+    ] {
         for command in ["run", "check"] {
             let outcome = setup.command(command, &[]).wait(SOON);
             outcome.assert_code(2);
@@ -110,6 +123,26 @@ fn a_user_without_rights_is_told_so() {
 }
 
 #[test]
+fn a_job_that_may_read_its_sink_and_not_write_to_it_is_told_so() {
+    let broker = secure();
+    for delivery in ["exactly-once", "at-least-once"] {
+        let name = format!("unwritable-{delivery}");
+        publish_three(broker, &name);
+        let setup = Setup::new(broker, &name)
+            .at(TABLES, broker, Login::Job)
+            .set("[sinks]", "delivery", quoted(delivery));
+        broker.forbid_writing(&setup.joined());
+        let topic = format!("not authorized for topic {:?}", setup.joined());
+        for command in ["check", "run"] {
+            let outcome = setup.command(command, &[]).wait(LIMIT);
+            outcome.assert_code(2);
+            assert_says(&outcome, &[&topic, "may not write", "hint:"]);
+        }
+        assert!(values(broker, &setup.joined()).is_empty());
+    }
+}
+
+#[test]
 fn an_unknown_topic_ends_the_job_with_the_names_that_are_alike() {
     let broker = Broker::shared();
     broker.create_topic("detections-of-cameras", 1, &[]);
@@ -117,7 +150,10 @@ fn an_unknown_topic_ends_the_job_with_the_names_that_are_alike() {
     let name = "detections-of-cameras";
     let setup = Setup::new(broker, name).set("events", "topic", &*unknown);
     let of_sink = Setup::without_topics(broker, name).set("[sinks]", "topic", &*unknown);
-    for setup in [&setup, &of_sink] {
+    let of_dead = Setup::without_topics(broker, name).set("dead_letters", "topic", &*unknown);
+    let of_reference =
+        Setup::without_topics(broker, name).reference_topic(broker, unknown.trim_matches('"'));
+    for setup in [&setup, &of_sink, &of_dead, &of_reference] {
         for command in ["run", "check"] {
             let outcome = setup.command(command, &[]).wait(SOON);
             outcome.assert_code(2);
@@ -153,6 +189,70 @@ fn check_tells_what_is_there_and_writes_nothing() {
     );
     assert!(values(broker, &setup.joined()).is_empty());
     assert!(!setup.folder().join("status.json").exists());
+}
+
+#[test]
+fn check_tells_every_obstacle_and_what_is_good_beside_them() {
+    let broker = Broker::shared();
+    publish_three(broker, "obstacles");
+    let setup = Setup::without_topics(broker, "obstacles")
+        .reference("geographical_location_oid,geographical_location\none,here\n")
+        .set("checkpoint", "location", quoted("file://reference.csv/x"))
+        .set("state", "dir", quoted("reference.csv/y"));
+    let outcome = setup.command("check", &[]).wait(LIMIT);
+    outcome.assert_code(2);
+    let errors = outcome.stderr.iter();
+    let errors = errors.filter(|line| line.starts_with("error: ")).count();
+    assert_eq!(errors, 5, "{:#?}", outcome.stderr);
+    assert_says(
+        &outcome,
+        &[
+            "events: topic \"obstacles\", 2 partitions; of 3 newest records 0 would be",
+            "error: reference file \"reference.csv\" has 1 fault",
+            "error: topic \"obstacles-joined\" does not exist",
+            "error: topic \"obstacles-dead\" does not exist",
+            "error: cannot keep checkpoints",
+            "error: state.dir = \"reference.csv/y\" cannot be used",
+        ],
+    );
+}
+
+/// A later record of its key makes good, and what is not JSON does not.
+#[test]
+fn check_finds_a_reference_record_that_would_end_a_start() {
+    let broker = Broker::shared();
+    publish_three(broker, "places-checked");
+    broker.create_topic("places-of-check", 1, &[("cleanup.policy", "compact")]);
+    let places = Publisher::new(broker, "places-of-check");
+    let row = br#"{"geographical_location_oid":1,"geographical_location":"here"}"#;
+    let key = |oid: u8| format!("{{\"geographical_location_oid\":{oid}}}").into_bytes();
+    places.send(0, Some(&key(1)), Some(b"junk"));
+    places.send(0, Some(&key(1)), Some(row));
+    places.flush();
+    let setup = Setup::new(broker, "places-checked").reference_topic(broker, "places-of-check");
+    let good = setup.command("check", &[]).wait(LIMIT);
+    good.assert_code(0);
+    assert_says(
+        &good,
+        &["reference: topic \"places-of-check\", 1 partitions; its 2 newest records are good"],
+    );
+    places.send(
+        0,
+        Some(&key(2)),
+        Some(b"{\"geographical_location_oid\":\"2\"}"),
+    );
+    places.flush();
+    for command in ["check", "run"] {
+        let outcome = setup.command(command, &[]).wait(LIMIT);
+        outcome.assert_code(2);
+        assert_says(
+            &outcome,
+            &[
+                "could not read reference record places-of-check[0]@2",
+                "geographical_location_oid",
+            ],
+        );
+    }
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl Changing {
         job.goes_on("join.strategy", &job.setup(), &partitioned);
         let again = ["--set", "join.strategy=partitioned"];
         job.goes_on(
-            "rows that are held as results from now on",
+            "results that are not revised any more",
             &job.setup(),
             &again,
         );
@@ -315,8 +315,14 @@ fn what_rows_depend_on_waits_until_those_that_are_bound_are_written() {
             "events.kafka.isolation.level=read_uncommitted",
             ["\"read_committed\"", "\"read_uncommitted\""],
         ),
+        (
+            "sinks.0.partitioner=murmur2",
+            ["\"key-group\"", "\"murmur2\""],
+        ),
     ] {
         let (name, _) = setting.split_once('=').unwrap();
+        // Sinks are known by their names.
+        let name = name.trim_start_matches("sinks.0.");
         let [old, new] = values;
         let texts = [
             name,

@@ -108,14 +108,14 @@ fn a_partition_that_has_everything_is_shared_by_all_workers() {
 }
 
 #[test]
-fn a_key_that_comes_200_000_times_is_one_row_and_no_memory() {
-    const REPEATS: i64 = 200_000;
+fn a_key_that_comes_a_million_times_is_one_row_and_no_memory() {
+    const REPEATS: i64 = 1_000_000;
     const OTHERS: i64 = 20_000;
     let broker = Broker::shared();
     broker.create_topic("one-key", 4, &[]);
     let setup =
         setup("one-key").reference("geographical_location_oid,geographical_location\n1,A\n");
-    let item = "x".repeat(PADDING);
+    let item = "x".repeat(PADDING / 10);
     let repeated = event_of(0, 1, &item);
     let records = (REPEATS + OTHERS).unsigned_abs();
     run(&setup, records, &["--set=cluster.threads=2"], || {

@@ -30,7 +30,8 @@ fn what_a_job_keeps_is_shown_verified_and_forgotten() {
         "manifest-",
         "kept-joined",
         "all are good",
-        "0                      10",
+        "0                      10             10",
+        "topic \"kept.bindings\": 0 bindings behind manifest-",
     ] {
         assert!(shown.contains(part), "{part:?} is missing in:\n{shown}");
     }
@@ -70,4 +71,16 @@ fn what_a_job_keeps_is_shown_verified_and_forgotten() {
     // Its next start is its first.
     setup.run_until_end(&[]);
     assert_eq!(values(broker, &setup.joined()).len(), 20);
+
+    // What stands in the topics and is none of the job's is found there.
+    for topic in ["kept.bindings", "kept.progress"] {
+        let publisher = Publisher::new(broker, topic);
+        publisher.send(0, Some(b"key"), Some(b"not JSON"));
+        publisher.flush();
+    }
+    let (code, _, said) = show(&["--verify"]);
+    assert_eq!(code, Some(1), "{said}");
+    for part in ["2 faults", "kept.bindings", "kept.progress"] {
+        assert!(said.contains(part), "{part:?} is missing in:\n{said}");
+    }
 }

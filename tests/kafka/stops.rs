@@ -4,12 +4,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use deltajoin::generate::{Expected, Options, reference_csv};
-use deltajoin_testkit::{Broker, Job, Signal, wait_until};
+use deltajoin_testkit::{Broker, Job, Login, Signal, wait_until};
 
 use crate::setup::{LIMIT, Setup, assert_no_errors, quoted};
 use crate::stream::million;
 use crate::support::publish;
-use crate::topics::{Tail, differences, values};
+use crate::topics::{Publisher, Tail, differences, event, values};
 
 /// The number of a worker process, from the line with which the supervisor tells its start.
 pub(crate) fn pid_of(line: &str) -> String {
@@ -142,4 +142,33 @@ fn an_idle_job_ends_soon_after_a_signal() {
     let outcome = job.wait(Duration::from_secs(10));
     outcome.assert_code(0);
     assert_no_errors(&outcome.stderr);
+}
+
+#[test]
+fn a_stop_that_gets_nowhere_ends_with_code_1_and_loses_nothing() {
+    let (broker, sink) = (Broker::shared(), Broker::start());
+    broker.create_topic("stuck", 1, &[]);
+    let setup = Setup::without_topics(broker, "stuck").at(
+        &["[sinks]", "dead_letters"],
+        &sink,
+        Login::Admin,
+    );
+    sink.create_topic(&setup.joined(), 1, &[]);
+    sink.create_topic(&setup.dead(), 1, &[]);
+    let mut job = setup.start_live();
+    sink.pause();
+    let publisher = Publisher::new(broker, "stuck");
+    publisher.send(0, None, Some(&event(1, 1)));
+    publisher.flush();
+    wait_until("a row that cannot be written", LIMIT, || {
+        setup.status()["rows_out"] == 1
+    });
+    job.signal(Signal::Terminate);
+    let outcome = job.wait(LIMIT);
+    outcome.assert_code(1);
+    let said = outcome.stderr.join("\n");
+    assert!(said.contains("could not stop cleanly"), "{said}");
+    sink.resume();
+    setup.run_until_end(&[]);
+    assert_eq!(values(&sink, &setup.joined()).len(), 1);
 }

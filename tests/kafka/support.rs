@@ -89,3 +89,9 @@ pub(crate) fn now_ms() -> i64 {
     let since = since.expect("the clock is right").as_millis();
     i64::try_from(since).expect("the clock is right")
 }
+
+/// Tells a figure: `cargo test -- --nocapture` shows it.
+#[allow(clippy::print_stdout, reason = "this is where a test's own words go")]
+pub(crate) fn tell(figure: &str) {
+    println!("{figure}");
+}

@@ -22,7 +22,7 @@ fn create_outputs(broker: &Broker, name: &str) {
 }
 
 /// Gives a topic more partitions, and waits until they can be used.
-fn grow(broker: &Broker, topic: &str, partitions: usize) {
+pub(crate) fn grow(broker: &Broker, topic: &str, partitions: usize) {
     let more = NewPartitions::new(topic, partitions);
     let options = AdminOptions::new().operation_timeout(Some(LIMIT));
     let results = block_on(broker.admin().create_partitions([&more], &options));

@@ -10,7 +10,7 @@
 //! * A checkpoint is published only when every part of it is durable, every sink has written its
 //!   epoch, and with that the binding of its epoch is durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::Batch;
@@ -75,9 +75,20 @@ pub struct Part {
     pub keys: Vec<(i64, KeyRun)>,
     /// The new rows of the window, in the order of their epochs.
     pub rows: Vec<Kept>,
+    /// All conflicts that were dead-lettered in the minute of the epoch, up to it.
+    pub told: Told,
     /// Buckets of which all keys up to the epoch leave memory. The new ones among them are in
     /// `keys` too.
     pub frozen: Vec<Freeze>,
+}
+
+/// How many conflicts of each key group have become dead letters in a minute of epochs. A replay
+/// that begins within the minute goes on with them.
+pub type Told = BTreeMap<u16, u32>;
+
+/// The minute that an epoch is in.
+pub(crate) fn minute(epoch: u64) -> u64 {
+    epoch / 60_000
 }
 
 /// Rows that may be revised after the epoch in which they came.
@@ -122,6 +133,8 @@ pub trait Checkpoints: Send {
 pub struct Admitted {
     runs: VecDeque<(u64, (i64, KeyRun))>,
     rows: VecDeque<Kept>,
+    /// Conflicts that became dead letters, those of the minute of the last checkpoint as well.
+    told: VecDeque<(u64, Told)>,
 }
 
 impl Admitted {
@@ -133,16 +146,28 @@ impl Admitted {
         self.rows.push_back(kept);
     }
 
+    pub(crate) fn tell(&mut self, epoch: u64, told: Told) {
+        self.told.push_back((epoch, told));
+    }
+
     /// Takes out what came in epochs up to this one.
     pub(crate) fn take(&mut self, epoch: u64) -> Part {
         let after = self.runs.partition_point(|(of, _)| *of <= epoch);
         let keys = self.runs.drain(..after).map(|(_, keys)| keys).collect();
         let after = self.rows.partition_point(|kept| kept.epoch <= epoch);
         let rows = self.rows.drain(..after).collect();
+        let is_over = |(of, _): &mut (u64, Told)| minute(*of) < minute(epoch);
+        while self.told.pop_front_if(is_over).is_some() {}
+        let mut told = Told::new();
+        let until = self.told.iter().take_while(|(of, _)| *of <= epoch);
+        for (group, letters) in until.flat_map(|(_, told)| told) {
+            *told.entry(*group).or_default() += letters;
+        }
         Part {
             epoch,
             keys,
             rows,
+            told,
             frozen: Vec::new(),
         }
     }

@@ -33,14 +33,16 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// The same time in milliseconds; one that is too large for them is the greatest of all.
+    /// The same time in milliseconds; one that is too large for them is the greatest of all. The
+    /// least number is no time: it is before all of them.
     #[inline]
     pub fn to_ms(self, time: i64) -> i64 {
-        match self {
+        let time_ms = match self {
             Self::Seconds => time.saturating_mul(1000),
             Self::Milliseconds => time,
             Self::Microseconds => time.div_euclid(1000),
-        }
+        };
+        time_ms.max(i64::MIN + 1)
     }
 }
 
@@ -201,7 +203,7 @@ pub type SharedClock = Rc<RefCell<ExpiryClock>>;
 /// Epochs from which on the clock stands elsewhere, and where.
 type Changes = VecDeque<(u64, Option<i64>)>;
 
-/// The clock of each epoch, as one operator asks for it.
+/// The clock of each epoch that is not written everywhere, as all operators of a worker ask for it.
 #[derive(Clone, Debug, Default)]
 pub struct Clocks(Rc<RefCell<Changes>>);
 
@@ -214,14 +216,25 @@ impl Clocks {
         }
     }
 
-    /// The clock of an epoch that is told; earlier ones are not asked for any more.
+    /// The clock of an epoch that is told and not forgotten.
     pub(crate) fn at(&self, epoch: u64) -> Option<i64> {
+        let clocks = self.0.borrow();
+        let later = clocks.partition_point(|(from, _)| *from <= epoch);
+        let (_, now_ms) = clocks.get(later.checked_sub(1)?)?;
+        *now_ms
+    }
+
+    /// Forgets the clocks of epochs before this one, of which nobody asks any more.
+    pub(crate) fn forget_before(&self, epoch: u64) {
         let mut clocks = self.0.borrow_mut();
         while clocks.get(1).is_some_and(|(next, _)| *next <= epoch) {
             clocks.pop_front();
         }
-        let (first, now_ms) = clocks.front()?;
-        now_ms.filter(|_| *first <= epoch)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
     }
 }
 
@@ -279,8 +292,14 @@ mod tests {
         clocks.tell(5, Some(1));
         clocks.tell(6, Some(1));
         clocks.tell(9, Some(4));
-        let asked = [3, 5, 6, 8, 9, 12].map(|epoch| clocks.at(epoch));
-        assert_eq!(asked, [None, Some(1), Some(1), Some(1), Some(4), Some(4)]);
+        let asked = [12, 3, 5, 6, 8, 9, 2].map(|epoch| clocks.at(epoch));
+        let (one, four) = (Some(1), Some(4));
+        assert_eq!(asked, [four, None, one, one, one, four, None]);
+        clocks.forget_before(8);
+        assert_eq!([8, 9].map(|epoch| clocks.at(epoch)), [one, four]);
+        assert_eq!(clocks.len(), 2, "what nobody asks for is gone");
+        clocks.forget_before(20);
+        assert_eq!(clocks.at(20), four);
     }
 
     #[test]
@@ -298,6 +317,9 @@ mod tests {
     fn units_are_told_in_milliseconds() {
         assert_eq!(TimeUnit::Seconds.to_ms(-2), -2000);
         assert_eq!(TimeUnit::Seconds.to_ms(i64::MAX), i64::MAX);
+        for unit in [TimeUnit::Seconds, TimeUnit::Milliseconds] {
+            assert_eq!(unit.to_ms(i64::MIN), i64::MIN + 1, "it is a time");
+        }
         assert_eq!(TimeUnit::Microseconds.to_ms(-1), -1);
         assert_eq!(TimeUnit::Milliseconds.to_ms(7), 7);
     }

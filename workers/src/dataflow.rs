@@ -38,7 +38,7 @@ use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 use crate::Rows;
 use crate::batch::{ByOwner, ToWorker};
 use crate::bindings::{Binding, BindingLog, Ends, Replay};
-use crate::checkpoint::{Checkpoints, Kept};
+use crate::checkpoint::{Checkpoints, Kept, Told};
 use crate::clock::{Clocks, ExpiryClock, SharedClock};
 use crate::key::Ownership;
 use crate::operators::{
@@ -113,8 +113,11 @@ pub struct Ports {
     /// The keys that this worker owns of those that were seen before what is replayed.
     pub keys: BucketRing,
     /// The rows of the window that this worker owns, as they were at the end of this epoch, that of
-    /// the checkpoint; 0 without one.
+    /// the checkpoint; 0 without one. The settings that say how rows are held are still the same.
     pub recent: (u64, Vec<Kept>),
+    /// How many conflicts of the key groups that this worker owns had become dead letters by then,
+    /// in the minute of that epoch.
+    pub told: Told,
     /// When rows of the window leave memory; without it they stay.
     pub row_limit: Option<RowLimit>,
     /// Where the state is kept; without it, all that was bound is replayed.
@@ -148,6 +151,8 @@ pub struct Dataflow {
     pub(crate) keys: SharedKeys,
     /// The expiry clock; only that of worker 0 is told anything.
     pub clock: SharedClock,
+    /// The clocks of epochs that are not written everywhere.
+    pub(crate) clocks: Clocks,
     bound_changes: BoundChanges,
 }
 
@@ -211,13 +216,12 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let (requested, admitted) = (Requested::default(), SharedAdmitted::default());
     let keys: SharedKeys = Rc::new(RefCell::new(ports.keys));
     let clock: SharedClock = Rc::new(RefCell::new(ports.clock));
-    let clocks: [Clocks; 3] = Default::default();
+    let clocks = Clocks::default();
     let timing = Timing {
         time: plan.distinct.time,
         future_ms: plan.distinct.future_ms,
-        clocks: clocks.to_vec(),
+        clocks: clocks.clone(),
     };
-    let [of_bind, of_distinct, of_join] = clocks;
 
     let (mints, minted) = scope.new_input_with_builder();
     let (events, undecoded, ends) = source(
@@ -239,14 +243,15 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         Rc::clone(&complete),
         (Arc::clone(&plan.join.reference), copies),
     );
-    let durable = bind(ends, changes, ports.bindings, (Rc::clone(&clock), of_bind));
+    let told = (Rc::clone(&clock), clocks.clone());
+    let durable = bind(ends, changes, ports.bindings, told);
 
     let state = State {
         ownership: ownership.clone(),
         keys: Rc::clone(&keys),
-        recent: (ports.recent, ports.row_limit),
+        recent: (ports.recent, ports.told, ports.row_limit),
         admitted: ports.checkpoints.is_some().then(|| Rc::clone(&admitted)),
-        clocks: [of_distinct, of_join],
+        clocks: clocks.clone(),
     };
     let (joined, mut dead_letters) = results(events, reference, plan, state, counts());
     dead_letters.push(undecoded);
@@ -272,6 +277,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         admitted,
         keys,
         clock,
+        clocks,
         bound_changes,
     }
 }
@@ -280,9 +286,9 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 struct State {
     ownership: Ownership,
     keys: SharedKeys,
-    recent: ((u64, Vec<Kept>), Option<RowLimit>),
+    recent: ((u64, Vec<Kept>), Told, Option<RowLimit>),
     admitted: Option<SharedAdmitted>,
-    clocks: [Clocks; 2],
+    clocks: Clocks,
 }
 
 /// The joined rows, and the dead letters among the events.
@@ -298,18 +304,17 @@ fn results<'scope>(
         let (joined, unmatched) = textbook(events, reference, (plan.join, letters), counts);
         return (joined, vec![unmatched]);
     }
-    let [of_distinct, of_join] = state.clocks;
     let (events, duplicates, judged) = distinct(
         events,
         state.ownership.clone(),
         (plan.distinct, letters.clone()),
         state.keys,
         state.admitted.clone(),
-        (of_distinct, SharedCounts::clone(&counts)),
+        (state.clocks.clone(), SharedCounts::clone(&counts)),
     );
     let settings = plan.join.clone();
     let restored = state.recent.0.0;
-    let told = (of_join, SharedCounts::clone(&counts), first);
+    let told = (state.clocks, SharedCounts::clone(&counts), first);
     let joiner = Joiner::new(plan.join, letters, state.recent, state.admitted, told);
     let joiner = Rc::new(RefCell::new(joiner));
     let (mut reference, mut answers) = (reference, None);

@@ -47,11 +47,18 @@ pub type Events = Receiver<Block>;
 /// The queue must have a budget of its own: events that wait for the table must not keep it out.
 #[derive(Debug, Default)]
 pub struct ReferenceBlock {
-    /// The changes, in order.
-    pub updates: Batch,
+    /// The changes, in order, in as many batches as their size takes.
+    pub updates: Vec<Batch>,
     /// Whether the initial content is complete with this block: from then on events may be
     /// released.
     pub complete: bool,
+}
+
+impl ReferenceBlock {
+    /// The bytes of memory that its rows take.
+    pub fn bytes(&self) -> usize {
+        self.updates.iter().map(Batch::bytes).sum()
+    }
 }
 
 /// Where rows of closed epochs go: one for each sink and worker that writes to it.
@@ -107,6 +114,12 @@ pub trait Observer: Send + Sync {
     /// All sinks of the job have written all epochs before `epoch`.
     fn settled(&self, epoch: u64) {
         let _ = epoch;
+    }
+
+    /// A worker needs so many bytes of memory for its largest bucket of keys and for rows that may
+    /// be revised, of which these are `rows`; and it is to have `limit`. Told at each checkpoint.
+    fn crowded(&self, needed: u64, rows: u64, limit: u64) {
+        let _ = (needed, rows, limit);
     }
 
     /// How many records this process is behind its source.
@@ -245,8 +258,8 @@ pub fn dead_letter_schema() -> std::sync::Arc<BatchSchema> {
     ))
 }
 
-/// How long an idle job waits before it mints an epoch all the same: it keeps the mesh alive and
-/// tells a stuck job from one without data.
+/// How long an idle job waits before it mints an epoch all the same: it tells a stuck job from one
+/// without data.
 pub const IDLE_EPOCH: Duration = Duration::from_millis(100);
 
 /// A flag that the shell sets to stop the job cleanly.

@@ -79,7 +79,6 @@ pub fn run(worker: &mut Worker, settings: Settings, mut ports: Ports) {
         said_exhausted: false,
         said_stop: false,
         said_live: false,
-        said_crowded: false,
         reported_us: 0,
     };
     match first {
@@ -102,7 +101,6 @@ struct This {
     said_exhausted: bool,
     said_stop: bool,
     said_live: bool,
-    said_crowded: bool,
     reported_us: u64,
 }
 
@@ -186,9 +184,8 @@ impl This {
             let narrow = keys.is_narrow();
             let later = |bucket| admitted.borrow().of_bucket(bucket, narrow);
             part.frozen = keys.freeze(rows, later);
-            if let Some(bytes) = keys.above_limit(rows).filter(|_| !self.said_crowded) {
-                self.said_crowded = true;
-                say_crowded(bytes, rows, keys.limit());
+            if let Some(needed) = keys.above_limit(rows) {
+                self.settings.observer.crowded(needed, rows, keys.limit());
             }
             checkpoints.freeze(part);
         }
@@ -210,7 +207,8 @@ impl This {
         self.control.send(Message::Counts(counts));
     }
 
-    /// Gives back the bytes of epochs that are written everywhere.
+    /// Gives back the bytes of epochs that are written everywhere, and forgets their clocks, for
+    /// which nobody asks any more: who does holds the epoch back.
     fn release(&self) {
         let dataflow = &self.dataflow;
         let frontier = dataflow
@@ -218,6 +216,7 @@ impl This {
             .with_frontier(|frontier| frontier.first().copied());
         if let Some(epoch) = frontier {
             self.settings.observer.settled(epoch);
+            dataflow.clocks.forget_before(epoch);
         }
         let mut unwritten = dataflow.unwritten.borrow_mut();
         while let Some(stamped) = unwritten.pop_before(frontier) {
@@ -234,19 +233,6 @@ impl This {
         self.tell_counts();
         self.control.leave();
     }
-}
-
-/// Says that a worker needs more memory than it is to have.
-fn say_crowded(bytes: u64, rows: u64, limit: u64) {
-    tracing::warn!(
-        bytes,
-        rows,
-        limit,
-        hint = "Raise state.memory_limit, or shorten distinct.horizon (a bucket is a 24th of it) \
-                or join.revise_window.",
-        "the newest bucket of keys and the rows that may be revised take more than this worker's \
-         part of state.memory_limit; the job goes on"
-    );
 }
 
 /// What only worker 0 does.
@@ -403,3 +389,6 @@ impl First {
         settings.observer.progress(&progress);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use deltajoin_workers::batch::{Batch, Slot};
+use deltajoin_workers::batch::{Batch, BatchBuilder, Origin, Slot};
 use deltajoin_workers::bindings::{Binding, BindingLog};
-use deltajoin_workers::checkpoint::{self, Checkpoints, KeyRun, Part};
+use deltajoin_workers::checkpoint::{self, Checkpoints, KeyRun, Part, Told};
 use deltajoin_workers::key::{KEY_GROUPS, Ownership, key_group};
 use deltajoin_workers::ports::Sink;
 use deltajoin_workers::queue::Waker;
 use deltajoin_workers::state::{ColdRun, Found, Freeze};
 
 use crate::script::text;
+use crate::setup::reference_schema;
 
 /// Units of ownership.
 pub(crate) const SHARDS: usize = 16;
@@ -32,7 +33,9 @@ pub(crate) struct Kept {
     /// What workers have handed over, by epoch and worker.
     pub(crate) parts: BTreeMap<(u64, usize), Part>,
     /// The newest checkpoint: its epoch, all keys seen up to then, by bucket, and all rows.
-    pub(crate) checkpoint: (u64, BTreeMap<i64, Vec<u64>>, Vec<checkpoint::Kept>),
+    pub(crate) checkpoint: (u64, BTreeMap<i64, KeyRun>, Vec<checkpoint::Kept>),
+    /// The conflicts that were told in its minute.
+    pub(crate) told: Told,
     /// Its expiry clock.
     pub(crate) clock_ms: Option<i64>,
     /// How many were published.
@@ -62,17 +65,52 @@ impl Kept {
 
     /// The reference as the bindings up to an epoch make it.
     pub(crate) fn table(&self, epoch: u64) -> Table {
-        let mut table = Table::new();
-        let bindings = self.bindings.iter().filter(|one| one.epoch <= epoch);
-        let batches = bindings.flat_map(|binding| &binding.reference);
-        for (location, name) in batches.flat_map(changes) {
-            match name {
-                Some(name) => table.insert(location, name),
-                None => table.remove(&location),
-            };
+        let rows = self.versions(epoch).into_iter();
+        rows.map(|(location, (name, _))| (location, name)).collect()
+    }
+
+    /// The same as a change that makes all of it, for a job with versions or without.
+    pub(crate) fn whole_table(&self, epoch: u64, versions: bool) -> Batch {
+        let mut rows = BatchBuilder::new(reference_schema(versions));
+        for (location, (name, version)) in self.versions(epoch) {
+            let slots = [
+                Slot::Int64(location),
+                Slot::String(name.into()),
+                Slot::Int64(version.cast_signed()),
+            ];
+            rows.push(&slots[..2 + usize::from(versions)], Origin::default(), 1);
+        }
+        rows.finish()
+    }
+
+    /// With each row the epoch from which on it is as it is.
+    fn versions(&self, epoch: u64) -> BTreeMap<i64, (String, u64)> {
+        let mut table = BTreeMap::<i64, (String, u64)>::new();
+        for binding in self.bindings.iter().filter(|one| one.epoch <= epoch) {
+            let last: BTreeMap<_, _> = binding.reference.iter().flat_map(changes).collect();
+            for (location, name) in last {
+                match (name, table.get(&location)) {
+                    (None, _) => drop(table.remove(&location)),
+                    (Some(name), Some((known, _))) if name == *known => {}
+                    (Some(name), _) => drop(table.insert(location, (name, binding.epoch))),
+                }
+            }
         }
         table
     }
+}
+
+/// Keys of any width, whole.
+pub(crate) fn keys_of(run: &KeyRun) -> Vec<u128> {
+    match run {
+        KeyRun::Narrow(keys) => keys.iter().map(|key| u128::from(*key) << 64).collect(),
+        KeyRun::Wide(keys) => keys.clone(),
+    }
+}
+
+/// The high half of a key.
+pub(crate) fn high(key: u128) -> u64 {
+    (key >> 64) as u64
 }
 
 /// The changes of a batch: a location, and its new name if it has one.
@@ -217,8 +255,8 @@ pub(crate) struct Cold(BTreeSet<u128>);
 
 impl Cold {
     /// Keys that had left it before.
-    pub(crate) fn from(keys: impl Iterator<Item = u64>) -> Arc<dyn ColdRun> {
-        Arc::new(Self(keys.map(|key| u128::from(key) << 64).collect()))
+    pub(crate) fn from(keys: impl Iterator<Item = u128>) -> Arc<dyn ColdRun> {
+        Arc::new(Self(keys.collect()))
     }
 
     fn of(freeze: &Freeze) -> Self {
@@ -226,11 +264,8 @@ impl Cold {
         let mut keys: BTreeSet<u128> = sets
             .flat_map(|set| (0..KEY_GROUPS).flat_map(|group| set.group(group)))
             .collect();
-        let KeyRun::Narrow(later) = &freeze.later else {
-            panic!("the key is one integer")
-        };
-        for key in later {
-            assert!(keys.remove(&(u128::from(*key) << 64)), "they are in memory");
+        for key in keys_of(&freeze.later) {
+            assert!(keys.remove(&key), "they are in memory");
         }
         for before in &freeze.cold {
             let before: &dyn Any = &**before;
@@ -317,16 +352,19 @@ impl Checkpoints for Keeping {
         self.kept.lock().unwrap().step(|kept| {
             kept.checkpoint.0 = epoch;
             kept.clock_ms = clock_ms;
+            kept.told.clear();
             for (worker, description) in parts.iter().enumerate() {
                 assert_eq!(*description, [worker as u8], "in the order of the workers");
                 let part = kept.parts[&(epoch, worker)].clone();
                 for (bucket, run) in part.keys {
-                    let KeyRun::Narrow(keys) = run else {
-                        panic!("the key is one integer")
-                    };
-                    kept.checkpoint.1.entry(bucket).or_default().extend(keys);
+                    let none = KeyRun::none(run.is_narrow());
+                    kept.checkpoint.1.entry(bucket).or_insert(none).extend(&run);
                 }
                 kept.checkpoint.2.extend(part.rows);
+                for (group, letters) in part.told {
+                    let before = kept.told.insert(group, letters);
+                    assert_eq!(before, None, "a key group has one owner");
+                }
             }
             kept.published += 1;
         });

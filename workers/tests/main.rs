@@ -9,8 +9,10 @@
 mod crash;
 mod disk;
 mod kept;
+mod large;
 mod naive;
 mod oracle;
+mod pairwise;
 mod script;
-mod settings;
+mod setup;
 mod step_loop;

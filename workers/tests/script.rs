@@ -6,19 +6,18 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use deltajoin_workers::batch::{Batch, BatchBuilder, BatchSchema, Origin, Slot};
+use deltajoin_workers::batch::{BATCH_BYTES_MAX, Batch, BatchBuilder, BatchSchema, Origin, Slot};
 use deltajoin_workers::bindings::Replay;
-use deltajoin_workers::clock::{EventTime, ExpiryClock, TimeUnit};
-use deltajoin_workers::dataflow::{self, Engine, Plan, Ports, SinkPort};
-use deltajoin_workers::operators::{
-    Distinct, Join, Keep, Letters, SharedCounts, Strategy, Unmatched,
-};
+use deltajoin_workers::clock::ExpiryClock;
+use deltajoin_workers::dataflow::{self, Ports, SinkPort};
+use deltajoin_workers::operators::SharedCounts;
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Sink, dead_letter_schema, reason};
 use deltajoin_workers::queue::{InFlight, Sender, Waker, queue};
-use deltajoin_workers::schema::{Column, ColumnType, Schema};
+use deltajoin_workers::schema::ColumnType;
 use deltajoin_workers::state::BucketRing;
 
 use crate::disk::row_limit;
+use crate::setup::{Setup, reference_schema};
 
 /// An event: key, join column, payload. The epoch and the partition are where it stands.
 #[derive(Clone, Debug)]
@@ -26,7 +25,7 @@ pub(crate) struct Event {
     pub(crate) id: i64,
     pub(crate) location: Option<i64>,
     pub(crate) item: String,
-    /// In milliseconds.
+    /// In the unit of its setup.
     pub(crate) at: i64,
 }
 
@@ -42,103 +41,6 @@ pub(crate) struct Epoch {
     pub(crate) time: (u64, Option<i64>),
 }
 
-/// How a script is run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Setup {
-    pub(crate) engine: Engine,
-    pub(crate) workers: usize,
-    pub(crate) strategy: Strategy,
-    pub(crate) unmatched: Unmatched,
-    /// Whether the key is (id, item), which is hashed, instead of the id.
-    pub(crate) wide: bool,
-    /// How many records a reader puts into one block.
-    pub(crate) block: usize,
-    pub(crate) keep: Keep,
-    pub(crate) revise: bool,
-    pub(crate) detect_conflicts: bool,
-    /// Whether events have a time, and are remembered by it.
-    pub(crate) timed: bool,
-    pub(crate) by_arrival: bool,
-    pub(crate) horizon_ms: u64,
-    pub(crate) window_ms: u64,
-    pub(crate) future_ms: u64,
-    /// Whether rows of the window leave memory.
-    pub(crate) rows_leave: bool,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            engine: Engine::Production,
-            workers: 1,
-            strategy: Strategy::Broadcast,
-            unmatched: Unmatched::Keep,
-            wide: false,
-            block: 1,
-            keep: Keep::First,
-            revise: false,
-            detect_conflicts: false,
-            timed: false,
-            by_arrival: true,
-            horizon_ms: u64::MAX,
-            window_ms: u64::MAX,
-            future_ms: u64::MAX,
-            rows_leave: false,
-        }
-    }
-}
-
-impl Setup {
-    fn time(&self) -> Option<EventTime> {
-        let time = EventTime {
-            column: 3,
-            unit: TimeUnit::Milliseconds,
-        };
-        self.timed.then_some(time)
-    }
-
-    pub(crate) fn plan(&self, shards: usize) -> Plan {
-        Plan {
-            engine: self.engine,
-            shards,
-            distinct: Distinct {
-                time: self.time(),
-                by_arrival: self.by_arrival,
-                horizon_ms: self.horizon_ms,
-                future_ms: self.future_ms,
-                duplicates: self.join().compares(),
-                detect_conflicts: self.detect_conflicts,
-            },
-            join: self.join(),
-            letters: Letters {
-                source_name: "events".into(),
-                event_text: Arc::new(|batch, row, out| {
-                    out.extend_from_slice(text(batch, row).as_bytes());
-                }),
-            },
-        }
-    }
-
-    fn join(&self) -> Join {
-        let mut columns = event_schema(self.wide).schema.columns.clone();
-        columns.push(Column::new("name", ColumnType::String).nullable());
-        let key = event_schema(self.wide).schema.key.clone();
-        Join {
-            event_columns: vec![1],
-            strategy: self.strategy,
-            unmatched: self.unmatched,
-            revise: self.revise,
-            keep: self.keep,
-            detect_conflicts: self.detect_conflicts,
-            window_ms: self.window_ms,
-            time: self.time(),
-            events: event_schema(self.wide),
-            reference: reference_schema(),
-            joined: BatchSchema::register(Schema::new(columns, key)),
-        }
-    }
-}
-
 /// What a sink was given: by epoch, the rows as text with their diffs, sorted.
 pub(crate) type Output = BTreeMap<u64, Vec<(String, i64)>>;
 
@@ -152,33 +54,12 @@ pub(crate) struct Outcome {
     pub(crate) clocks: Vec<Option<i64>>,
 }
 
-pub(crate) fn event_schema(wide: bool) -> Arc<BatchSchema> {
-    let columns = vec![
-        Column::new("id", ColumnType::Int64),
-        Column::new("location", ColumnType::Int64).nullable(),
-        Column::new("item", ColumnType::String),
-        Column::new("at", ColumnType::Int64),
-    ];
-    BatchSchema::register(Schema::new(
-        columns,
-        if wide { vec![0, 2] } else { vec![0] },
-    ))
-}
-
-pub(crate) fn reference_schema() -> Arc<BatchSchema> {
-    let columns = vec![
-        Column::new("location", ColumnType::Int64),
-        Column::new("name", ColumnType::String).nullable(),
-    ];
-    BatchSchema::register(Schema::new(columns, vec![0]))
-}
-
 /// A row as text: its columns, then its origin.
 pub(crate) fn text(batch: &Batch, row: usize) -> String {
     let slots: Vec<String> = (0..batch.columns().len())
         .map(|column| match batch.slot(column, row) {
             Slot::Null => "null".to_owned(),
-            Slot::Int64(value) => value.to_string(),
+            Slot::Int64(value) | Slot::Timestamp(value) => value.to_string(),
             Slot::String(value) => value.into_owned(),
             Slot::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
             other => format!("{other:?}"),
@@ -197,6 +78,10 @@ pub(crate) fn block(
 ) -> Block {
     let mut events = BatchBuilder::new(Arc::clone(schema));
     let mut dead_letters = BatchBuilder::new(dead_letter_schema());
+    let at = match schema.schema.columns[3].column_type {
+        ColumnType::Timestamp => Slot::Timestamp,
+        _ => Slot::Int64,
+    };
     for (index, record) in records.iter().enumerate() {
         let origin = Origin {
             partition,
@@ -208,7 +93,7 @@ pub(crate) fn block(
                     Slot::Int64(event.id),
                     event.location.map_or(Slot::Null, Slot::Int64),
                     Slot::String(event.item.as_str().into()),
-                    Slot::Int64(event.at),
+                    at(event.at),
                 ],
                 origin,
                 1,
@@ -236,8 +121,9 @@ pub(crate) fn block(
     }
 }
 
+/// Changes of the reference as it is read.
 pub(crate) fn reference_block(changes: &[(i64, Option<String>)], complete: bool) -> ReferenceBlock {
-    let mut updates = BatchBuilder::new(reference_schema());
+    let mut updates = BatchBuilder::new(reference_schema(false));
     for (location, name) in changes {
         let slot = name
             .as_ref()
@@ -246,7 +132,7 @@ pub(crate) fn reference_block(changes: &[(i64, Option<String>)], complete: bool)
         updates.push(&[Slot::Int64(*location), slot], Origin::default(), diff);
     }
     ReferenceBlock {
-        updates: updates.finish(),
+        updates: vec![updates.finish()],
         complete,
     }
 }
@@ -273,6 +159,10 @@ impl Sink for Collect {
     fn write(&mut self, epoch: u64, rows: Batch) {
         assert!(epoch >= self.written && self.open.is_none_or(|open| open == epoch));
         assert!(!rows.is_empty(), "no empty batches");
+        // A row alone may be as large as it is, and so may two of which one takes back the other;
+        // a result is an event and a reference row.
+        let is_bounded = rows.len() <= 2 || rows.bytes() <= 2 * BATCH_BYTES_MAX;
+        assert!(is_bounded, "no batches that are too large");
         self.open = Some(epoch);
         let mut all = self.rows.lock().unwrap();
         for row in 0..rows.len() {
@@ -309,9 +199,9 @@ fn sorted(output: &Mutex<Output>) -> Output {
     output
 }
 
-/// The epoch of a script's place, in milliseconds.
+/// The epoch of a script's place, in milliseconds: a minute ends at the sixth.
 pub(crate) fn time_of(index: usize) -> u64 {
-    (index as u64 + 1) * 1000
+    (index as u64 + 54) * 1000
 }
 
 /// All partitions of a script.
@@ -328,7 +218,7 @@ fn feed(
     offsets: &mut BTreeMap<i32, i64>,
     sender: &Sender<Block>,
 ) {
-    let schema = event_schema(setup.wide);
+    let schema = setup.events();
     for (partition, records) in &epoch.records {
         let offset = offsets.entry(*partition).or_default();
         if *partition as usize % workers == worker {
@@ -349,7 +239,7 @@ fn feed(
     }
 }
 
-/// Runs a script: epoch `n` of it is the dataflow's epoch `1000 (n + 1)`.
+/// Runs a script: the epochs of the dataflow are those of `time_of`.
 pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
     let rows = Arc::new(Mutex::new(Output::new()));
     let dead_letters = Arc::new(Mutex::new(Output::new()));
@@ -376,7 +266,8 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             clock: ExpiryClock::new(None, partitions(&script)),
             keys: BucketRing::new(!setup.wide),
             recent: (0, Vec::new()),
-            row_limit: setup.rows_leave.then(row_limit),
+            told: BTreeMap::new(),
+            row_limit: setup.on_disk.then(row_limit),
             checkpoints: None,
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),

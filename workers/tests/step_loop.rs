@@ -1,5 +1,6 @@
 //! The step loop as the shell runs it: epochs minted by the clock, workers that end together.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,13 +14,15 @@ use deltajoin_workers::queue::{InFlight, Sender, queue};
 use deltajoin_workers::state::BucketRing;
 use deltajoin_workers::worker::{self, Settings};
 
-use crate::script::{Collect, Event, Output, Setup, block, event_schema, reference_block};
+use crate::script::{Collect, Event, Output, block, reference_block};
+use crate::setup::Setup;
 
 pub(crate) struct Since(pub(crate) Instant);
 
 impl Clock for Since {
     fn now_us(&self) -> u64 {
-        1_000_000 + self.0.elapsed().as_micros() as u64
+        // Soon a minute is over.
+        59_980_000 + self.0.elapsed().as_micros() as u64
     }
 }
 
@@ -88,6 +91,7 @@ fn run(
             clock: ExpiryClock::default(),
             keys: BucketRing::new(true),
             recent: (0, Vec::new()),
+            told: BTreeMap::new(),
             row_limit: None,
             checkpoints: None,
             sinks: vec![sink("rows", &rows)],
@@ -129,7 +133,7 @@ fn it_ends_by_itself_when_all_is_read_and_written() {
                 for part in 0..100 {
                     let offset = part * 50;
                     let records = events(offset, 50);
-                    let block = block(&event_schema(false), index as i32, offset, &records);
+                    let block = block(&Setup::default().events(), index as i32, offset, &records);
                     assert!(sender.send(block, 100));
                 }
                 sender.finish();
@@ -160,10 +164,50 @@ fn it_ends_by_itself_when_all_is_read_and_written() {
 }
 
 #[test]
+fn a_key_that_comes_ten_million_times_is_one_row_and_no_memory() {
+    const BLOCK: i64 = 10_000;
+    const BLOCKS: i64 = 500;
+    let (workers, bytes_max) = (2, 1 << 20);
+    let job = run(workers, bytes_max, |index, sender, reference, _| {
+        std::thread::spawn(move || {
+            if index == 0 {
+                let rows = [(1, Some("one".to_owned()))];
+                assert!(reference.send(reference_block(&rows, true), 1));
+            }
+            let event = || Event {
+                id: 8,
+                location: Some(1),
+                item: "item".to_owned(),
+                at: 0,
+            };
+            let records: Vec<_> = (0..BLOCK).map(|_| Some(event())).collect();
+            for part in 0..BLOCKS {
+                let block = block(
+                    &Setup::default().events(),
+                    index as i32,
+                    part * BLOCK,
+                    &records,
+                );
+                assert!(sender.send(block, 1 << 16));
+            }
+            sender.finish();
+        });
+    });
+    let rows: usize = job.rows.lock().unwrap().values().map(Vec::len).sum();
+    assert_eq!(rows, 1);
+    let counts = job.seen.progress.lock().unwrap().counts;
+    let all = 2 * (BLOCK * BLOCKS).unsigned_abs();
+    assert_eq!((counts.events, counts.keys), (all, 1));
+    assert_eq!(counts.duplicates, all - 1);
+    assert!(counts.key_bytes < 1 << 20, "{}", counts.key_bytes);
+    assert_eq!(job.in_flight.bytes(), 0, "all bytes are given back");
+}
+
+#[test]
 fn no_event_is_released_before_the_reference_is_complete() {
     let job = run(2, 1 << 20, |index, sender, reference, _| {
         std::thread::spawn(move || {
-            let block = block(&event_schema(false), index as i32, 0, &events(0, 10));
+            let block = block(&Setup::default().events(), index as i32, 0, &events(0, 10));
             assert!(sender.send(block, 100));
             sender.finish();
             if index == 0 {
@@ -197,7 +241,7 @@ fn a_stop_ends_an_endless_job_after_writing_what_was_read() {
             loop {
                 let records = events(offset, 10);
                 if !sender.send(
-                    block(&event_schema(false), index as i32, offset, &records),
+                    block(&Setup::default().events(), index as i32, offset, &records),
                     100,
                 ) {
                     return;

@@ -5,6 +5,7 @@ use deltajoin_workers::schema::{Column, ColumnType, Schema};
 use expect_test::expect;
 
 use super::*;
+use crate::checkpoint::sealed::seal;
 use crate::checkpoint::testing::{folder, overwrite, read, store};
 use crate::codec::reference_schema;
 
@@ -34,7 +35,8 @@ fn rows(ids: std::ops::Range<i64>) -> Batch {
 
 fn texts(batches: &[Batch]) -> String {
     let rows = batches.iter().map(Batch::len).sum();
-    String::from_utf8(text(batches, rows)).unwrap()
+    let parts: Vec<Vec<u8>> = parts(batches, rows).collect();
+    String::from_utf8(parts.concat()).unwrap()
 }
 
 #[test]
@@ -101,7 +103,7 @@ fn a_change_of_any_byte_is_noticed() {
         assert!(read_reference(&store, &entry, schema()).is_err());
     }
     // A good table in the place of another.
-    let (other, _) = seal(&text(&[rows(1..4)], 3));
+    let (other, _) = seal(format!("{{{}", texts(&[rows(1..4)])).as_bytes());
     overwrite(&folder, &entry.name, &other);
     assert!(
         read_reference(&store, &entry, schema())

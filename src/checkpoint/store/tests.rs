@@ -98,8 +98,69 @@ fn a_location_that_cannot_be_used_is_refused_at_the_start() {
     }
 }
 
+/// A folder that takes nothing.
+struct Shut(Folder, fn(String) -> Trouble);
+
+impl Shut {
+    fn refuse<T>(&self) -> Result<T, Trouble> {
+        Err((self.1)("shut".to_owned()))
+    }
+}
+
+impl Backing for Shut {
+    fn put(&self, _name: &str, _bytes: &[u8]) -> Result<Put, Trouble> {
+        self.refuse()
+    }
+
+    fn begin(&self, _name: &str) -> Result<Box<dyn Upload + '_>, Trouble> {
+        self.refuse()
+    }
+
+    fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, Trouble> {
+        self.0.get(name, range)
+    }
+
+    fn list(&self) -> Result<Vec<Object>, Trouble> {
+        self.0.list()
+    }
+
+    fn delete(&self, _name: &str) -> Result<(), Trouble> {
+        self.refuse()
+    }
+
+    fn sweep(&self) -> Result<usize, Trouble> {
+        self.refuse()
+    }
+}
+
 #[test]
-fn a_read_only_folder_is_refused_and_can_be_read() {
+fn a_location_that_takes_nothing_now_is_refused_unless_the_job_is_there_already() {
+    let lasting: fn(String) -> Trouble = Trouble::Lasting;
+    for (trouble, code) in [(lasting, 2), (Trouble::Full, 1)] {
+        let folder = folder();
+        let establish = || {
+            let shut = Shut(Folder::open(folder.path(), JOB, true).unwrap(), trouble);
+            let store = Store {
+                backing: Box::new(shut),
+                location: "shut".to_owned(),
+                job: JOB.to_owned(),
+                patience: options().patience,
+                stop: Arc::default(),
+            };
+            layout::establish(&store).map_err(|error| store.at_start(error))
+        };
+        let refused = establish().unwrap_err();
+        assert_eq!(refused.exit_code().number(), code, "{refused}");
+        assert_eq!(refused.detail().unwrap(), "shut");
+        opened(&folder);
+        establish().expect("it holds the job's checkpoints");
+        crate::checkpoint::testing::overwrite(&folder, "checkpoints.json", b"another's");
+        assert!(establish().unwrap_err().is_damage());
+    }
+}
+
+#[test]
+fn a_read_only_folder_is_gone_on_from_and_can_be_read() {
     let folder = folder();
     opened(&folder).put("x", b"one").unwrap();
     let location = format!("file://{}", folder.path().display());
@@ -108,12 +169,10 @@ fn a_read_only_folder_is_refused_and_can_be_read() {
         std::fs::set_permissions(objects(&folder), mode).unwrap();
     };
     set(0o555);
-    // Who is root may write all the same.
-    let may_write = std::fs::write(objects(&folder).join("y"), b"").is_ok();
     let opening = open(&location);
     let reading = Store::open_to_read(&location, JOB, options(), Arc::new(Stop::default()));
     set(0o755);
-    assert!(may_write || matches!(opening, Err(Error::Location { .. })));
+    opening.expect("it holds the job's checkpoints");
     assert_eq!(reading.unwrap().get("x").unwrap(), b"one");
 }
 

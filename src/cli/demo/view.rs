@@ -76,8 +76,9 @@ impl View {
     /// The lines that the next status is worth.
     fn next(&mut self, now: Status) -> Vec<String> {
         let known = self.before.as_ref().map_or(0, |before| before.written_ms);
-        // A process that waits for its peers has no generation.
-        if now.state == State::Starting || now.written_ms <= known {
+        // Until a process has its peers it has no generation.
+        let begins = matches!(now.state, State::Starting | State::Loading);
+        if begins || now.written_ms <= known {
             return Vec::new();
         }
         let starts = || format!("generation {} starts", now.generation);
@@ -145,10 +146,11 @@ mod tests {
             written_ms,
             ..Status::default()
         };
-        let starting = |written_ms| Status {
-            state: State::Starting,
+        let in_state = |state, written_ms| Status {
+            state,
             ..status(0, 0, written_ms)
         };
+        let starting = |written_ms| in_state(State::Starting, written_ms);
         let mut corrected = status(9, 8_500, 9_000);
         corrected.counts.retracted = 7;
         let mut view = View::default();
@@ -159,6 +161,7 @@ mod tests {
             status(0, 2_500, 3_000),
             status(0, 2_500, 3_000),
             status(0, 3_500, 4_000),
+            in_state(State::Loading, 4_500),
             starting(5_000),
             status(9, 0, 6_000),
             status(9, 6_500, 7_000),

@@ -2,7 +2,12 @@
 //!
 //! They are apart from the network because they need processes of their own.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,11 +24,15 @@ use crate::cluster::work::Verdict;
 use crate::cluster::{connect, loss};
 use crate::error::ExitCode;
 
-/// Exchanges some numbers over all workers and leaves; whether all ended as they should.
-fn run_to_the_end(mesh: Mesh, member: &Membership) -> (u64, bool) {
+/// How long a peer may be silent where that is what is tested.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Exchanges some numbers over all workers and leaves; whether all ended as they should. In the
+/// middle, worker 0 is busy for so long.
+fn run_to_the_end(mesh: Mesh, member: &Membership, busy: Duration) -> (u64, bool) {
     let (builders, connections) = builders(mesh, member).unwrap();
     let config = timely::WorkerConfig::default();
-    let guards = timely::execute::execute_from(builders, Box::new(()), config, |worker| {
+    let guards = timely::execute::execute_from(builders, Box::new(()), config, move |worker| {
         let sum = std::rc::Rc::new(std::cell::Cell::new(0));
         let seen = std::rc::Rc::clone(&sum);
         let (mut input, probe) = worker.dataflow::<u64, _, _>(|scope| {
@@ -36,6 +45,9 @@ fn run_to_the_end(mesh: Mesh, member: &Membership) -> (u64, bool) {
             (input, probe)
         });
         for epoch in 1..20 {
+            if (epoch, worker.index()) == (10, 0) {
+                thread::sleep(busy);
+            }
             input.send(epoch);
             input.advance_to(epoch);
             worker.step_while(|| probe.less_than(&epoch));
@@ -48,29 +60,40 @@ fn run_to_the_end(mesh: Mesh, member: &Membership) -> (u64, bool) {
     (sums.sum(), connections.end())
 }
 
+/// Has two processes exchange numbers, one of which is busy for so long, and notices no loss.
+fn assert_no_loss(peer_timeout: Duration, busy: Duration) {
+    let (sender, ends) = channel();
+    let pairs = members(2).into_iter();
+    let pairs = pairs.map(|(member, listener)| {
+        let member = Membership {
+            peer_timeout,
+            ..member
+        };
+        (member.clone(), Joining::start((member, listener)))
+    });
+    for (member, joining) in pairs.collect::<Vec<_>>() {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            let end = run_to_the_end(joining.outcome().unwrap(), &member, busy);
+            sender.send(end)
+        });
+    }
+    let end = || ends.recv_timeout(PATIENCE).expect("nobody waits for ever");
+    let (one, other) = (end(), end());
+    assert_eq!(one.0 + other.0, 2 * 2 * (1..20).sum::<u64>());
+    assert!(one.1 && other.1, "a thread of the network panicked");
+}
+
 #[test]
 fn the_clean_end_of_a_job_is_no_loss() {
     for _ in 0..10 {
-        let pairs = members(2);
-        let memberships: Vec<Membership> = pairs.iter().map(|(member, _)| member.clone()).collect();
-        let joining: Vec<Joining> = pairs.into_iter().map(Joining::start).collect();
-        let running: Vec<_> = joining
-            .into_iter()
-            .zip(memberships)
-            .map(|(one, member)| {
-                thread::spawn(move || run_to_the_end(one.outcome().unwrap(), &member))
-            })
-            .collect();
-        let ends: Vec<(u64, bool)> = running.into_iter().map(|one| one.join().unwrap()).collect();
-        assert_eq!(
-            ends.iter().map(|end| end.0).sum::<u64>(),
-            2 * 2 * (1..20).sum::<u64>()
-        );
-        assert!(
-            ends.iter().all(|end| end.1),
-            "a thread of the network panicked"
-        );
+        assert_no_loss(PATIENCE, Duration::ZERO);
     }
+}
+
+#[test]
+fn a_peer_whose_worker_is_busy_for_longer_than_the_time_out_is_not_lost() {
+    assert_no_loss(SILENCE, 3 * SILENCE);
 }
 
 #[test]
@@ -82,7 +105,10 @@ fn one_process_runs_on_one_or_several_threads() {
         };
         let mesh = connect(&alone, None, &mut |_| Verdict::Good, &Stop::default()).unwrap();
         let expected = threads as u64 * 2 * (1..20).sum::<u64>();
-        assert_eq!(run_to_the_end(mesh, &alone), (expected, true));
+        assert_eq!(
+            run_to_the_end(mesh, &alone, Duration::ZERO),
+            (expected, true)
+        );
     }
 }
 
@@ -96,7 +122,7 @@ fn a_process_on_its_own() {
     let peer = std::env::var("DELTAJOIN_TEST_PEER").unwrap();
     let mut this = member(vec![peer, "127.0.0.1:0".to_owned()]);
     this.index = 1;
-    this.peer_timeout = Duration::from_millis(400);
+    this.peer_timeout = SILENCE;
     loss::install(this.index, this.addresses.clone(), this.peer_timeout);
     let mesh = connect(&this, None, &mut |_| Verdict::Good, &Stop::default()).unwrap();
     let (builders, connections) = builders(mesh, &this).unwrap();
@@ -130,14 +156,16 @@ fn a_process_on_its_own() {
 fn start(role: &str) -> (Child, Mesh, String) {
     let listener = listener();
     let address = listener.local_addr().unwrap().to_string();
-    let this = member(vec![address.clone(), "127.0.0.1:0".to_owned()]);
-    let mut command = role_command(LONELY, role);
-    let child = command
-        .env("DELTAJOIN_TEST_PEER", &address)
-        .spawn()
-        .unwrap();
-    let mesh = Joining::start((this, listener)).outcome().unwrap();
+    let (child, mesh) = start_at(role, &address, listener);
     (child, mesh, address)
+}
+
+/// The same, where the process reaches this one by that address.
+fn start_at(role: &str, address: &str, listener: TcpListener) -> (Child, Mesh) {
+    let this = member(vec![address.to_owned(), "127.0.0.1:0".to_owned()]);
+    let mut command = role_command(LONELY, role);
+    let child = command.env("DELTAJOIN_TEST_PEER", address).spawn().unwrap();
+    (child, Joining::start((this, listener)).outcome().unwrap())
 }
 
 /// Its exit code and the lines that it logged as errors.
@@ -167,21 +195,69 @@ fn assert_one_line((code, lines): (ExitCode, Vec<String>), expected: ExitCode, e
 
 #[test]
 fn a_frozen_peer_is_noticed_within_the_time_out() {
+    // Nobody does anything with the mesh's socket, which is open.
     let (child, mesh, address) = start("computes");
     let since = Instant::now();
-    let line = format!("lost process 0 ({address}): silent for 400ms");
+    let line = format!("lost process 0 ({address}): silent for 1s");
     assert_one_line(end(child), ExitCode::PeerLost, &line);
     assert!(
-        since.elapsed() >= Duration::from_millis(350),
+        since.elapsed() >= Duration::from_millis(950),
         "{:?}",
         since.elapsed()
     );
-    assert!(
-        since.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        since.elapsed()
-    );
+    assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
     drop(mesh);
+}
+
+/// A network between a process and this one: passes on what comes, until it is cut.
+struct Wire {
+    address: String,
+    cut: Arc<AtomicBool>,
+}
+
+impl Wire {
+    fn to(peer: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let cut = Arc::new(AtomicBool::new(false));
+        let its_cut = Arc::clone(&cut);
+        thread::spawn(move || {
+            for near in listener.incoming() {
+                let (near, far) = (near.unwrap(), TcpStream::connect(&peer).unwrap());
+                let (back, to) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                for (from, to) in [(near, far), (back, to)] {
+                    let cut = Arc::clone(&its_cut);
+                    thread::spawn(move || pass(from, to, &cut));
+                }
+            }
+        });
+        Self { address, cut }
+    }
+}
+
+/// Passes bytes on, or swallows them.
+fn pass(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut bytes) {
+        if !cut.load(Ordering::SeqCst) && to.write_all(&bytes[..read]).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_network_that_is_cut_is_noticed_within_the_time_out() {
+    let listener = listener();
+    let wire = Wire::to(listener.local_addr().unwrap().to_string());
+    let (child, mesh) = start_at("computes", &wire.address, listener);
+    let this = member(vec![wire.address.clone(), "127.0.0.1:0".to_owned()]);
+    // From here on this process has a pulse, which is all that it does.
+    let (builders, connections) = builders(mesh, &this).unwrap();
+    wire.cut.store(true, Ordering::SeqCst);
+    let line = format!("lost process 0 ({}): silent for 1s", wire.address);
+    assert_one_line(end(child), ExitCode::PeerLost, &line);
+    drop(builders);
+    assert!(!connections.end(), "timely has had no workers");
 }
 
 #[test]

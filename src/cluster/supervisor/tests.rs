@@ -205,6 +205,7 @@ fn the_first_cause_decides() {
         let ended = codes.iter().enumerate();
         let ended: Vec<Cause> = ended
             .map(|(process, code)| Cause {
+                words: String::new(),
                 process,
                 ending: Ending::Code(*code),
             })

@@ -23,7 +23,9 @@ pub(super) enum Phase {
     Fencing,
     /// It has, and has said so.
     Complete,
-    /// All have, and it loads.
+    /// All have, and it chooses what is loaded; only of process 0.
+    Choosing,
+    /// It has, and all load.
     Loading,
     /// It has loaded or found a fault, and has said so; never of process 0.
     Loaded(Word),
@@ -38,16 +40,19 @@ pub(super) enum Phase {
 /// The steps of a process that is alone.
 pub(super) fn alone(generation: u64, tasks: Tasks<'_>, stop: &Stop) -> Result<(), Error> {
     let mut task = Task::Fence { generation };
+    let mut attempt = 0;
     loop {
         let verdict = tasks(task);
         if stop.asked() {
             return Err(Error::Stopped);
         }
         task = match (task, verdict) {
-            (Task::Fence { .. }, _) => Task::Load { attempt: 0 },
-            (Task::Load { attempt }, Verdict::Faulty) => Task::Load {
-                attempt: attempt + 1,
-            },
+            (Task::Fence { .. }, _) => Task::Choose,
+            (Task::Choose, _) => Task::Load { attempt },
+            (Task::Load { .. }, Verdict::Faulty) => {
+                attempt += 1;
+                Task::Choose
+            }
             (Task::Load { .. }, Verdict::Good) => Task::TakeOver,
             (Task::TakeOver, _) => return Ok(()),
         };
@@ -80,7 +85,8 @@ impl Start {
                 self.phase = Phase::Complete;
                 Ok(())
             }
-            Phase::Complete if self.all_are(&[Word::Complete]) => self.load(),
+            Phase::Complete if self.all_are(&[Word::Complete]) => self.choose(),
+            Phase::Choosing if self.work.done().is_some() => self.load(),
             Phase::Loading => {
                 let all = self.all_are(&[Word::Loaded(turn), Word::Faulty(turn)]);
                 match self.work.done().filter(|_| all) {
@@ -92,7 +98,7 @@ impl Start {
                     }
                     Some(_) => {
                         self.attempt += 1;
-                        self.load()
+                        self.choose()
                     }
                 }
             }
@@ -113,6 +119,14 @@ impl Start {
             }
             _ => self.beat(Word::Waiting),
         }
+    }
+
+    /// Chooses what is loaded, on process 0. The others wait only so long for what it tells of it,
+    /// so they are not asked to load before.
+    fn choose(&mut self) -> Result<(), Error> {
+        self.phase = Phase::Choosing;
+        self.work.give(Task::Choose);
+        self.beat(Word::Waiting)
     }
 
     /// Begins to load, on process 0.

@@ -82,6 +82,10 @@ fn all_load_again_until_none_finds_a_fault_and_then_take_over() {
         let joining = members(processes).into_iter().map(|member| {
             let (done, index) = (Arc::clone(&done), member.0.index);
             Joining::with_tasks(member, move |task| {
+                if task == Task::Choose {
+                    // Long enough for others to begin to load, if they were asked to.
+                    thread::sleep(Duration::from_millis(100));
+                }
                 done.lock().unwrap().push((index, task));
                 // Each finds a fault in another attempt, and process 0 in the last of them.
                 match task {
@@ -95,9 +99,21 @@ fn all_load_again_until_none_finds_a_fault_and_then_take_over() {
         assert_mesh(joining.collect());
         let done = done.lock().unwrap();
         let attempts = u32::try_from(processes).unwrap() + 1;
+        // Nobody is asked to load before process 0 has chosen what.
+        let (mut chosen, mut rest) = (0, Vec::new());
+        for (index, task) in done.iter().copied() {
+            match task {
+                Task::Choose => {
+                    assert_eq!((index, rest.len()), (0, (chosen + 1) * processes));
+                    chosen += 1;
+                }
+                task => rest.push((index, task)),
+            }
+        }
+        assert_eq!(chosen, attempts as usize);
         let loads = (0..attempts).map(|attempt| Task::Load { attempt });
         let tasks: Vec<Task> = loads.chain([Task::TakeOver]).collect();
-        let steps: Vec<&[(usize, Task)]> = done.chunks(processes).collect();
+        let steps: Vec<&[(usize, Task)]> = rest.chunks(processes).collect();
         assert_eq!(steps.len(), tasks.len() + 1);
         for (step, task) in steps[1..].iter().zip(tasks) {
             assert!(
@@ -168,11 +184,11 @@ fn strangers_do_not_hinder_a_start() {
         stream
     };
     let silent: Vec<TcpStream> = (0..200).map(|_| say(b"")).collect();
-    let half = say(b"dltajoin\x01\x01\x02\x58half a hello");
+    let half = say(b"dltajoin\x02\x01\x02\x58half a hello");
     drop(say(b""));
     drop(say(&[0xff; 4096]));
     let mut browser = say(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let mut huge = say(b"dltajoin\x01\x01\xff\xff");
+    let mut huge = say(b"dltajoin\x02\x01\xff\xff");
     let mut old = say(b"dltajoin\x00\x01\x00\x00");
     let since = Instant::now();
     browser.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -184,7 +200,7 @@ fn strangers_do_not_hinder_a_start() {
         let mut answer = Vec::new();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.read_to_end(&mut answer).unwrap();
-        assert!(answer.starts_with(b"dltajoin\x01\x04"), "{answer:?}");
+        assert!(answer.starts_with(b"dltajoin\x02\x04"), "{answer:?}");
     }
     let log = first.log.clone();
     assert_mesh(vec![first, Joining::start(second)]);
@@ -320,6 +336,7 @@ fn a_step_that_takes_longer_than_the_time_out_is_not_taken_for_silence() {
             let slow = match task {
                 Task::Fence { .. } | Task::TakeOver => index == 0,
                 Task::Load { attempt } => (attempt == 0) == (index == 2),
+                Task::Choose => true,
             };
             if slow {
                 thread::sleep(3 * TIMEOUT);

@@ -95,6 +95,11 @@ impl Decoder {
         self.builder.len()
     }
 
+    /// Whether it holds enough for a batch.
+    pub fn is_full(&self) -> bool {
+        self.builder.is_full()
+    }
+
     /// About the bytes of memory that its rows take.
     pub fn bytes(&self) -> usize {
         self.builder.bytes()

@@ -18,6 +18,7 @@ mod careful;
 mod decode;
 mod encode;
 mod reject;
+mod sample;
 #[cfg(test)]
 mod tests;
 
@@ -26,3 +27,4 @@ pub use encode::{Encoder, RowEncoder};
 pub(crate) use encode::{write_string, write_timestamp};
 pub use reject::Reject;
 pub(crate) use reject::shorten;
+pub use sample::Sample;

@@ -6,6 +6,7 @@
 //! * Each test edits one file that is right, so that a report holds only what the edit brought.
 
 mod columns;
+mod effect;
 mod hidden;
 mod names;
 mod overrides;

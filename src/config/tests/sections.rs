@@ -278,6 +278,29 @@ fn a_fault_of_a_sink_is_not_repeated_for_the_dead_letters() {
             2 faults in job.toml
         "#]],
     );
+    check(
+        &[(
+            "topic = \"joined\"",
+            "topic = \"joined\"\ndelivery = \"twice\"\ncommit_interval = \"often\"",
+        )],
+        expect![[r#"
+            error: unknown value "twice" of "delivery" in [[sinks]]
+              --> job.toml:21:12
+               |
+            21 | delivery = "twice"
+               |            ^^^^^^^
+              detail: It must be "exactly-once" or "at-least-once".
+
+            error: "commit_interval" in [[sinks]] is not a duration: "often": no number
+              --> job.toml:22:19
+               |
+            22 | commit_interval = "often"
+               |                   ^^^^^^^
+              hint: Write a whole number and ms, s, m, h or d, as "10ms", "20s" or "24h".
+
+            2 faults in job.toml
+        "#]],
+    );
 }
 
 #[test]
@@ -330,4 +353,99 @@ fn events_in_a_file_keep_their_bindings_in_a_folder() {
     let config = load_with(&text, &[], &[]).unwrap().config;
     let path = "/var/state/detections/bindings.jsonl".into();
     assert_eq!(config.bindings(), Bindings::File(path));
+}
+
+#[test]
+fn a_window_is_not_longer_than_the_horizon() {
+    check(
+        &[
+            ("[join]", "[join]\nrevise_window = \"2d\""),
+            ("", "[distinct]\nhorizon = \"24h\""),
+        ],
+        expect![[r#"
+            error: "revise_window" in [join] (2d) is longer than "horizon" in [distinct] (1d)
+              --> job.toml:16:17
+               |
+            16 | revise_window = "2d"
+               |                 ^^^^
+              detail: What is forgotten cannot be revised.
+              hint: Write a "revise_window" of 1d at most.
+        "#]],
+    );
+    check(
+        &[("", "[distinct]\nhorizon = \"5m\"")],
+        expect![[r#"
+        error: "revise_window" in [join] (10m) is longer than "horizon" in [distinct] (5m)
+          --> job.toml:26:11
+           |
+        26 | horizon = "5m"
+           |           ^^^^
+          detail: What is forgotten cannot be revised.
+          hint: Write a "revise_window" of 5m at most.
+    "#]],
+    );
+}
+
+#[test]
+fn times_decide_only_where_events_have_them() {
+    check(
+        &[
+            ("time = { column = \"at\", unit = \"ms\" }\n", ""),
+            ("", "[distinct]\nkeep = \"latest\""),
+        ],
+        expect![[r#"
+            error: keep = "latest" in [distinct] needs an event time
+              --> job.toml:25:8
+               |
+            25 | keep = "latest"
+               |        ^^^^^^^^
+              hint: Name its column as "time" in [events].
+        "#]],
+    );
+    check(
+        &[
+            ("time = { column = \"at\", unit = \"ms\" }\n", ""),
+            ("", "[distinct]\nretry_time = \"same\""),
+        ],
+        expect![[r#"
+            error: retry_time = "same" in [distinct] needs an event time
+              --> job.toml:25:14
+               |
+            25 | retry_time = "same"
+               |              ^^^^^^
+              detail: Without one, keys are remembered by arrival.
+              hint: Name its column as "time" in [events], or remove this.
+        "#]],
+    );
+    check(
+        &[("", "[distinct]\nkeep = \"earliest\"\nretry_time = \"same\"")],
+        expect![[r#"
+            error: retry_time = "same" in [distinct] contradicts keep = "earliest"
+              --> job.toml:27:14
+               |
+            27 | retry_time = "same"
+               |              ^^^^^^
+              detail: Events of one time would all be as good as the first.
+              hint: Remove it, or write "may-differ".
+        "#]],
+    );
+}
+
+#[test]
+fn a_worker_has_its_part_of_the_memory() {
+    check(
+        &[(
+            "",
+            "[cluster]\nthreads = 8\n[state]\nmemory_limit = \"16MB\"",
+        )],
+        expect![[r#"
+            error: "memory_limit" in [state] is too small for 8 threads
+              --> job.toml:28:16
+               |
+            28 | memory_limit = "16MB"
+               |                ^^^^^^
+              detail: Each has its part of it, and needs 4MB at least.
+              hint: Write "32MB" or more.
+        "#]],
+    );
 }

@@ -5,7 +5,7 @@
 use expect_test::{expect, expect_file};
 
 use crate::config::manual::manual;
-use crate::config::model::{ReferenceSource, Start, TimeUnit, Unmatched};
+use crate::config::model::{Delivery, ReferenceSource, Start, TimeUnit, Unmatched};
 use crate::config::settings::Fallback;
 use crate::config::table::TABLES;
 use crate::config::tests::{VALID, check, edited, load_with, without_directory};
@@ -108,6 +108,31 @@ fn a_file_without_dead_letters_has_them_beside_its_first_sink() {
         panic!("the only sink is a file");
     };
     assert_eq!(path.to_str(), Some("out/joined.jsonl.dead.jsonl"));
+}
+
+#[test]
+fn dead_letters_are_delivered_as_the_first_topic_is_else_exactly_once() {
+    let at_least_once = (
+        "topic = \"joined\"",
+        "topic = \"joined\"\ndelivery = \"at-least-once\"",
+    );
+    let no_topic = ("[[sinks]]\nbrokers = \"k1:9092\"\ntopic = \"joined\"\n", "");
+    let elsewhere = "[dead_letters]\ntype = \"kafka\"\nbrokers = \"k2:9092\"\ntopic = \"dead\"\n";
+    let explicit = format!("{elsewhere}delivery = \"exactly-once\"\n");
+    for (edits, expected) in [
+        (vec![], true),
+        (vec![at_least_once], false),
+        (vec![("", elsewhere)], true),
+        (vec![no_topic, ("", elsewhere)], true),
+        (vec![at_least_once, ("", elsewhere)], false),
+        (vec![at_least_once, ("", &*explicit)], true),
+    ] {
+        let Target::Kafka { delivery, .. } = config(&edited(&edits)).dead_letters else {
+            panic!("they go to a topic");
+        };
+        let exactly_once = matches!(delivery, Delivery::ExactlyOnce { .. });
+        assert_eq!(exactly_once, expected, "{edits:?}");
+    }
 }
 
 #[test]

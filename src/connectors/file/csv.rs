@@ -18,7 +18,7 @@ use deltajoin_workers::schema::{Column, ColumnType, Schema};
 use crate::codec::json::shorten;
 use crate::codec::reference_schema;
 use crate::codec::text;
-use crate::connectors::file::reference::{BLOCK_ROWS, Faults, origin};
+use crate::connectors::file::reference::{Faults, origin};
 
 /// Reads all rows; what is wrong goes to `faults`.
 pub(super) fn read(text: &[u8], schema: &Schema, faults: &mut Faults) -> Vec<Batch> {
@@ -68,7 +68,7 @@ pub(super) fn read(text: &[u8], schema: &Schema, faults: &mut Faults) -> Vec<Bat
             continue;
         };
         builder.push(&slots, origin(place.line), 1);
-        if builder.len() == BLOCK_ROWS {
+        if builder.is_full() {
             blocks.push(builder.finish());
         }
     }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `lines` | the lines of a file, none held beyond a bound |
 //! | `source` | events |
+//! | `sample` | a look at the first of them |
 //! | `sink` | rows of closed epochs |
 //! | `progress` | which of them are in the file for good |
 //! | `bindings` | the binding log |
@@ -26,6 +27,7 @@ mod parquet;
 mod place;
 mod progress;
 mod reference;
+mod sample;
 mod scan;
 mod sink;
 mod source;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 pub use bindings::{BindingFile, BindingReader};
 pub use progress::{progress_beside, recorded};
 pub use reference::Table;
+pub use sample::sample;
 pub use scan::Scan;
 pub use sink::{JsonLines, Reserved, look};
 pub use source::{Events, FIRST_LINE};
@@ -247,8 +250,13 @@ impl Error {
     /// Whether settings or input have to be corrected before a restart can help.
     pub fn needs_correction(&self) -> bool {
         match self {
+            // There may be room another time, and what was made once may be written again.
+            Self::Create { path, source } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => false,
+                io::ErrorKind::ReadOnlyFilesystem => !path.exists(),
+                _ => true,
+            },
             Self::Open { .. }
-            | Self::Create { .. }
             | Self::Locked { .. }
             | Self::Input { .. }
             | Self::Unrecorded { .. }

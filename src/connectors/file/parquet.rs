@@ -36,8 +36,10 @@ use crate::codec::json::shorten;
 use crate::codec::reference_schema;
 use crate::codec::text::{Fault, timestamp_in_range};
 use crate::connectors::file::Spot;
-use crate::connectors::file::reference::{BLOCK_ROWS, Faults, origin};
+use crate::connectors::file::reference::{Faults, origin};
 
+/// So many rows are read at once: few enough that large ones fit into memory together.
+const READ_ROWS: usize = 1024;
 /// What a file begins and ends with.
 const MAGIC: &[u8; 4] = b"PAR1";
 
@@ -113,11 +115,12 @@ fn blocks(file: File, schema: &Schema, faults: &mut Faults) -> Result<Vec<Batch>
     let mut builder = BatchBuilder::new(reference_schema(schema));
     let mut blocks = Vec::new();
     let mut row = 0;
-    for read in reader.with_batch_size(BLOCK_ROWS).build()? {
-        row = push_rows(&mut builder, schema, &fields, &read?, row, faults);
-        if !builder.is_empty() {
-            blocks.push(builder.finish());
-        }
+    for read in reader.with_batch_size(READ_ROWS).build()? {
+        let to = (&mut builder, &mut blocks);
+        row = push_rows(to, schema, &fields, &read?, row, faults);
+    }
+    if !builder.is_empty() {
+        blocks.push(builder.finish());
     }
     Ok(blocks)
 }
@@ -206,9 +209,9 @@ fn codecs_are_known(schema: &Schema, metadata: &ParquetMetaData, faults: &mut Fa
     true
 }
 
-/// Adds the rows of a block, of which `row` came before, and returns how many there are now.
+/// Adds rows that were read together; `row` came before them. Returns how many there are now.
 fn push_rows(
-    builder: &mut BatchBuilder,
+    (builder, blocks): (&mut BatchBuilder, &mut Vec<Batch>),
     schema: &Schema,
     fields: &[usize],
     read: &RecordBatch,
@@ -228,6 +231,9 @@ fn push_rows(
         }
         if slots.len() == fields.len() {
             builder.push(&slots, origin(row), 1);
+            if builder.is_full() {
+                blocks.push(builder.finish());
+            }
         }
     }
     row

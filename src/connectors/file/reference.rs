@@ -20,8 +20,6 @@ use crate::connectors::file::parquet;
 use crate::connectors::file::place::Place;
 use crate::connectors::file::{Error, Fault, Spot, csv};
 
-/// Rows are made in blocks of so many.
-pub(super) const BLOCK_ROWS: usize = 10_000;
 /// A file with more faults is more likely the wrong file: the first ones tell.
 const FAULTS_MAX: usize = 10;
 
@@ -186,7 +184,7 @@ fn json_blocks(
         if let Err(reject) = result {
             faults.push(number, reject.column(), reject.message().to_owned());
         }
-        if decoder.rows() == BLOCK_ROWS {
+        if decoder.is_full() {
             blocks.push(decoder.finish());
         }
     }
@@ -221,7 +219,7 @@ fn find_duplicates(blocks: &[Batch], schema: &Schema, format: Format, faults: &m
 
 #[cfg(test)]
 pub(super) mod tests {
-    use deltajoin_workers::batch::Slot;
+    use deltajoin_workers::batch::{BATCH_ROWS_MAX, Slot};
     use deltajoin_workers::schema::{Column, ColumnType};
     use expect_test::{Expect, expect};
 
@@ -466,7 +464,7 @@ pub(super) mod tests {
     fn a_table_is_made_in_blocks() {
         let id = Column::new("id", ColumnType::Int64);
         let schema = Schema::new(vec![id], vec![0]);
-        for count in [0, 1, BLOCK_ROWS, 2 * BLOCK_ROWS + 1] {
+        for count in [0, 1, BATCH_ROWS_MAX, 2 * BATCH_ROWS_MAX + 1] {
             let rows: String = (0..count).map(|id| format!("{id}\n")).collect();
             let lines: String = (0..count).map(|id| format!("{{\"id\":{id}}}\n")).collect();
             for (name, text) in [
@@ -478,7 +476,7 @@ pub(super) mod tests {
                 assert_eq!(table.rows(), count);
                 let mut next = 0;
                 for block in table.into_blocks() {
-                    assert!(block.len() <= BLOCK_ROWS);
+                    assert!(block.len() <= BATCH_ROWS_MAX);
                     for row in 0..block.len() {
                         assert_eq!(block.slot(0, row), Slot::Int64(next));
                         next += 1;

@@ -135,9 +135,14 @@ impl Connection {
     /// # Errors
     /// As for `partitions`.
     pub fn id(&mut self, stop: &Stop) -> Result<Option<String>, Error> {
+        Ok(self.description(stop)?.and_then(|topic| topic.id))
+    }
+
+    /// What the topic is like, if the broker can tell.
+    pub(super) fn description(&mut self, stop: &Stop) -> Result<Option<Description>, Error> {
         self.ask(stop, |handle, topic| {
             match describe(handle, &topic.topic) {
-                Ok(description) => Answer::Given(description.id),
+                Ok(description) => Answer::Given(Some(description)),
                 // The broker is too old for the question.
                 Err(Code::UnsupportedFeature) => Answer::Given(None),
                 Err(code) => Answer::Later(code.to_string()),
@@ -190,6 +195,15 @@ impl Connection {
     /// As for `partitions`.
     pub(super) fn ends(&mut self, partitions: usize, stop: &Stop) -> Result<Vec<i64>, Error> {
         self.offsets(partitions, Offset::End, stop)
+    }
+
+    /// How many partitions the topic has, and the bytes of its largest message; waits for a broker
+    /// that is away.
+    ///
+    /// # Errors
+    /// As for `partitions`.
+    pub fn limits(&mut self, stop: &Stop) -> Result<(usize, usize), Error> {
+        Ok((self.partitions(stop)?, self.message_bytes_max()))
     }
 
     /// The largest message that the topic takes, or librdkafka's default if the topic's settings

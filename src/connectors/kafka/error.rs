@@ -164,14 +164,10 @@ pub enum Error {
         hint: String,
     },
     /// A record of the reference table's initial content cannot be used.
-    #[error("could not read reference record {topic}[{partition}]@{offset}: {reason}")]
+    #[error("could not read reference record {place}: {reason}")]
     BadReference {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
-        /// The offset.
-        offset: i64,
+        /// Topic, partition and offset.
+        place: String,
         /// What is wrong with it.
         reason: String,
     },

@@ -111,6 +111,8 @@ pub(super) struct Description {
     /// What tells it from another topic of the same name, earlier or later; none if the broker is
     /// too old to have ids.
     pub(super) id: Option<String>,
+    /// Whether this client's user may write to it, if the broker tells.
+    pub(super) may_write: Option<bool>,
 }
 
 /// What stands at one place of a batch.

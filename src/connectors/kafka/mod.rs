@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `source`, `readers`, `reader` | records to blocks of events, on threads of their own |
 //! | `missing` | what to do when records are gone, or the topic is another |
-//! | `reference` | a compacted topic to changes of the reference table |
+//! | `reference`, `changes` | a compacted topic to changes of the reference table |
 //! | `sink`, `writer` | rows of closed epochs to a topic, at least once |
 //! | `transactions`, `committer`, `routes` | the same exactly once |
 //! | `recorder` | tells how far sinks have come that write at least once |
@@ -25,6 +25,7 @@
 //! * Nothing here uses consumer groups: the job assigns partitions itself.
 
 mod bindings;
+mod changes;
 mod client;
 mod committer;
 mod delivery;
@@ -71,10 +72,10 @@ pub use own_topic::delete_topic;
 pub use progress::{Progress, ProgressRecord, read_progress};
 pub use readers::{Owner, Readers};
 pub use recorder::{Recorder, RecorderOptions, Watched};
-pub use reference::{Reference, ReferenceOptions};
-pub use sample::{Sample, sample};
+pub use reference::{Holder, Reference, ReferenceOptions};
+pub use sample::{sample, sample_reference};
 pub use scan::{Scan, Scanned};
-pub use sink::{Destination, KafkaSink, SinkOptions};
+pub use sink::{Destination, KafkaSink, SinkOptions, writable};
 pub use source::{Source, SourceOptions};
 pub use transactions::{TransactionOptions, Transactions};
 

@@ -25,7 +25,7 @@ use crate::connectors::kafka::reader::{self, Reader};
 use crate::connectors::kafka::{Error, Fail, Lag, SourceOptions};
 
 /// How often the topic is looked at: one small request, and seldom enough to be no load.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// How late an end of the job is noticed meanwhile.
 const IDLE: Duration = Duration::from_millis(100);
 

@@ -4,37 +4,36 @@
 //! joined, and cannot leave bad records out in silence: a missing row makes wrong results.
 //!
 //! # Invariants
-//! * The initial content is what the topic holds up to the ends that it had at the start; it is
-//!   complete or the job ends.
+//! * The initial content is what the topic holds up to the ends that it had at the start. If a
+//!   record of it is bad, whoever has a row for its key keeps that; else the job ends.
 //! * Changes of one key come in the order of their offsets: a key is in one partition.
 //! * A bad record that comes later changes nothing: the row of its key stays as it was.
+//! * A partition that was not there at the start is read from offset 0.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deltajoin_workers::batch::{Batch, Gather, Origin};
-use deltajoin_workers::ports::{ReferenceBlock, Stop, reason};
+use deltajoin_workers::ports::{ReferenceBlock, Stop};
 use deltajoin_workers::queue::Sender;
 use deltajoin_workers::schema::Schema;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
-use crate::codec::json::{Decoder, Reject};
 use crate::config::{KafkaTopic, Start};
-use crate::connectors::kafka::client::Connection;
-use crate::connectors::kafka::ffi::{Consumer, Record};
-use crate::connectors::kafka::fit::start_of;
+use crate::connectors::kafka::changes::{Changes, index, place};
+use crate::connectors::kafka::client::{Connection, describe};
+use crate::connectors::kafka::ffi::Consumer;
 use crate::connectors::kafka::messages::Item;
 use crate::connectors::kafka::patience::Patience;
-use crate::connectors::kafka::{Error, Fail, OnRejected, Rejected, settings};
+use crate::connectors::kafka::readers::LOOK;
+use crate::connectors::kafka::{Error, Fail, Rejected, settings};
 
 /// Enough records to spread what a block costs.
 const BLOCK_RECORDS_MAX: usize = 2_000;
 /// How late a stop is noticed.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// What is read, and who is told.
+/// What is read.
 #[derive(Clone)]
 pub struct ReferenceOptions {
     /// The topic: keys are JSON objects of the key columns, values JSON rows or tombstones.
@@ -46,8 +45,30 @@ pub struct ReferenceOptions {
     pub record_bytes_max: usize,
     /// Whether reading ends with the initial content.
     pub until_end: bool,
-    /// Told of bad records that come after the initial content.
-    pub on_rejected: OnRejected,
+}
+
+/// Who has the table. Calls come from the thread that reads the topic.
+pub trait Holder: Send {
+    /// The initial content is read but for the newest records of these keys, which are bad: whether
+    /// there is a table whose rows stand in for them.
+    fn stands_in(&mut self, keys: Vec<u128>) -> bool;
+
+    /// A bad record changes nothing.
+    fn rejected(&mut self, record: Rejected);
+
+    /// What is wrong from now on with the newest record of a key; nothing if none is bad.
+    fn fault(&mut self, fault: Option<&str>);
+}
+
+/// Nobody has a table yet, and all of it must be good.
+impl Holder for () {
+    fn stands_in(&mut self, _: Vec<u128>) -> bool {
+        false
+    }
+
+    fn rejected(&mut self, _: Rejected) {}
+
+    fn fault(&mut self, _: Option<&str>) {}
 }
 
 /// The reference topic, ready to be read.
@@ -84,11 +105,12 @@ impl Reference {
     pub fn spawn(
         self,
         sender: Sender<ReferenceBlock>,
+        holder: Box<dyn Holder>,
         stop: Arc<AtomicBool>,
         fail: Fail,
     ) -> Result<std::thread::JoinHandle<()>, Error> {
         let topic = self.options.topic.clone();
-        let mut reading = Reading::new(self, sender)?;
+        let mut reading = Reading::new(self, sender, holder)?;
         let thread = std::thread::Builder::new()
             .name("reference".to_owned())
             .spawn(move || {
@@ -104,6 +126,7 @@ impl Reference {
 struct Reading {
     options: ReferenceOptions,
     sender: Sender<ReferenceBlock>,
+    holder: Box<dyn Holder>,
     consumer: Consumer,
     patience: Patience,
     /// The offset that is read next, of each partition.
@@ -112,10 +135,16 @@ struct Reading {
     ends: Vec<i64>,
     complete: bool,
     changes: Changes,
+    /// When the topic was last asked for its partitions.
+    looked: Instant,
 }
 
 impl Reading {
-    fn new(reference: Reference, sender: Sender<ReferenceBlock>) -> Result<Self, Error> {
+    fn new(
+        reference: Reference,
+        sender: Sender<ReferenceBlock>,
+        holder: Box<dyn Holder>,
+    ) -> Result<Self, Error> {
         let topic = &reference.options.topic;
         let config = settings::consumer(topic)?;
         let consumer = Consumer::new(&config, &topic.topic, BLOCK_RECORDS_MAX);
@@ -126,15 +155,16 @@ impl Reading {
             next: reference.starts,
             ends: reference.ends,
             complete: false,
+            looked: Instant::now(),
             options: reference.options,
             sender,
+            holder,
         })
     }
 
     fn run(&mut self, stop: &AtomicBool) -> Result<(), Error> {
-        for (partition, start) in (0..).zip(&self.next) {
-            let started = self.consumer.start(partition, *start);
-            started.map_err(|code| Error::failed(&self.options.topic, &code.to_string()))?;
+        for (partition, start) in (0..).zip(self.next.clone()) {
+            self.start(partition, start)?;
         }
         while !stop.load(Ordering::Relaxed) && !self.sender.closed() {
             let mut bounds = self.next.iter().zip(&self.ends);
@@ -152,22 +182,54 @@ impl Reading {
             }
             self.patience
                 .serve(self.consumer.handle(), Duration::ZERO, |_| {})?;
+            if self.complete && self.looked.elapsed() >= LOOK {
+                self.look()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, partition: i32, offset: i64) -> Result<(), Error> {
+        let started = self.consumer.start(partition, offset);
+        started.map_err(|code| Error::failed(&self.options.topic, &code.to_string()))
+    }
+
+    /// Reads partitions that are new, from their beginning.
+    fn look(&mut self) -> Result<(), Error> {
+        let topic = self.options.topic.topic.clone();
+        let found = describe(self.consumer.handle(), &topic);
+        self.looked = Instant::now();
+        let partitions = match found {
+            Ok(found) => found.partitions,
+            // Reading tells what is wrong, or waits.
+            Err(error) => {
+                debug!(%error, topic, "could not look at the topic");
+                return Ok(());
+            }
+        };
+        while self.next.len() < partitions {
+            let partition = self.next.len();
+            info!(topic, partition, "found a new partition");
+            self.next.push(0);
+            self.ends.push(0);
+            let partition = i32::try_from(partition).expect("Kafka counts them in 32 bits");
+            self.start(partition, 0)?;
         }
         Ok(())
     }
 
     /// Says that the initial content is complete. Returns false if nobody listens any more.
     fn complete(&mut self) -> Result<bool, Error> {
-        if let Some(bad) = self.changes.first_bad(&self.ends) {
+        let stands_in = self.holder.stands_in(self.changes.bad_keys());
+        if let Some(bad) = self.changes.first_bad(&self.ends)
+            && !stands_in
+        {
             return Err(Error::BadReference {
-                topic: bad.topic.clone(),
-                partition: bad.origin.partition,
-                offset: bad.origin.offset,
+                place: place(bad),
                 reason: bad.error.clone(),
             });
         }
         self.complete = true;
-        // Of records behind the initial content, some may have come with it.
         self.tell_bad();
         let last = ReferenceBlock {
             complete: true,
@@ -205,6 +267,8 @@ impl Reading {
         let updates = self.changes.finish();
         if self.complete {
             self.tell_bad();
+        } else {
+            self.changes.forget_outdated();
         }
         if updates.is_empty() {
             return Ok(true);
@@ -212,271 +276,19 @@ impl Reading {
         self.patience.back();
         let bytes = updates.bytes().max(raw_bytes);
         let block = ReferenceBlock {
-            updates,
+            updates: vec![updates],
             complete: false,
         };
         Ok(self.sender.send(block, bytes))
     }
 
-    /// Tells of bad records that change nothing.
+    /// Tells of bad records, which change nothing, and of what is bad now.
     fn tell_bad(&mut self) {
-        for bad in self.changes.take_bad() {
-            let Origin { partition, offset } = bad.origin;
-            let (topic, reason) = (&bad.topic, &bad.error);
-            error!(
-                topic,
-                partition, offset, reason, "bad reference record; the old row stays"
-            );
-            (self.options.on_rejected)(bad);
+        for bad in self.changes.untold() {
+            let (place, reason) = (place(&bad), &bad.error);
+            error!("bad reference record {place}; the row of its key stays as it was: {reason}");
+            self.holder.rejected(bad);
         }
-    }
-}
-
-fn index(partition: i32) -> usize {
-    usize::try_from(partition).expect("partitions are counted from 0")
-}
-
-/// Records on their way to becoming changes.
-struct Changes {
-    rows: Decoder,
-    /// The keys of rows that are no tombstones, to be compared with those in the rows.
-    keys: Decoder,
-    steps: Vec<Step>,
-    /// Bad records by key: a later record of the same key makes good.
-    bad: BTreeMap<Vec<u8>, Rejected>,
-    topic: String,
-    record_bytes_max: usize,
-}
-
-/// One record.
-struct Step {
-    key: Vec<u8>,
-    origin: Origin,
-    raw: Vec<u8>,
-    decoded: Result<Decoded, Reject>,
-}
-
-/// Where a record's row is.
-enum Decoded {
-    /// A row of `rows`, and its key's row of `keys`.
-    Row { row: usize, key: usize },
-    /// A removal in `rows`.
-    Removal { row: usize },
-    /// The removal of a key that no row can have.
-    Nothing,
-}
-
-impl Changes {
-    fn new(options: &ReferenceOptions) -> Self {
-        let decoder = || Decoder::for_reference(&options.schema, options.record_bytes_max);
-        Self {
-            rows: decoder(),
-            keys: decoder(),
-            steps: Vec::new(),
-            bad: BTreeMap::new(),
-            topic: options.topic.topic.clone(),
-            record_bytes_max: options.record_bytes_max,
-        }
-    }
-
-    fn take(&mut self, record: Record<'_>) {
-        let origin = Origin {
-            partition: record.partition(),
-            offset: record.offset(),
-        };
-        self.push(record.key(), record.value(), origin);
-    }
-
-    fn push(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, origin: Origin) {
-        let decoded = match value {
-            // A key that cannot be decoded has no row to remove.
-            None => Ok(match self.rows.remove(key, origin) {
-                Ok(()) => Decoded::Removal {
-                    row: self.rows.rows() - 1,
-                },
-                Err(_) => Decoded::Nothing,
-            }),
-            Some(_) => self.push_row(key, value, origin),
-        };
-        self.steps.push(Step {
-            key: key.unwrap_or_default().to_vec(),
-            origin,
-            raw: start_of(value.unwrap_or_default(), self.record_bytes_max).to_vec(),
-            decoded,
-        });
-    }
-
-    fn push_row(
-        &mut self,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        origin: Origin,
-    ) -> Result<Decoded, Reject> {
-        self.keys.remove(key, origin).map_err(|mut reject| {
-            reject.error.insert_str(0, "key: ");
-            reject
-        })?;
-        self.rows.decode(value, origin)?;
-        Ok(Decoded::Row {
-            row: self.rows.rows() - 1,
-            key: self.keys.rows() - 1,
-        })
-    }
-
-    /// Takes the changes, without bad records.
-    fn finish(&mut self) -> Batch {
-        let (rows, keys) = (self.rows.finish(), self.keys.finish());
-        let mut kept = Vec::with_capacity(rows.len());
-        for step in self.steps.drain(..) {
-            let (reason, error) = match step.decoded {
-                Ok(Decoded::Row { row, key }) if rows.keys().get(row) != keys.keys().get(key) => (
-                    reason::MALFORMED,
-                    "the key differs from the key columns".to_owned(),
-                ),
-                Ok(Decoded::Row { row, .. } | Decoded::Removal { row }) => {
-                    kept.push((0, row));
-                    self.bad.remove(&step.key);
-                    continue;
-                }
-                Ok(Decoded::Nothing) => {
-                    self.bad.remove(&step.key);
-                    continue;
-                }
-                Err(reject) => (reject.reason, reject.error),
-            };
-            let topic = self.topic.clone();
-            let bad = Rejected {
-                topic,
-                origin: step.origin,
-                reason,
-                error,
-                raw: step.raw,
-            };
-            // The first of a key is kept: it says whether the initial content is bad.
-            self.bad.entry(step.key).or_insert(bad);
-        }
-        if kept.len() == rows.len() {
-            return rows;
-        }
-        let mut gather = Gather::default();
-        gather.push(rows);
-        gather.rows(&kept)
-    }
-
-    /// The first bad record below the ends of the partitions.
-    fn first_bad(&self, ends: &[i64]) -> Option<&Rejected> {
-        let is_below = |origin: Origin| origin.offset < ends[index(origin.partition)];
-        let bad = self.bad.values().filter(|bad| is_below(bad.origin));
-        bad.min_by_key(|bad| bad.origin)
-    }
-
-    /// Takes the bad records.
-    fn take_bad(&mut self) -> impl Iterator<Item = Rejected> {
-        std::mem::take(&mut self.bad).into_values()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use deltajoin_workers::batch::Slot;
-    use deltajoin_workers::schema::{Column, ColumnType};
-
-    use super::*;
-
-    fn changes() -> Changes {
-        let columns = vec![
-            Column::new("id", ColumnType::Int64),
-            Column::new("name", ColumnType::String),
-        ];
-        Changes::new(&ReferenceOptions {
-            topic: KafkaTopic {
-                brokers: String::new(),
-                topic: "places".to_owned(),
-                properties: BTreeMap::default(),
-            },
-            schema: Schema::new(columns, vec![0]),
-            record_bytes_max: 1000,
-            until_end: false,
-            on_rejected: Arc::new(|_| {}),
-        })
-    }
-
-    fn push(changes: &mut Changes, offset: i64, key: &str, value: Option<&str>) {
-        let origin = Origin {
-            partition: 0,
-            offset,
-        };
-        changes.push(Some(key.as_bytes()), value.map(str::as_bytes), origin);
-    }
-
-    #[test]
-    fn a_tombstone_removes_and_a_bad_record_leaves_the_others_alone() {
-        let mut changes = changes();
-        push(
-            &mut changes,
-            0,
-            r#"{"id":1}"#,
-            Some(r#"{"id":1,"name":"a"}"#),
-        );
-        push(
-            &mut changes,
-            1,
-            r#"{"id":2}"#,
-            Some(r#"{"id":3,"name":"b"}"#),
-        );
-        push(&mut changes, 2, r#"{"id":4}"#, Some(r#"{"id":4}"#));
-        push(&mut changes, 3, "x", Some(r#"{"id":5,"name":"c"}"#));
-        push(&mut changes, 4, r#"{"id":1}"#, None);
-        push(
-            &mut changes,
-            5,
-            r#"{"id":6}"#,
-            Some(r#"{"id":6,"name":"d"}"#),
-        );
-        let batch = changes.finish();
-        assert_eq!(batch.diffs(), [1, -1, 1]);
-        assert_eq!(batch.offsets(), [0, 4, 5]);
-        assert_eq!(batch.slot(1, 1), Slot::Null);
-        assert_eq!(
-            changes.first_bad(&[i64::MAX]).map(|bad| bad.origin.offset),
-            Some(1)
-        );
-        let mut bad: Vec<_> = changes.take_bad().collect();
-        bad.sort_by_key(|bad| bad.origin);
-        let errors: Vec<_> = bad.iter().map(|bad| &*bad.error).collect();
-        assert_eq!(errors[0], "the key differs from the key columns");
-        assert!(errors[1].contains("\"name\" is missing"), "{errors:?}");
-        assert!(errors[2].starts_with("key: "), "{errors:?}");
-    }
-
-    #[test]
-    fn what_comes_behind_the_initial_content_does_not_make_that_bad() {
-        let mut changes = changes();
-        push(&mut changes, 7, r#"{"id":1}"#, Some("junk"));
-        push(&mut changes, 8, r#"{"id":1}"#, Some("more junk"));
-        changes.finish();
-        assert!(changes.first_bad(&[7]).is_none());
-        assert_eq!(
-            changes.first_bad(&[8]).map(|bad| bad.origin.offset),
-            Some(7)
-        );
-    }
-
-    #[test]
-    fn a_later_record_of_the_same_key_makes_good() {
-        let mut changes = changes();
-        push(&mut changes, 0, r#"{"id":1}"#, Some("junk"));
-        push(&mut changes, 1, "x", Some("junk"));
-        changes.finish();
-        assert!(changes.first_bad(&[i64::MAX]).is_some());
-        push(
-            &mut changes,
-            2,
-            r#"{"id":1}"#,
-            Some(r#"{"id":1,"name":"a"}"#),
-        );
-        push(&mut changes, 3, "x", None);
-        assert_eq!(changes.finish().len(), 1);
-        assert!(changes.first_bad(&[i64::MAX]).is_none());
+        self.holder.fault(self.changes.fault());
     }
 }

@@ -1,21 +1,23 @@
 //! Reads a few of a topic's newest records, to tell whether they have the declared types.
 //!
-//! It is apart from `reader` because it makes no results, commits nothing and stops soon.
+//! It is apart from `reader` and `reference` because it makes no results, commits nothing and stops
+//! soon.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use deltajoin_workers::batch::{BatchSchema, Origin};
+use deltajoin_workers::batch::Origin;
 use deltajoin_workers::ports::Stop;
 use deltajoin_workers::schema::Schema;
 
-use crate::codec::json::Decoder;
+use crate::codec::json;
 use crate::config::{KafkaTopic, Start};
+use crate::connectors::kafka::changes::{Changes, place};
 use crate::connectors::kafka::client::Connection;
-use crate::connectors::kafka::ffi::Consumer;
+use crate::connectors::kafka::ffi::{Consumer, Record};
 use crate::connectors::kafka::messages::Item;
 use crate::connectors::kafka::patience::Patience;
-use crate::connectors::kafka::{Error, settings};
+use crate::connectors::kafka::{Error, ReferenceOptions, settings};
 
 /// Newest records of each partition that are looked at.
 const RECORDS_MAX: i64 = 50;
@@ -26,20 +28,7 @@ const STEP: Duration = Duration::from_millis(100);
 /// How long the records may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the newest records of a topic are like.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sample {
-    /// The topic's partitions.
-    pub partitions: usize,
-    /// How many records were looked at.
-    pub records: usize,
-    /// How many of them could not be decoded.
-    pub rejected: usize,
-    /// The first that could not be, and why.
-    pub first: Option<(Origin, String)>,
-}
-
-/// Looks at the newest records of a topic of events.
+/// Looks at the newest records of a topic of events; gives the number of its partitions as well.
 ///
 /// # Errors
 /// If the topic does not exist or cannot be read.
@@ -48,7 +37,73 @@ pub fn sample(
     schema: &Schema,
     record_bytes_max: usize,
     stop: &Stop,
-) -> Result<Sample, Error> {
+) -> Result<(usize, json::Sample), Error> {
+    let mut sample = json::Sample::new(schema, record_bytes_max);
+    let ends = read_newest(topic, stop, &mut |record| {
+        let origin = origin(record);
+        let Origin { partition, offset } = origin;
+        let place = format!("{}[{partition}]@{offset}", topic.topic);
+        sample.look(record.value(), origin, |reject| {
+            format!("{place}: {}", reject.error)
+        });
+    })?;
+    Ok((ends.partitions, sample))
+}
+
+/// Looks at the newest records of a reference topic; gives the number of its partitions, and how
+/// many records there were.
+///
+/// # Errors
+/// If the topic does not exist or cannot be read, or if one of the records would end a start.
+pub fn sample_reference(
+    topic: &KafkaTopic,
+    schema: &Schema,
+    record_bytes_max: usize,
+    stop: &Stop,
+) -> Result<(usize, usize), Error> {
+    let mut changes = Changes::new(&ReferenceOptions {
+        topic: topic.clone(),
+        schema: schema.clone(),
+        record_bytes_max,
+        until_end: true,
+    });
+    let mut records = 0;
+    let ends = read_newest(topic, stop, &mut |record| {
+        records += 1;
+        changes.take(record);
+    })?;
+    drop(changes.finish());
+    // A later record of the same key makes good, and all that are later must be known for that.
+    if let (true, Some(bad)) = (ends.reached, changes.first_bad(&ends.offsets)) {
+        return Err(Error::BadReference {
+            place: place(bad),
+            reason: bad.error.clone(),
+        });
+    }
+    Ok((ends.partitions, records))
+}
+
+fn origin(record: Record<'_>) -> Origin {
+    Origin {
+        partition: record.partition(),
+        offset: record.offset(),
+    }
+}
+
+/// Where a topic ends.
+struct Ends {
+    partitions: usize,
+    offsets: Vec<i64>,
+    /// Whether all partitions were read so far.
+    reached: bool,
+}
+
+/// Reads the newest records of each partition.
+fn read_newest(
+    topic: &KafkaTopic,
+    stop: &Stop,
+    look: &mut dyn FnMut(Record<'_>),
+) -> Result<Ends, Error> {
     let mut connection = Connection::open(topic)?;
     let partitions = connection.partitions(stop)?;
     let starts = connection.starts(partitions, Start::Earliest, stop)?;
@@ -66,27 +121,19 @@ pub fn sample(
             unread.insert(partition);
         }
     }
-    let mut sample = Sample {
-        partitions,
-        ..Sample::default()
-    };
-    let mut decoder = Decoder::new(BatchSchema::register(schema.clone()), record_bytes_max);
     let until = Instant::now() + PATIENCE;
     while !unread.is_empty() && Instant::now() < until && !stop.asked() {
         consumer.fill(STEP);
         for item in consumer.batch() {
             match item {
                 Item::Record(record) => {
-                    let origin = Origin {
-                        partition: record.partition(),
-                        offset: record.offset(),
-                    };
-                    let end = ends[origin.partition.unsigned_abs() as usize];
-                    if unread.contains(&origin.partition) {
-                        sample.look(&mut decoder, record.value(), origin);
+                    let Origin { partition, offset } = origin(record);
+                    let end = ends[partition.unsigned_abs() as usize];
+                    if unread.contains(&partition) {
+                        look(record);
                     }
-                    if origin.offset + 1 >= end {
-                        unread.remove(&origin.partition);
+                    if offset + 1 >= end {
+                        unread.remove(&partition);
                     }
                 }
                 Item::End { partition, .. } => {
@@ -104,17 +151,9 @@ pub fn sample(
         }
         patience.serve(consumer.handle(), Duration::ZERO, |_| {})?;
     }
-    Ok(sample)
-}
-
-impl Sample {
-    fn look(&mut self, decoder: &mut Decoder, value: Option<&[u8]>, origin: Origin) {
-        self.records += 1;
-        if let Err(reject) = decoder.decode(value, origin) {
-            self.rejected += 1;
-            self.first.get_or_insert((origin, reject.error));
-        }
-        // Only whether they decode matters.
-        drop(decoder.finish());
-    }
+    Ok(Ends {
+        partitions,
+        offsets: ends,
+        reached: unread.is_empty(),
+    })
 }

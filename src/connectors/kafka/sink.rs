@@ -18,11 +18,12 @@ use deltajoin_workers::batch::Batch;
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Sink, Stop, reason};
 use deltajoin_workers::queue::Waker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::codec::Format;
 use crate::config::{KafkaTopic, Partitioner};
 use crate::connectors::kafka::client::Connection;
+use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::Handle;
 use crate::connectors::kafka::writer::Writer;
 use crate::connectors::kafka::{Error, Fail, LetterOf, OnRejected, Rejected};
@@ -78,16 +79,44 @@ impl Destination {
         &self.options.topic.brokers
     }
 
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.options.topic.topic
+    }
+
+    /// The partitions that rows go to, and the bytes of the largest message.
+    pub fn limits(&self) -> (usize, usize) {
+        (self.partitions, self.message_bytes_max)
+    }
+
+    /// The same topic, written to within other limits: what partitions it has beside is not used.
+    pub fn within(&self, (partitions, message_bytes_max): (usize, usize)) -> Arc<Self> {
+        let (topic, has) = (&self.options.topic.topic, self.partitions);
+        if partitions < has {
+            info!(
+                topic,
+                has, partitions, "partitions that were added to it are not used"
+            );
+        }
+        Arc::new(Self {
+            options: self.options.clone(),
+            partitions,
+            message_bytes_max,
+        })
+    }
+
     /// Asks Kafka for the topic's partitions and its limit; waits for a broker that is away.
     ///
     /// # Errors
     /// If there is no such topic, or Kafka refuses; or if `stop` is set.
     pub fn connect(options: SinkOptions, stop: &Stop) -> Result<Arc<Self>, Error> {
         let mut connection = Connection::open(&options.topic)?;
+        let partitions = writable(&mut connection, &options.topic, stop)?;
+        let message_bytes_max = connection.message_bytes_max();
         Ok(Arc::new(Self {
-            partitions: connection.partitions(stop)?,
-            message_bytes_max: connection.message_bytes_max(),
             options,
+            partitions,
+            message_bytes_max,
         }))
     }
 
@@ -112,6 +141,26 @@ impl Destination {
             .map_err(|error| Error::failed(topic, &format!("no thread for it: {error}")))?;
         Ok(KafkaSink::new(shared, poll, Some(thread)))
     }
+}
+
+/// How many partitions a topic has that can be written to.
+///
+/// # Errors
+/// If there is no such topic, or this user may not write to it; or if `stop` is set.
+pub fn writable(
+    connection: &mut Connection,
+    topic: &KafkaTopic,
+    stop: &Stop,
+) -> Result<usize, Error> {
+    let partitions = connection.partitions(stop)?;
+    let description = connection.description(stop)?;
+    if description.is_some_and(|topic| topic.may_write == Some(false)) {
+        return Err(Error::NotAuthorized {
+            place: place(topic),
+            reason: "This user may not write to it.".to_owned(),
+        });
+    }
+    Ok(partitions)
 }
 
 /// What a worker asks of the writer.

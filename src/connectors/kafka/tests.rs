@@ -450,7 +450,6 @@ fn a_reference_topic_is_complete_and_then_followed() {
         schema: schema(),
         record_bytes_max: 1000,
         until_end: false,
-        on_rejected: nothing_rejected(),
     };
     let send = |key: &str, value: &str| {
         let (mut producer, native) = producer(&topic);
@@ -473,7 +472,9 @@ fn a_reference_topic_is_complete_and_then_followed() {
     let reference = Reference::connect(options, &Stop::default()).unwrap();
     let (sender, receiver) = queue(InFlight::new(1 << 20));
     let stop = Arc::new(AtomicBool::new(false));
-    let thread = reference.spawn(sender, Arc::clone(&stop), fail()).unwrap();
+    let thread = reference
+        .spawn(sender, Box::new(()), Arc::clone(&stop), fail())
+        .unwrap();
     let mut seen = Vec::new();
     let mut take = |count: usize| {
         until("the changes come", || {

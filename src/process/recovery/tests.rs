@@ -71,6 +71,7 @@ impl Shared {
                 rows: Vec::new(),
                 runs: runs.clone(),
                 reference: None,
+                told: BTreeMap::from([(0, 2), (511, 3), (512, 1)]),
             };
             put_manifest(&store, &mut manifest).unwrap();
             shared.runs.push(runs);
@@ -91,7 +92,7 @@ impl Shared {
             (open(self.folder.path()), cold.unwrap()),
             reference_schema(&Schema::new(columns, vec![0])),
             RowSettings {
-                schemas: [events(), events()],
+                schema: events(),
                 settings: BTreeMap::new(),
             },
             (self.groups.clone(), index..index + 1),
@@ -114,7 +115,8 @@ fn events() -> Arc<BatchSchema> {
 }
 
 fn try_attempt(process: &mut Loading) -> Result<bool, Failure> {
-    process.attempt(GENERATION, Some(&History::default()), &Stop::default())
+    process.choose(GENERATION, &History::default())?;
+    process.attempt(GENERATION, &Stop::default())
 }
 
 fn attempt(process: &mut Loading) -> bool {
@@ -127,6 +129,19 @@ fn loaded(process: &Loading) -> (u64, u64) {
     let state = loaded.state.iter().flatten();
     let keys = state.map(|state| state.keys.len()).sum();
     (loaded.checkpoint.as_ref().unwrap().number, keys)
+}
+
+#[test]
+fn each_worker_goes_on_from_the_conflicts_that_were_told_of_its_key_groups() {
+    let shared = Shared::new(1);
+    let told = [(0, Some(0)), (1, None)].map(|(index, reaches)| {
+        let mut process = shared.process(index, reaches);
+        assert!(attempt(&mut process));
+        let state = &process.loaded.as_ref().unwrap().state;
+        state[0].as_ref().unwrap().told.clone()
+    });
+    let groups = [vec![(0, 2), (511, 3)], vec![(512, 1)]];
+    assert_eq!(told.map(Vec::from_iter), groups);
 }
 
 #[test]

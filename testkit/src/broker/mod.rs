@@ -188,6 +188,28 @@ impl Broker {
         });
     }
 
+    /// Takes at most so many bytes a second from each producer, whose requests are answered late
+    /// if they have more.
+    pub fn slow_down(&self, bytes_per_second: u32) {
+        let mut command = install::java(&self.jars, 256, "kafka.admin.ConfigCommand");
+        command
+            .args(["--bootstrap-server", &self.bootstrap(), "--alter"])
+            .args(["--entity-type", "clients", "--entity-default"])
+            .arg("--add-config")
+            .arg(format!("producer_byte_rate={bytes_per_second}"));
+        install::run(&mut command);
+    }
+
+    /// Takes the right to write to a topic away from `Login::Job`.
+    ///
+    /// # Panics
+    /// If the broker is a plain one.
+    pub fn forbid_writing(&self, topic: &str) {
+        let admin = self.java_properties(Login::Admin);
+        let admin = admin.expect("a plain broker minds no rights");
+        Security::forbid_writing(&self.jars, &self.bootstrap(), &admin, topic);
+    }
+
     /// Kills it as a power failure would.
     pub fn kill(&self) {
         *self.process() = None;
@@ -268,6 +290,26 @@ impl Broker {
             command.arg("--consumer.config").arg(properties);
         }
         ConsoleReader::start(command, until)
+    }
+
+    /// What Kafka's own tool for consumer groups prints, as the words of its lines.
+    ///
+    /// # Panics
+    /// If the tool fails.
+    pub fn consumer_groups(&self, arguments: &[&str]) -> Vec<Vec<String>> {
+        let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+        let mut command = install::java(&self.jars, 256, class);
+        command.args(["--bootstrap-server", &self.bootstrap()]);
+        if let Some(properties) = self.java_properties(Login::Admin) {
+            command.arg("--command-config").arg(properties);
+        }
+        let output = command.args(arguments).output();
+        let output = output.expect("Java can be started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}\n{said}");
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        text.lines().map(words).collect()
     }
 
     /// Reads what a topic holds at the moment, committed records only, with librdkafka: quicker,

@@ -151,15 +151,36 @@ impl Security {
 
     /// Gives `Job` its rights.
     pub(super) fn allow_job(jars: &Path, bootstrap: &str, admin_properties: &Path) {
-        let mut command = install::java(jars, 256, "org.apache.kafka.tools.AclCommand");
+        let mut command = add_rights(jars, bootstrap, admin_properties);
         command
-            .args(["--bootstrap-server", bootstrap, "--command-config"])
-            .arg(admin_properties)
-            .args(["--add", "--force", "--allow-principal", "User:job"])
+            .args(["--allow-principal", "User:job"])
             .args(["--producer", "--consumer", "--topic", "*", "--group", "*"])
             .args(["--transactional-id", "*"]);
         install::run(&mut command);
     }
+
+    /// Takes one of them away: to write to a topic.
+    pub(super) fn forbid_writing(
+        jars: &Path,
+        bootstrap: &str,
+        admin_properties: &Path,
+        topic: &str,
+    ) {
+        let mut command = add_rights(jars, bootstrap, admin_properties);
+        command
+            .args(["--deny-principal", "User:job", "--operation", "Write"])
+            .args(["--topic", topic]);
+        install::run(&mut command);
+    }
+}
+
+fn add_rights(jars: &Path, bootstrap: &str, admin_properties: &Path) -> Command {
+    let mut command = install::java(jars, 256, "org.apache.kafka.tools.AclCommand");
+    command
+        .args(["--bootstrap-server", bootstrap, "--command-config"])
+        .arg(admin_properties)
+        .args(["--add", "--force"]);
+    command
 }
 
 fn jaas(login: Login) -> String {

@@ -10,7 +10,7 @@ use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray, StringArr
 use arrow_buffer::{BooleanBufferBuilder, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
 
-use crate::batch::{Batch, BatchSchema, Keys, Origin, Slot};
+use crate::batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, BatchSchema, Keys, Origin, Slot};
 use crate::key;
 use crate::schema::ColumnType;
 
@@ -109,6 +109,11 @@ impl BatchBuilder {
     /// About the bytes of memory that its rows take.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether it holds enough for a batch.
+    pub fn is_full(&self) -> bool {
+        self.len() >= BATCH_ROWS_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 
     /// Takes the rows as a batch, and is empty afterwards.

@@ -10,7 +10,7 @@ use arrow_buffer::{ArrowNativeType, ScalarBuffer};
 use arrow_select::interleave::interleave;
 use arrow_select::take::take;
 
-use crate::batch::{Batch, Keys};
+use crate::batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, Keys, Sizes};
 
 /// A row: the batch that it is in, and its place there.
 pub type RowIndex = (usize, usize);
@@ -33,15 +33,44 @@ impl Gather {
         &self.batches
     }
 
-    /// Forgets the batches.
-    pub fn clear(&mut self) {
-        self.batches.clear();
+    /// Forgets the batches behind the first so many.
+    pub fn truncate(&mut self, batches: usize) {
+        self.batches.truncate(batches);
     }
 
-    /// The given rows as one batch, in the given order.
+    /// Forgets the batches.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Some rows as batches, in the given order, none of them too large: so all can be asked for,
+    /// however many and large they are.
+    pub fn batches_of(&self, rows: &[RowIndex]) -> impl Iterator<Item = Batch> {
+        self.pieces(rows).map(move |piece| self.rows(piece))
+    }
+
+    /// Some rows in pieces, each of which makes a batch that is not too large.
+    pub fn pieces<'a>(&self, mut rows: &'a [RowIndex]) -> impl Iterator<Item = &'a [RowIndex]> {
+        let sizes: Vec<Sizes<'_>> = self.batches.iter().map(Sizes::of).collect();
+        std::iter::from_fn(move || {
+            let mut bytes = 0;
+            let fits = |(batch, row): &&RowIndex| {
+                bytes += sizes[*batch].bytes(*row);
+                bytes <= BATCH_BYTES_MAX
+            };
+            let fitting = rows.iter().take(BATCH_ROWS_MAX).take_while(fits).count();
+            // A row that is larger than the limit is a piece of its own.
+            let piece = rows.split_off(..fitting.max(1).min(rows.len()))?;
+            (!piece.is_empty()).then_some(piece)
+        })
+    }
+
+    /// The given rows as one batch, in the given order: few, or those of a `piece`, or of one batch
+    /// and each once.
     ///
     /// # Panics
-    /// If a row does not exist, or the batches have different schemas.
+    /// If a row does not exist, the batches have different schemas, or a column would have 2 GiB of
+    /// text.
     pub fn rows(&self, rows: &[RowIndex]) -> Batch {
         let Some(first) = self.batches.first() else {
             return Batch::default();
@@ -128,4 +157,42 @@ fn interleave_columns(batches: &[Batch], rows: &[RowIndex]) -> Vec<ArrayRef> {
         interleave(&arrays, rows).expect("the rows exist and have one type")
     });
     interleaved.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchSchema, Origin, Slot};
+    use crate::schema::{Column, ColumnType, Schema};
+
+    #[test]
+    fn pieces_are_bounded_by_rows_and_by_bytes_and_a_row_that_is_larger_is_alone() {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("name", ColumnType::String),
+        ];
+        let schema = BatchSchema::register(Schema::new(columns, vec![0]));
+        let mut gather = Gather::default();
+        let mut builder = BatchBuilder::new(schema);
+        let mut rows = Vec::new();
+        let larger = BATCH_BYTES_MAX + 1;
+        let sizes = [larger, 1, 9 << 20, 6 << 20, 9 << 20, larger, larger];
+        let few = std::iter::repeat_n(10, BATCH_ROWS_MAX + 10);
+        for (id, size) in sizes.into_iter().chain(few).enumerate() {
+            let name = "n".repeat(size);
+            let slots = [Slot::Int64(id as i64), Slot::String(name.into())];
+            builder.push(&slots, Origin::default(), 1);
+            rows.push((gather.batches().len(), builder.len() - 1));
+            if id % 3 == 0 || id + 1 == sizes.len() + BATCH_ROWS_MAX + 10 {
+                gather.push(builder.finish());
+            }
+        }
+        let pieces: Vec<&[RowIndex]> = gather.pieces(&rows).collect();
+        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+        assert_eq!(lengths, [1, 3, 1, 1, 1, BATCH_ROWS_MAX, 10]);
+        assert_eq!(pieces.concat(), rows);
+        let batches = gather.batches_of(&rows);
+        assert!(batches.map(|batch| batch.len()).eq(lengths));
+        assert_eq!(gather.pieces(&[]).count(), 0);
+    }
 }

@@ -39,6 +39,14 @@ pub use builder::BatchBuilder;
 pub use distribute::{ByOwner, ToAsker, ToEach, ToWorker};
 pub use gather::{Gather, RowIndex};
 
+/// Rows of a batch at most, where batches are made: enough that a row costs little, few enough that
+/// what an epoch emits is not held twice.
+pub const BATCH_ROWS_MAX: usize = 8192;
+/// Bytes of such a batch at most, unless it is of one row, or of a row and the one that it takes
+/// back: rows of some kilobytes do not notice it, and a column is far from 2 GiB, where Arrow's
+/// offsets end.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
+
 /// One value of one row, on its way into or out of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Slot<'a> {
@@ -353,6 +361,31 @@ impl Batch {
         slot_of(&self.columns[column], column_type, row)
     }
 
+    /// The rows from `start` on, so many, of the same memory.
+    pub(crate) fn slice(&self, start: usize, rows: usize) -> Self {
+        let columns = self.columns.iter();
+        Self {
+            schema: self.schema.clone(),
+            keys: match &self.keys {
+                Keys::Narrow(keys) => Keys::Narrow(keys.slice(start, rows)),
+                Keys::Wide(high, low) => {
+                    Keys::Wide(high.slice(start, rows), low.slice(start, rows))
+                }
+            },
+            partitions: self.partitions.slice(start, rows),
+            offsets: self.offsets.slice(start, rows),
+            diffs: self.diffs.slice(start, rows),
+            columns: columns.map(|column| column.slice(start, rows)).collect(),
+        }
+    }
+
+    /// About the bytes that the largest of its rows takes.
+    pub(crate) fn row_bytes_max(&self) -> usize {
+        let sizes = Sizes::of(self);
+        let bytes = (0..self.len()).map(|row| sizes.bytes(row));
+        bytes.max().unwrap_or(0)
+    }
+
     /// The bytes of memory that its rows take.
     pub fn bytes(&self) -> usize {
         let beside = self.len() * (4 + 8 + 1);
@@ -376,6 +409,38 @@ impl Batch {
             return None;
         }
         Some(key::hash_slots(slots.iter(), scratch))
+    }
+}
+
+/// What each row of a batch takes.
+struct Sizes<'a> {
+    /// Beside its text.
+    fixed: usize,
+    /// Where the text of each row ends, after where the first one begins; of each such column.
+    ends: Vec<&'a [i32]>,
+}
+
+impl<'a> Sizes<'a> {
+    fn of(batch: &'a Batch) -> Self {
+        let (mut fixed, mut ends) = (4 + 8 + 1 + 16, Vec::new());
+        for column in &batch.columns {
+            match column.data_type() {
+                DataType::Utf8 => ends.push(column.as_string::<i32>().value_offsets()),
+                DataType::Binary => ends.push(column.as_binary::<i32>().value_offsets()),
+                other => fixed += other.primitive_width().unwrap_or(1),
+            }
+        }
+        fixed += 4 * ends.len();
+        Self { fixed, ends }
+    }
+
+    #[inline]
+    fn bytes(&self, row: usize) -> usize {
+        let text = self.ends.iter();
+        self.fixed
+            + text
+                .map(|ends| (ends[row + 1] - ends[row]) as usize)
+                .sum::<usize>()
     }
 }
 

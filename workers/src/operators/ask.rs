@@ -22,8 +22,7 @@
 //! That of `join`, which it looks at; the rows of epochs that are still open.
 //!
 //! # Recovery
-//! Rows of the window that a job with other settings has left as events, and that are results now,
-//! are asked for first, as of the epoch of the checkpoint.
+//! Nothing is asked of the rows of the window that the checkpoint has, before an epoch needs it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -40,7 +39,6 @@ use timely::progress::operate::FrontierInterest;
 use crate::Rows;
 use crate::batch::Batch;
 use crate::operators::Joiner;
-use crate::operators::questions::JoinKeys;
 
 /// Asks for the reference row of a join key.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
@@ -69,13 +67,7 @@ pub(crate) fn ask<'scope>(
     let (output, questions) = builder.new_output();
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Question>>>::from(output);
 
-    builder.build(move |mut capabilities| {
-        let restored = joiner.borrow().questions_of_restored();
-        let mut restored = restored.and_then(|(epoch, keys)| {
-            let capability = capabilities.pop()?;
-            Some((capability.delayed(&epoch), keys))
-        });
-        drop(capabilities);
+    builder.build(move |_| {
         let mut open = Open::new();
         move |frontiers| {
             for (index, input) in inputs.iter_mut().enumerate() {
@@ -90,15 +82,6 @@ pub(crate) fn ask<'scope>(
                 });
             }
             let mut output = output.activate();
-            let mut send = |(capability, keys): (Capability<u64>, JoinKeys)| {
-                let question = |key: u128| Question {
-                    asker,
-                    key: ((key >> 64) as u64, key as u64),
-                };
-                let questions = keys.into_iter().map(question);
-                output.session(&capability).give_iterator(questions);
-            };
-            restored.take().into_iter().for_each(&mut send);
             while let Some(entry) = open.first_entry()
                 && !frontiers
                     .iter()
@@ -107,7 +90,11 @@ pub(crate) fn ask<'scope>(
                 let (capability, [events, duplicates]) = entry.remove();
                 let epoch = *capability.time();
                 let keys = joiner.borrow_mut().questions(epoch, events, duplicates);
-                send((capability, keys));
+                let questions = keys.into_iter().map(|key| Question {
+                    asker,
+                    key: ((key >> 64) as u64, key as u64),
+                });
+                output.session(&capability).give_iterator(questions);
             }
         }
     });

@@ -44,7 +44,7 @@ use crate::batch::{Batch, ByOwner, Gather, Keys, RowIndex};
 use crate::checkpoint::{Admitted, KeyRun};
 use crate::clock::{Clocks, EventTime, latest_ms, odd_unit};
 use crate::key::{KEY_GROUPS, Ownership, key_group};
-use crate::operators::{Letters, ROWS_MAX, SharedCounts, Whole};
+use crate::operators::{Letters, SharedCounts, Whole};
 use crate::ports::{Counts, reason};
 use crate::state::{BucketRing, Buckets};
 
@@ -147,8 +147,8 @@ pub(crate) fn distinct<'scope>(
                 for (index, rows) in [&judged.kept, &judged.duplicates].into_iter().enumerate() {
                     let mut output = outputs[index].activate();
                     let mut session = output.session_with_builder(&capabilities[index]);
-                    for rows in rows.chunks(ROWS_MAX) {
-                        session.give_container(&mut batches.rows(rows));
+                    for mut batch in batches.batches_of(rows) {
+                        session.give_container(&mut batch);
                     }
                 }
                 let mut output = outputs[2].activate();
@@ -286,8 +286,7 @@ impl Judged {
         ];
         let all = all.iter().filter(|(rows, ..)| !rows.is_empty());
         all.flat_map(|(rows, reason, why)| {
-            rows.chunks(ROWS_MAX).map(move |rows| {
-                let events = batches.rows(rows);
+            batches.batches_of(rows).map(move |events| {
                 let name = &events.schema().schema.columns[time.column].name;
                 let values = time.values(&events);
                 let told = (0..events.len()).map(|row| {

@@ -104,8 +104,6 @@ pub struct Join {
     pub window_ms: u64,
     /// Where an event has its time, if it has one.
     pub time: Option<EventTime>,
-    /// The schema of events.
-    pub events: Arc<BatchSchema>,
     /// The schema of reference updates.
     pub reference: Arc<BatchSchema>,
     /// The schema of results: the events' columns, then the reference's without its key.

@@ -12,13 +12,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Gather, RowIndex};
-use crate::checkpoint::Kept;
+use crate::checkpoint::{Kept, Told};
 use crate::clock::Clocks;
 use crate::operators::distinct::SharedAdmitted;
 use crate::operators::join::{Join, Unmatched};
-use crate::operators::questions::{JoinKeys, Questions, add_join_keys};
+use crate::operators::questions::{JoinKeys, Questions};
 use crate::operators::rivals::{Before, Rival, Rivals};
-use crate::operators::{Letters, Output, ROWS_MAX, SharedCounts};
+use crate::operators::{Letters, Output, SharedCounts};
 use crate::ports::reason;
 use crate::state::{Place, RecentRows, ReferenceTable, RowLimit, Wanted};
 
@@ -51,8 +51,9 @@ pub(crate) struct Joiner {
     table: ReferenceTable,
     questions: Questions,
     recent: Option<RecentRows>,
-    /// The rows of the window as the checkpoint has them, until its epoch is over.
-    restored: Option<(u64, Vec<Kept>)>,
+    /// The epoch of the checkpoint; 0 without one. The reference table comes in it as a whole, and
+    /// revises nothing.
+    restored: u64,
     rivals: Rivals,
     admitted: Option<SharedAdmitted>,
     clocks: Clocks,
@@ -65,7 +66,7 @@ impl Joiner {
     pub(crate) fn new(
         join: Join,
         letters: Letters,
-        (restored, limit): ((u64, Vec<Kept>), Option<RowLimit>),
+        ((restored, kept), told, limit): ((u64, Vec<Kept>), Told, Option<RowLimit>),
         admitted: Option<SharedAdmitted>,
         (clocks, counts, first): (Clocks, SharedCounts, bool),
     ) -> Self {
@@ -74,11 +75,19 @@ impl Joiner {
             by_join_key: join.revise.then(|| join.event_columns.clone()),
             time: join.time,
         };
-        let mut this = Self {
+        if let (Some(admitted), false) = (&admitted, told.is_empty()) {
+            admitted.borrow_mut().tell(restored, told.clone());
+        }
+        let recent = join.holds_recent().then(|| {
+            let mut recent = RecentRows::new(wanted, limit);
+            restore(&mut recent, kept);
+            recent
+        });
+        Self {
             table: ReferenceTable::new(&join.reference),
-            recent: join.holds_recent().then(|| RecentRows::new(wanted, limit)),
-            restored: join.holds_recent().then_some(restored),
-            rivals: Rivals::default(),
+            recent,
+            restored,
+            rivals: Rivals::new(restored, told),
             questions: Questions::default(),
             join,
             letters,
@@ -86,12 +95,7 @@ impl Joiner {
             clocks,
             counts,
             first,
-        };
-        if this.join.is_partitioned() && this.questions_of_restored().is_none() {
-            // Questions are asked of them before the next epoch is joined.
-            this.restore(u64::MAX);
         }
-        this
     }
 
     /// The join keys that must be asked for before an epoch can be joined.
@@ -105,42 +109,23 @@ impl Joiner {
         self.questions.of(&self.join, new, self.recent.as_ref())
     }
 
-    /// The join keys of rows of the window that were held as events and are to be held as results,
-    /// and the epoch of which they are.
-    pub(crate) fn questions_of_restored(&self) -> Option<(u64, JoinKeys)> {
-        let (epoch, kept) = self.restored.as_ref()?;
-        let are_events = |rows: &&Batch| rows.schema().schema != self.join.joined.schema;
-        let rows = kept.iter().map(|kept| &kept.rows).filter(are_events);
-        if !self.join.holds_results() || rows.clone().next().is_none() {
-            return None;
-        }
-        let mut keys = JoinKeys::default();
-        rows.for_each(|rows| add_join_keys(&self.join, rows, &mut keys));
-        Some((*epoch, keys))
-    }
-
     /// Makes the results of an epoch, which comes after all that were made.
     pub(crate) fn epoch(&mut self, epoch: u64, mut work: Work) -> Done {
-        self.restore(epoch);
         if self.join.is_partitioned() {
             self.questions.are_answered(epoch);
             self.table.apply(std::mem::take(&mut work.answers));
             self.table.undo(&work.changes);
-            // Rows that were to be joined first are, with what was asked for as of their epoch.
-            self.restore(epoch + 1);
         }
         let mut done = Done::default();
         match self.recent.take() {
             Some(mut recent) => {
                 self.revise(&mut recent, epoch, work, &mut done);
                 self.recent = Some(recent);
-                // Now, and not with the next event, which may be long in coming.
-                self.restore(epoch + 1);
             }
             None => {
                 self.table.apply(work.changes);
-                for batch in work.events {
-                    let rows = self.join_new(&batch, &mut done);
+                for events in work.events.into_iter().flat_map(|batch| self.parts(batch)) {
+                    let rows = self.join_new(&events, &mut done);
                     done.rows.push(given(rows));
                 }
             }
@@ -163,38 +148,6 @@ impl Joiner {
         done
     }
 
-    /// Takes over the rows of the window if the epoch of the checkpoint is before this one: the
-    /// reference table comes in that epoch as a whole, and revises nothing.
-    fn restore(&mut self, epoch: u64) {
-        let Some((_, kept)) = self.restored.take_if(|(of, _)| *of < epoch) else {
-            return;
-        };
-        let mut recent = self.recent.take().expect("rows are restored to be held");
-        for kept in kept {
-            let (epoch, rows) = (kept.epoch, self.as_held(kept.rows));
-            if kept.replaces && self.join.compares() {
-                for row in 0..rows.len() {
-                    if let Some(before) = recent.find(rows.keys().get(row)) {
-                        recent.remove(before);
-                    }
-                }
-            }
-            recent.push(rows, epoch);
-            recent.seal();
-        }
-        self.recent = Some(recent);
-    }
-
-    /// Rows as they are held: before, a job with other settings may have held events, or results.
-    fn as_held(&self, rows: Batch) -> Batch {
-        let are_results = rows.schema().schema == self.join.joined.schema;
-        match (self.join.holds_results(), are_results) {
-            (true, false) => self.joined(&rows, &self.find(&rows)),
-            (false, true) => rows.prefix(&self.join.events).with_diff(1),
-            _ => rows,
-        }
-    }
-
     /// An epoch of a job that holds recent rows.
     fn revise(&mut self, recent: &mut RecentRows, epoch: u64, work: Work, done: &mut Done) {
         let oldest_ms = self.oldest_ms(epoch);
@@ -210,9 +163,12 @@ impl Joiner {
             (epoch, oldest_ms),
         );
         done.dead_letters.extend(found.letters);
+        if let (Some(admitted), false) = (&self.admitted, found.told.is_empty()) {
+            admitted.borrow_mut().tell(epoch, found.told);
+        }
         let replaced = |place: &Place| found.replaced.contains(&Before::Held(*place));
         let mut touched = Vec::new();
-        if self.join.revise && !work.changes.is_empty() {
+        if self.join.revise && epoch > self.restored && !work.changes.is_empty() {
             let changed = self.table.differing(&work.changes);
             touched = recent.joined_on(&changed, oldest_ms);
             touched.retain(|place| !replaced(place));
@@ -220,19 +176,16 @@ impl Joiner {
 
         // STEP 2. Results as they were are taken back.
         let mut output = Output::default();
-        for places in touched.chunks(ROWS_MAX) {
-            let rows = self.given_before(recent.rows(places));
-            output.push(rows.with_diff(-1));
+        for rows in recent.rows(&touched).flat_map(|rows| self.parts(rows)) {
+            output.push(self.given_before(rows).with_diff(-1));
         }
-        for rivals in found.rivals.chunks(ROWS_MAX) {
-            self.take_back(recent, rivals, &duplicates, &mut output);
-        }
+        self.take_back(recent, &found.rivals, &duplicates, &mut output);
         self.counts.borrow_mut().retracted += output.len() as u64;
 
         // STEP 3. With the table of this epoch, they are made again, and the new ones are.
         self.table.apply(work.changes);
-        for places in touched.chunks(ROWS_MAX) {
-            let rows = self.join_again(&recent.rows(places), done);
+        for rows in recent.rows(&touched).flat_map(|rows| self.parts(rows)) {
+            let rows = self.join_again(&rows, done);
             output.push(rows);
         }
         for (index, batch) in events.batches().iter().enumerate() {
@@ -242,24 +195,25 @@ impl Joiner {
                 true => batch.clone(),
                 false => events.rows(&rows.filter(stays).collect::<Vec<RowIndex>>()),
             };
-            let rows = self.hold(recent, (batch, false), epoch, done);
-            match simple {
-                true => done.rows.push(rows),
-                false => output.push(rows),
+            for events in self.parts(batch) {
+                let rows = self.hold(recent, (events, false), epoch, done);
+                match simple {
+                    true => done.rows.push(rows),
+                    false => output.push(rows),
+                }
             }
         }
         let is_held = |rival: &&Rival| matches!(rival.before, Before::Held(_));
         let (held, new): (Vec<&Rival>, Vec<_>) = found.rivals.iter().partition(is_held);
         for (rivals, replace) in [(held, true), (new, false)] {
-            for rivals in rivals.chunks(ROWS_MAX) {
-                let rows: Vec<RowIndex> = rivals.iter().map(|rival| rival.row).collect();
-                let rows = (duplicates.rows(&rows), replace);
-                let rows = self.hold(recent, rows, epoch, done);
+            let rows: Vec<RowIndex> = rivals.iter().map(|rival| rival.row).collect();
+            let batches = duplicates.batches_of(&rows);
+            for events in batches.flat_map(|batch| self.parts(batch)) {
+                let rows = self.hold(recent, (events, replace), epoch, done);
                 output.push(rows);
             }
         }
         done.rows.extend(output.finish());
-        recent.seal();
     }
 
     /// The time at which or before which a row is out of the window.
@@ -268,8 +222,11 @@ impl Joiner {
             Some(_) => self.clocks.at(epoch),
             None => Some(epoch.cast_signed()),
         };
-        let window_ms = i64::try_from(self.join.window_ms).unwrap_or(i64::MAX);
-        now_ms.map_or(i64::MIN, |now_ms| now_ms.saturating_sub(window_ms))
+        let window_ms = i64::try_from(self.join.window_ms).ok();
+        let oldest_ms = now_ms.zip(window_ms);
+        oldest_ms.map_or(i64::MIN, |(now_ms, window_ms)| {
+            now_ms.saturating_sub(window_ms)
+        })
     }
 
     /// Takes back what rivals take the place of, and forgets it.
@@ -285,21 +242,21 @@ impl Joiner {
             Before::New(_) => None,
         });
         let (places, rows): (Vec<Place>, Vec<RowIndex>) = held.unzip();
-        if places.is_empty() {
-            return;
+        let mut rows = rows.into_iter();
+        for before in recent.rows(&places).flat_map(|rows| self.parts(rows)) {
+            let by_origin: HashMap<_, _> = (0..before.len())
+                .map(|row| (before.keys().get(row), before.origin(row)))
+                .zip(&mut rows)
+                .collect();
+            let given = self.given_before(before).with_diff(-1);
+            // It stands where its successor does.
+            let successor = |row: usize| {
+                let (batch, at) = by_origin[&(given.keys().get(row), given.origin(row))];
+                duplicates.batches()[batch].origin(at)
+            };
+            let origins = (0..given.len()).map(successor).collect();
+            output.push_at(given, origins);
         }
-        let before = recent.rows(&places);
-        let by_origin: HashMap<_, _> = (0..before.len())
-            .map(|row| ((before.keys().get(row), before.origin(row)), rows[row]))
-            .collect();
-        let given = self.given_before(before).with_diff(-1);
-        // It stands where its successor does.
-        let successor = |row: usize| {
-            let (batch, at) = by_origin[&(given.keys().get(row), given.origin(row))];
-            duplicates.batches()[batch].origin(at)
-        };
-        let origins = (0..given.len()).map(successor).collect();
-        output.push_at(given, origins);
         places.into_iter().for_each(|place| recent.remove(place));
     }
 
@@ -364,6 +321,13 @@ impl Joiner {
         (0..events.len()).map(find).collect()
     }
 
+    /// Rows in parts that can be joined: the reference rows of each are together not too large.
+    fn parts(&self, rows: Batch) -> impl Iterator<Item = Batch> + use<> {
+        let (count, rows_max) = (rows.len(), self.table.columns_max());
+        let starts = (0..count).step_by(rows_max);
+        starts.map(move |start| rows.slice(start, rows_max.min(count - start)))
+    }
+
     /// Events with the columns of their reference rows, and diff 0 if they are not given out.
     fn joined(&self, events: &Batch, found: &[Option<RowIndex>]) -> Batch {
         let columns = self.table.columns(found);
@@ -383,6 +347,20 @@ impl Joiner {
             let letters = unmatched_letters(&self.join, &self.letters, events, found);
             done.dead_letters.extend(letters);
         }
+    }
+}
+
+/// Takes over the rows of the window as the checkpoint has them.
+fn restore(recent: &mut RecentRows, kept: Vec<Kept>) {
+    for kept in kept {
+        if kept.replaces {
+            for row in 0..kept.rows.len() {
+                if let Some(before) = recent.find(kept.rows.keys().get(row)) {
+                    recent.remove(before);
+                }
+            }
+        }
+        recent.push(kept.rows, kept.epoch);
     }
 }
 

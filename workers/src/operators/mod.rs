@@ -41,7 +41,3 @@ pub type SharedCounts = Rc<RefCell<Counts>>;
 
 /// Operators emit whole batches, never single rows.
 pub(crate) type Whole = NoopBuilder<Batch>;
-
-/// Rows that an operator gathers into one batch at most: enough that a row costs little, few
-/// enough that what an epoch emits is not held twice.
-pub(crate) const ROWS_MAX: usize = 8192;

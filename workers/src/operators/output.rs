@@ -7,12 +7,11 @@
 
 use crate::batch::{Batch, Gather, Origin, RowIndex};
 use crate::key::key_group;
-use crate::operators::ROWS_MAX;
 
 /// Rows, and where each stands.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
-    pieces: Gather,
+    batches: Gather,
     rows: Vec<(Standing, RowIndex)>,
 }
 
@@ -31,13 +30,13 @@ impl Output {
         if rows.is_empty() {
             return;
         }
-        let batch = self.pieces.batches().len();
+        let batch = self.batches.batches().len();
         for (row, origin) in origins.into_iter().enumerate() {
             let group = key_group(rows.keys().high()[row]);
             let stays = rows.diffs()[row] > 0;
             self.rows.push(((group, origin, stays), (batch, row)));
         }
-        self.pieces.push(rows);
+        self.batches.push(rows);
     }
 
     /// How many rows there are.
@@ -51,16 +50,58 @@ impl Output {
         let rows: Vec<RowIndex> = self.rows.iter().map(|(_, row)| *row).collect();
         let mut batches = Vec::new();
         let mut from = 0;
-        while from < rows.len() {
-            let mut to = (from + ROWS_MAX).min(rows.len());
+        while let Some(piece) = self.batches.pieces(&rows[from..]).next() {
+            let mut to = from + piece.len();
             let (group, origin, stays) = self.rows[to - 1].0;
             let successor = |(at, _): &(Standing, RowIndex)| *at == (group, origin, true);
             if !stays && self.rows.get(to).is_some_and(successor) {
                 to += 1;
             }
-            batches.push(self.pieces.rows(&rows[from..to]));
+            batches.push(self.batches.rows(&rows[from..to]));
             from = to;
         }
         batches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::batch::{BATCH_BYTES_MAX, BatchBuilder, BatchSchema, Slot};
+    use crate::schema::{Column, ColumnType, Schema};
+
+    #[test]
+    fn large_rows_leave_in_several_batches_and_each_with_the_one_that_it_takes_back() {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("name", ColumnType::String),
+        ];
+        let schema = BatchSchema::register(Schema::new(columns, vec![0]));
+        let name = "n".repeat(5 << 20);
+        let mut output = Output::default();
+        for diff in [-1, 1] {
+            for id in 0..7 {
+                let mut builder = BatchBuilder::new(Arc::clone(&schema));
+                let slots = [Slot::Int64(id), Slot::String(name.as_str().into())];
+                builder.push(&slots, Origin::default(), diff);
+                output.push(builder.finish());
+            }
+        }
+        let batches = output.finish();
+        assert_eq!(batches.iter().map(Batch::len).sum::<usize>(), 14);
+        for batch in batches {
+            let row_bytes = batch.bytes() / batch.len();
+            assert!(
+                batch.bytes() <= BATCH_BYTES_MAX + row_bytes,
+                "{}",
+                batch.len()
+            );
+            for (row, diff) in batch.diffs().iter().enumerate() {
+                assert_eq!(*diff, if row % 2 == 0 { -1 } else { 1 });
+                assert_eq!(batch.keys().get(row), batch.keys().get(row - row % 2));
+            }
+        }
     }
 }

@@ -74,7 +74,7 @@ impl Questions {
 }
 
 /// Adds the join keys of some events; nulls equal nothing.
-pub(crate) fn add_join_keys(join: &Join, events: &Batch, keys: &mut JoinKeys) {
+fn add_join_keys(join: &Join, events: &Batch, keys: &mut JoinKeys) {
     let mut scratch = Vec::new();
     let of_row = |row| events.key_of(&join.event_columns, row, &mut scratch);
     keys.extend((0..events.len()).filter_map(of_row));

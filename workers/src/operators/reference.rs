@@ -90,11 +90,11 @@ pub fn reference<'scope>(
                 let Some(&epoch) = capability.least() else {
                     return;
                 };
-                while let Some((mut block, bytes)) = queue.pop() {
+                while let Some((block, bytes)) = queue.pop() {
                     // The rows stay in memory for good, so they are not in flight any more.
                     queue.release(bytes);
-                    if !block.updates.is_empty() {
-                        let updates = std::mem::take(&mut block.updates);
+                    let updates = block.updates.into_iter();
+                    for updates in updates.filter(|updates| !updates.is_empty()) {
                         let mut updates = stamped(updates, &schema, epoch);
                         copy(&updates);
                         let mut session = changes_output.session_with_builder(&capability);

@@ -5,10 +5,13 @@
 //! # Invariants
 //! * Of a key's events that are compared, the one that is kept does not depend on batches or
 //!   workers: duplicates come in the order of their origins.
+//! * Nor does it depend on restarts which conflicts become dead letters: how many have, in the
+//!   running minute, is in the checkpoints.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::batch::{Batch, Gather, Origin, RowIndex};
+use crate::checkpoint::{Told, minute};
 use crate::clock::EventTime;
 use crate::key::key_group;
 use crate::operators::join::{Join, Keep};
@@ -45,19 +48,26 @@ pub(crate) struct Found {
     pub(crate) rivals: Vec<Rival>,
     /// What they replace.
     pub(crate) replaced: HashSet<Before>,
-    /// Conflicts.
-    pub(crate) letters: Option<Batch>,
+    /// Conflicts that become dead letters, and how many those are of each key group.
+    pub(crate) letters: Vec<Batch>,
+    pub(crate) told: Told,
 }
 
 /// Compares duplicates.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rivals {
-    /// The minute of the last conflict, and how many each key group has had in it.
+    /// The minute of the last conflict, and how many of each key group became dead letters in it.
     minute: u64,
-    letters: HashMap<usize, u32>,
+    told: Told,
 }
 
 impl Rivals {
+    /// Goes on from what was told in the minute of an epoch, up to it.
+    pub(crate) fn new(epoch: u64, told: Told) -> Self {
+        let minute = minute(epoch);
+        Self { minute, told }
+    }
+
     /// Compares the duplicates of an epoch with what is held and with its new events. Rows at
     /// `oldest_ms` or before are out of the window.
     pub(crate) fn compare(
@@ -103,15 +113,19 @@ impl Rivals {
                     at_ms > oldest_ms
                 };
                 let (Some(before), Some(now)) = (before, now.filter(in_window)) else {
-                    counts.late_winners += u64::from(join.keep != Keep::First);
+                    let may_be_better = may_be_better(join, (batch, row), oldest_ms);
+                    counts.late_winners += u64::from(may_be_better);
                     continue;
                 };
                 if join.detect_conflicts
                     && let Some(error) = contradiction(now, (batch, row))
                 {
                     counts.conflicts += 1;
-                    if self.tells(epoch, key_group(batch.keys().high()[row])) {
+                    let group = key_group(batch.keys().high()[row]);
+                    let group = u16::try_from(group).expect("there are 1024");
+                    if self.tells(epoch, group) {
                         conflicts.push(((index, row), error));
+                        *found.told.entry(group).or_default() += 1;
                     }
                 }
                 if !better(join.keep, join.time, now, (batch, row)) {
@@ -124,20 +138,20 @@ impl Rivals {
         found.rivals = kept.into_values().collect();
         found.rivals.sort_unstable_by_key(|rival| rival.row);
         found.replaced = found.rivals.iter().map(|rival| rival.before).collect();
-        found.letters = letters_of(letters, duplicates, &conflicts);
+        found.letters = letters_of(letters, duplicates, conflicts);
         found
     }
 
     /// Whether a conflict of a key group is dead-lettered.
-    fn tells(&mut self, epoch: u64, group: usize) -> bool {
-        let minute = epoch / 60_000;
-        if self.minute != minute {
-            self.minute = minute;
-            self.letters.clear();
+    fn tells(&mut self, epoch: u64, group: u16) -> bool {
+        if self.minute != minute(epoch) {
+            self.minute = minute(epoch);
+            self.told.clear();
         }
-        let letters = self.letters.entry(group).or_default();
-        *letters += 1;
-        *letters <= LETTERS_A_MINUTE
+        let told = self.told.entry(group).or_default();
+        let tells = *told < LETTERS_A_MINUTE;
+        *told += u32::from(tells);
+        tells
     }
 }
 
@@ -153,11 +167,21 @@ fn better(
     (batch, row): (&Batch, usize),
 ) -> bool {
     let Some(time) = time else { return false };
-    let (before_ms, now_ms) = (time.values(before)[at], time.values(batch)[row]);
+    let (before, now) = (time.values(before)[at], time.values(batch)[row]);
     match keep {
         Keep::First => false,
-        Keep::Earliest => now_ms < before_ms,
-        Keep::Latest => now_ms > before_ms,
+        Keep::Earliest => now < before,
+        Keep::Latest => now > before,
+    }
+}
+
+/// Whether an event may be better than one that is out of the window, whatever the time of that.
+fn may_be_better(join: &Join, (batch, row): (&Batch, usize), oldest_ms: i64) -> bool {
+    let in_window = |time: EventTime| time.of(batch, row) > oldest_ms;
+    match join.keep {
+        Keep::First => false,
+        Keep::Earliest => !join.time.is_some_and(in_window),
+        Keep::Latest => true,
     }
 }
 
@@ -182,13 +206,14 @@ fn contradiction((before, at): (&Batch, usize), (batch, row): (&Batch, usize)) -
 fn letters_of(
     letters: &Letters,
     duplicates: &Gather,
-    conflicts: &[(RowIndex, String)],
-) -> Option<Batch> {
-    if conflicts.is_empty() {
-        return None;
-    }
-    let rows: Vec<RowIndex> = conflicts.iter().map(|(row, _)| *row).collect();
-    let errors = conflicts.iter().enumerate();
-    let told = errors.map(|(row, (_, error))| (row, reason::CONFLICT, error.clone()));
-    Some(letters.of(&duplicates.rows(&rows), told))
+    conflicts: Vec<(RowIndex, String)>,
+) -> Vec<Batch> {
+    let (rows, errors): (Vec<RowIndex>, Vec<String>) = conflicts.into_iter().unzip();
+    let mut errors = errors.into_iter();
+    let told = |events: Batch| {
+        let errors = (0..events.len()).zip(&mut errors);
+        let told = errors.map(|(row, error)| (row, reason::CONFLICT, error));
+        letters.of(&events, told)
+    };
+    duplicates.batches_of(&rows).map(told).collect()
 }

@@ -85,8 +85,8 @@ pub struct Timing {
     pub time: Option<EventTime>,
     /// A time later than its epoch by more than this does not count.
     pub future_ms: u64,
-    /// Who asks for the clock of an epoch.
-    pub clocks: Vec<Clocks>,
+    /// What others ask for the clock of an epoch.
+    pub clocks: Clocks,
 }
 
 /// Epochs of which this worker must hand over a part.
@@ -181,7 +181,7 @@ pub fn source<'scope>(
                     if mint.checkpoint {
                         requested.borrow_mut().push_back(epoch);
                     }
-                    timing.tell(epoch, mint.clock_ms);
+                    timing.clocks.tell(epoch, mint.clock_ms);
                     open.extend(Open::new(&capability, mint.take));
                 }
             });
@@ -233,13 +233,6 @@ pub fn source<'scope>(
 }
 
 impl Timing {
-    /// Tells the clock of an epoch to all who ask for it.
-    fn tell(&self, epoch: u64, clock_ms: Option<i64>) {
-        for clocks in &self.clocks {
-            clocks.tell(epoch, clock_ms);
-        }
-    }
-
     /// What a block tells of its partitions' place in time.
     fn seen(&self, block: &Block, epoch: u64) -> impl Iterator<Item = Taken> {
         let latest_ms = latest_ms(epoch, self.future_ms);

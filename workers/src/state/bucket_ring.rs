@@ -131,6 +131,11 @@ impl Bucket {
     }
 }
 
+/// About the bytes that a key takes in memory.
+pub fn bytes_of_key(narrow: bool) -> u64 {
+    if narrow { 11 } else { 22 }
+}
+
 fn plus(sum: (u64, u64), next: (u64, u64)) -> (u64, u64) {
     (sum.0 + next.0, sum.1 + next.1)
 }
@@ -276,15 +281,23 @@ impl BucketRing {
         }
     }
 
-    /// Whether more than the limit is in memory that cannot leave it: the bytes.
+    /// Whether more than the limit is needed, with `others` in memory too: the bytes. It must hold
+    /// what cannot leave, and the largest bucket as a whole: that is open, or was. One event of a
+    /// later time makes an open bucket an older one, which leaves, and gets new keys all the same.
     pub fn above_limit(&self, others: u64) -> Option<u64> {
-        let bytes = self.bytes() + others;
         let leaves = |one: &Bucket| one.under_way || one.may_leave(self.limit);
         let older = self
             .buckets
             .split_last()
             .map_or(&[][..], |(_, older)| older);
-        (bytes > self.limit.bytes && !older.iter().any(leaves)).then_some(bytes)
+        let stays = match older.iter().any(leaves) {
+            true => 0,
+            false => self.bytes(),
+        };
+        let whole = |one: &Bucket| one.warm().1 + one.cold().0 * bytes_of_key(self.narrow);
+        let largest = self.buckets.iter().map(whole).max();
+        let needed = stays.max(largest.unwrap_or(0)) + others;
+        (needed > self.limit.bytes).then_some(needed)
     }
 
     /// Whether its keys are of one integer each.
@@ -331,169 +344,4 @@ impl BucketRing {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-    use arrow_buffer::ScalarBuffer;
-
-    use super::*;
-    use crate::key::KEY_GROUPS;
-    use crate::state::Found;
-
-    fn keys(ids: &[u64]) -> Keys {
-        let mixed: Vec<u64> = ids.iter().map(|id| crate::key::mix64(*id)).collect();
-        Keys::Narrow(ScalarBuffer::from(mixed))
-    }
-
-    #[test]
-    fn a_bucket_is_forgotten_when_all_of_it_is_older_than_the_horizon() {
-        let buckets = Buckets::new(2400);
-        assert_eq!((buckets.of(-1), buckets.of(0), buckets.of(199)), (-1, 0, 1));
-        assert_eq!(buckets.oldest(None), i64::MIN);
-        assert_eq!(buckets.oldest(Some(i64::MIN)), i64::MIN);
-        for (now, oldest) in [(2400, 0), (2499, 0), (2500, 1), (2399, -1)] {
-            assert_eq!(buckets.oldest(Some(now)), oldest, "{now}");
-        }
-        assert_eq!(Buckets::new(1).of(7), 7);
-    }
-
-    /// Keys on disk that are not.
-    #[derive(Debug)]
-    struct Fake {
-        keys: BTreeSet<u128>,
-        retired: AtomicBool,
-    }
-
-    impl Fake {
-        fn of(freeze: &Freeze) -> Arc<Self> {
-            let mut keys = BTreeSet::new();
-            for set in &freeze.sets {
-                keys.extend((0..KEY_GROUPS).flat_map(|group| set.group(group)));
-            }
-            let KeyRun::Narrow(later) = &freeze.later else {
-                panic!("keys are narrow here");
-            };
-            keys.retain(|key| !later.contains(&((key >> 64) as u64)));
-            Arc::new(Self {
-                keys,
-                retired: AtomicBool::new(false),
-            })
-        }
-    }
-
-    impl ColdRun for Fake {
-        fn find(&self, key: u128) -> Found {
-            match self.keys.contains(&key) {
-                true => Found::Yes,
-                false => Found::NoAfterReading,
-            }
-        }
-
-        fn len(&self) -> u64 {
-            self.keys.len() as u64
-        }
-
-        fn bytes(&self) -> u64 {
-            1
-        }
-
-        fn retire(&self) {
-            self.retired.store(true, Relaxed);
-        }
-    }
-
-    #[test]
-    fn keys_that_leave_memory_are_known_before_meanwhile_and_after() {
-        let limit = Limit {
-            bytes: 4,
-            keys_min: 2,
-        };
-        let mut ring = BucketRing::new(true).limited(limit);
-        let all = keys(&(0..20).collect::<Vec<_>>());
-        let none = |_| KeyRun::none(true);
-        for row in 0..6 {
-            assert!(ring.insert(1, &all, row));
-        }
-        assert!(ring.insert(2, &all, 6) && ring.insert(3, &all, 7));
-        // Rows 4 and 5 came after the checkpoint; bucket 2 has few keys, and 3 is the newest.
-        let later = KeyRun::Narrow(all.high()[4..6].to_vec());
-        assert_eq!(ring.above_limit(0), None);
-        let most = KeyRun::Narrow(all.high()[1..6].to_vec());
-        assert!(
-            ring.freeze(0, |_| most.clone()).is_empty(),
-            "one key is few"
-        );
-        let frozen = ring.freeze(0, |bucket| {
-            assert_eq!(bucket, 1);
-            later.clone()
-        });
-        let [freeze] = &frozen[..] else {
-            panic!("one bucket leaves: {frozen:?}");
-        };
-        let known = |ring: &mut BucketRing| {
-            assert!((0..6).all(|row| !ring.insert(1, &all, row)));
-            assert!((0..8).all(|row| !ring.insert_if_nowhere(9, &all, row)));
-        };
-        known(&mut ring);
-        assert_eq!((ring.len(), ring.cold_len()), (8, 0));
-        assert!(ring.freeze(0, none).is_empty(), "it is under way");
-        // It fails, and is tried again with what came since.
-        ring.frozen(1, None);
-        assert!(ring.insert(1, &all, 8));
-        let [again] = &ring.freeze(0, none)[..] else {
-            panic!("it is tried again");
-        };
-        assert_eq!((again.sets.len(), again.cold.len()), (2, 0));
-        assert_eq!(Fake::of(freeze).len(), 4);
-        let first = Fake::of(again);
-        assert_eq!(first.len(), 7);
-        ring.frozen(1, Some(Arc::<Fake>::clone(&first)));
-        known(&mut ring);
-        assert_eq!((ring.len(), ring.cold_len()), (9, 7));
-        assert!(ring.above_limit(0).is_some(), "the rest stays");
-        assert!(!ring.is_elsewhere(9, &all, 15));
-        let Asked {
-            probes,
-            reads,
-            found,
-        } = ring.asked();
-        assert!(found > 0 && reads == found + 1 && probes == reads);
-
-        // New keys of a bucket on disk are in memory, until they leave it too.
-        assert!(ring.insert(1, &all, 9) && ring.insert(1, &all, 10));
-        let [more] = &ring.freeze(0, none)[..] else {
-            panic!("two keys are enough");
-        };
-        assert_eq!((more.sets.len(), more.cold.len()), (1, 1));
-        let second = Fake::of(more);
-        ring.frozen(1, Some(Arc::<Fake>::clone(&second)));
-        assert!(first.retired.load(Relaxed) && !second.retired.load(Relaxed));
-        ring.forget_before(2);
-        assert!(second.retired.load(Relaxed));
-        assert_eq!(ring.len(), 2);
-        // What comes back after its bucket is forgotten is not needed.
-        let third = Fake::of(more);
-        ring.frozen(1, Some(Arc::<Fake>::clone(&third)));
-        assert!(third.retired.load(Relaxed));
-    }
-
-    #[test]
-    fn keys_are_known_in_their_bucket_or_in_any_until_they_are_forgotten() {
-        let mut ring = BucketRing::new(true);
-        let all = keys(&[1, 2, 3]);
-        assert!(ring.insert(5, &all, 0) && ring.insert(3, &all, 0));
-        assert!(!ring.insert(5, &all, 0));
-        assert!(ring.insert_if_nowhere(5, &all, 1) && !ring.insert_if_nowhere(9, &all, 1));
-        assert!(!ring.insert_if_nowhere(3, &all, 1));
-        assert_eq!(
-            (ring.len(), ring.buckets()),
-            (3, 2),
-            "none was made for nothing"
-        );
-        ring.forget_before(4);
-        assert_eq!((ring.len(), ring.buckets()), (2, 1));
-        ring.forget_before(6);
-        assert!(ring.is_empty() && ring.insert_if_nowhere(9, &all, 1));
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ mod recent_rows;
 mod reference;
 mod segment;
 
-pub use bucket_ring::{BucketRing, Buckets};
+pub use bucket_ring::{BucketRing, Buckets, bytes_of_key};
 pub use cold::{Asked, ColdRows, ColdRun, ColdRuns, Found, Freeze, Limit, RowFolder, RowLimit};
 pub use key_set::KeySet;
 pub(crate) use recent_rows::{Place, RecentRows, Wanted};

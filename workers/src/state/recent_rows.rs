@@ -19,14 +19,14 @@ use std::collections::{HashSet, VecDeque};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use crate::batch::{Batch, Gather, RowIndex};
+use crate::batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, Gather, RowIndex};
 use crate::clock::EventTime;
 use crate::state::cold::RowLimit;
 use crate::state::reference::MixedKeys;
 use crate::state::segment::{Segment, upper};
 
-/// Rows of a segment: few enough that one is made in a few milliseconds, and enough that there are
-/// few to be asked.
+/// Rows of a segment, if they are not large: few enough that one is made in a few milliseconds, and
+/// enough that there are few to be asked.
 pub(crate) const SEGMENT_ROWS: u32 = 32_768;
 
 /// Where a row is.
@@ -78,33 +78,37 @@ impl RecentRows {
         }
     }
 
-    /// Adds the rows of a batch that are of an epoch. Call `seal` when places of new rows are not
-    /// asked for any more.
+    /// Adds the rows of a batch that are of an epoch. Has the oldest segments leave memory if they
+    /// take too much of it.
     pub(crate) fn push(&mut self, rows: Batch, epoch: u64) {
+        let open = self.segments.back().expect("one is being filled");
+        if open.count() > 0 && open.bytes() + rows.bytes() > BATCH_BYTES_MAX {
+            self.seal();
+        }
         let number = self.first + u32::try_from(self.segments.len() - 1).expect("few segments");
         let segment = self.segments.back_mut().expect("one is being filled");
         let (from, before) = (segment.count(), segment.bytes());
         self.rows += rows.len() as u64;
         segment.push(rows, epoch, &self.wanted);
+        let count = segment.count();
         self.bytes += (segment.bytes() - before) as u64;
         if self.wanted.by_key {
-            for row in from..segment.count() {
+            for row in from..count {
                 self.enter(Place {
                     segment: number,
                     row,
                 });
             }
         }
+        let limit = self.limit.as_ref();
+        if count >= limit.map_or(SEGMENT_ROWS, |limit| limit.segment_rows) {
+            self.seal();
+        }
     }
 
-    /// Makes a full segment of what was added, if there is enough of it, and has the oldest ones
-    /// leave memory if they take too much of it.
-    pub(crate) fn seal(&mut self) {
+    /// Makes a full segment of the one that rows are added to.
+    fn seal(&mut self) {
         let segment = self.segments.back_mut().expect("one is being filled");
-        let limit = self.limit.as_ref();
-        if segment.count() < limit.map_or(SEGMENT_ROWS, |limit| limit.segment_rows) {
-            return;
-        }
         let before = segment.bytes();
         segment.seal(&self.wanted);
         self.bytes = self.bytes + segment.bytes() as u64 - before as u64;
@@ -219,8 +223,13 @@ impl RecentRows {
         }
     }
 
-    /// Rows as one batch, in the given order.
-    pub(crate) fn rows(&self, places: &[Place]) -> Batch {
+    /// Rows as batches, in the given order.
+    pub(crate) fn rows(&self, places: &[Place]) -> impl Iterator<Item = Batch> {
+        let parts = places.chunks(BATCH_ROWS_MAX);
+        parts.flat_map(move |places| self.gathered(places))
+    }
+
+    fn gathered(&self, places: &[Place]) -> Vec<Batch> {
         let mut gather = Gather::default();
         let mut at: Vec<((u32, usize), usize)> = Vec::new();
         let mut rows: Vec<RowIndex> = Vec::with_capacity(places.len());
@@ -249,7 +258,7 @@ impl RecentRows {
             };
             rows.extend(indexes.map(|row| (known, row)));
         }
-        gather.rows(&rows)
+        gather.batches_of(&rows).collect()
     }
 
     /// The epoch of a row, if events have no time.

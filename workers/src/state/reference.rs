@@ -5,8 +5,9 @@
 //!
 //! # Invariants
 //! * At most one live row a key: a later row replaces an earlier one, a removal takes it away.
-//! * Rows that are no longer live are swept out once they outnumber the live ones, and batches
-//!   are merged once there are many, so memory and gathering follow the live rows.
+//! * Rows that are no longer live are swept out once they outnumber the live ones, and small
+//!   batches are merged once there are many, so memory and gathering follow the live rows. What is
+//!   merged stays in batches of a bounded size.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,10 +15,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use arrow_array::{Array, ArrayRef, new_null_array};
 use arrow_select::interleave::interleave;
 
-use crate::batch::{Batch, BatchSchema, Gather, RowIndex};
-use crate::operators::ROWS_MAX;
+use crate::batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, BatchSchema, Gather, RowIndex};
 
-/// Batches are merged beyond this number: gathering goes over all of them.
+/// Batches that are not full are merged beyond this number: gathering goes over all of them.
 const BATCHES_MAX: usize = 32;
 
 /// Passes mixed keys through: they are hashes already.
@@ -48,6 +48,10 @@ pub struct ReferenceTable {
     live: HashMap<u128, RowIndex, MixedKeys>,
     rows: Gather,
     rows_held: usize,
+    /// The first so many batches are full: they are not merged with others.
+    full: usize,
+    /// The bytes of a row at most.
+    row_bytes_max: usize,
     /// Columns that a look-up gives: those that are not the key.
     value_columns: Vec<usize>,
     /// How many of those make a row another one: not its version, which is the last.
@@ -68,6 +72,8 @@ impl ReferenceTable {
             live: HashMap::default(),
             rows: Gather::default(),
             rows_held: 0,
+            full: 0,
+            row_bytes_max: 1,
             nulls: value_columns.iter().map(null).collect(),
             telling: value_columns.len() - usize::from(schema.versioned),
             value_columns,
@@ -103,6 +109,11 @@ impl ReferenceTable {
         for batch in changes {
             self.apply_batch(batch, &differing);
         }
+        if self.rows_held > 2 * self.live.len() + 1024 {
+            self.merge(0);
+        } else if self.rows.batches().len() > self.full + BATCHES_MAX {
+            self.merge(self.full);
+        }
     }
 
     /// Takes changes back that were made last. Rows that were there before them are among them,
@@ -118,15 +129,14 @@ impl ReferenceTable {
     pub(crate) fn clear(&mut self) {
         self.live = HashMap::default();
         self.rows.clear();
-        self.rows_held = 0;
+        (self.rows_held, self.full, self.row_bytes_max) = (0, 0, 1);
     }
 
     /// The rows of those keys that have one, as they came.
     pub(crate) fn rows_of(&self, keys: impl IntoIterator<Item = u128>) -> Vec<Batch> {
         let places = keys.into_iter().filter_map(|key| self.get(key));
         let places: Vec<RowIndex> = places.map(|(batch, row)| (batch - 1, row)).collect();
-        let chunks = places.chunks(ROWS_MAX);
-        chunks.map(|places| self.rows.rows(places)).collect()
+        self.rows.batches_of(&places).collect()
     }
 
     fn apply_batch(&mut self, changes: Batch, differing: &HashSet<u128, MixedKeys>) {
@@ -150,30 +160,39 @@ impl ReferenceTable {
             return;
         }
         self.rows_held += rows;
-        self.rows.push(changes);
-        if self.rows.batches().len() > BATCHES_MAX || self.rows_held > 2 * self.live.len() + 1024 {
-            self.merge();
+        self.row_bytes_max = self.row_bytes_max.max(changes.row_bytes_max());
+        let is_full = rows >= BATCH_ROWS_MAX / 2 || changes.bytes() >= BATCH_BYTES_MAX / 2;
+        if is_full && self.full == self.rows.batches().len() {
+            self.full += 1;
         }
+        self.rows.push(changes);
     }
 
-    /// Copies the live rows into one batch.
-    fn merge(&mut self) {
-        let mut live: Vec<(&mut RowIndex, RowIndex)> = Vec::with_capacity(self.live.len());
-        live.extend(self.live.values_mut().map(|place| {
-            let from = (place.0 - 1, place.1);
-            (place, from)
-        }));
+    /// Copies the live rows of all batches but the first so many into as few as there can be.
+    fn merge(&mut self, kept: usize) {
+        let places = self.live.values_mut().filter(|place| place.0 > kept);
+        let mut live: Vec<(&mut RowIndex, RowIndex)> = places
+            .map(|place| {
+                let from = (place.0 - 1, place.1);
+                (place, from)
+            })
+            .collect();
         live.sort_unstable_by_key(|(_, from)| *from);
         let rows: Vec<RowIndex> = live.iter().map(|(_, from)| *from).collect();
-        let merged = self.rows.rows(&rows);
-        for (row, (place, _)) in live.into_iter().enumerate() {
-            *place = (1, row);
+        let merged: Vec<Batch> = self.rows.batches_of(&rows).collect();
+        self.rows.truncate(kept);
+        let mut live = live.into_iter();
+        for batch in merged {
+            let rows = batch.len();
+            let index = self.rows.push(batch) + 1;
+            for (row, (place, _)) in (0..rows).zip(&mut live) {
+                *place = (index, row);
+            }
         }
-        self.rows.clear();
-        self.rows_held = merged.len();
-        if !merged.is_empty() {
-            self.rows.push(merged);
-        }
+        let batches = self.rows.batches();
+        self.rows_held = batches.iter().map(Batch::len).sum();
+        // The last one takes what comes next.
+        self.full = batches.len().saturating_sub(1).max(kept);
     }
 
     /// The row of a key, for `columns`; none if the key has no row.
@@ -185,6 +204,12 @@ impl ReferenceTable {
     /// How many live rows there are.
     pub fn len(&self) -> usize {
         self.live.len()
+    }
+
+    /// For how many rows `columns` can be asked for at once, so that they are not too large: many
+    /// events may have one large row.
+    pub(crate) fn columns_max(&self) -> usize {
+        (BATCH_BYTES_MAX / self.row_bytes_max).max(1)
     }
 
     /// Whether there is no live row.
@@ -261,6 +286,64 @@ mod tests {
                     prop_assert_eq!(name, model.get(&(id as i64)).map(String::as_str));
                 }
             }
+        }
+    }
+
+    fn named() -> Arc<BatchSchema> {
+        let columns = vec![
+            Column::new("id", ColumnType::Int64),
+            Column::new("name", ColumnType::String).nullable(),
+        ];
+        BatchSchema::register(Schema::new(columns, vec![0]))
+    }
+
+    fn rows(ids: std::ops::Range<i64>, name: &str) -> Batch {
+        let mut builder = BatchBuilder::new(named());
+        for id in ids {
+            let slots = [Slot::Int64(id), Slot::String(name.into())];
+            builder.push(&slots, Origin::default(), 1);
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn large_rows_are_merged_into_batches_of_a_bounded_size() {
+        let mut table = ReferenceTable::new(&named());
+        let name = "n".repeat(1 << 20);
+        for id in 0..40 {
+            table.apply(vec![rows(id..id + 1, &name)]);
+        }
+        let batches = table.rows.batches();
+        assert!(batches.len() < 20, "{} batches", batches.len());
+        assert!(batches.iter().all(|batch| batch.bytes() <= BATCH_BYTES_MAX));
+        let answers = table.rows_of((0..40).map(|id| u128::from(crate::key::mix64(id)) << 64));
+        assert!(answers.iter().all(|batch| batch.bytes() <= BATCH_BYTES_MAX));
+        assert_eq!(answers.iter().map(Batch::len).sum::<usize>(), 40);
+        assert_eq!(table.columns_max(), 15);
+    }
+
+    #[test]
+    fn full_batches_stay_where_they_are_while_small_changes_are_merged() {
+        let mut table = ReferenceTable::new(&named());
+        let count = BATCH_ROWS_MAX as i64;
+        table.apply(vec![rows(0..count, "a"), rows(count..2 * count, "b")]);
+        let address = |table: &ReferenceTable, batch: usize| {
+            table.rows.batches()[batch].keys().high().as_ptr()
+        };
+        let before = [0, 1].map(|batch| address(&table, batch));
+        for id in 0..100 {
+            table.apply(vec![rows(id..id + 1, "c")]);
+        }
+        assert_eq!([0, 1].map(|batch| address(&table, batch)), before);
+        assert!(table.rows.batches().len() <= 3 + BATCHES_MAX);
+        // Once most rows are dead, all are swept.
+        table.apply(vec![rows(0..2 * count, "d")]);
+        table.apply(vec![rows(0..2 * count, "e")]);
+        assert!(table.rows_held <= 2 * table.len() + 1024);
+        let key = |id: i64| u128::from(crate::key::mix64(id.cast_unsigned())) << 64;
+        for id in [0, 50, 99, 100, count, 2 * count - 1] {
+            let columns = table.columns(&[table.get(key(id))]);
+            assert_eq!(columns[0].as_string::<i32>().value(0), "e", "{id}");
         }
     }
 

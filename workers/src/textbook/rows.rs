@@ -60,11 +60,12 @@ pub(crate) fn events<'scope>(
                 for row in 0..batch.len() {
                     let Origin { partition, offset } = batch.origin(row);
                     let join_key = batch.key_of(&join_columns, row, &mut scratch).map(halves);
-                    let at_ms = time.map_or(0, |time| time.of(batch, row));
+                    let at = time.map_or(0, |time| time.values(batch)[row]);
                     let rank = match keep {
                         Keep::First => 0,
-                        Keep::Earliest => at_ms,
-                        Keep::Latest => -at_ms,
+                        Keep::Earliest => at,
+                        // The greatest first, without a negation that could overflow.
+                        Keep::Latest => !at,
                     };
                     let origin = (epoch, partition, offset);
                     let event = (rank, origin, join_key, encode(&batches, row));
@@ -151,16 +152,14 @@ pub(crate) fn batches<'scope>(
                 updates.sort_unstable_by_key(|(((key, event), _), diff)| {
                     (key_group(key.0), event.1, *diff)
                 });
-                let (mut rows, mut dead) = build((&settings, &letters), updates, &counts);
-                if !rows.is_empty() {
-                    rows_output
-                        .session_with_builder(&rows_capability)
-                        .give_container(&mut rows);
+                let (rows, dead) = build((&settings, &letters), updates, &counts);
+                let mut session = rows_output.session_with_builder(&rows_capability);
+                for mut rows in rows {
+                    session.give_container(&mut rows);
                 }
-                if !dead.is_empty() {
-                    dead_output
-                        .session_with_builder(&dead_capability)
-                        .give_container(&mut dead);
+                let mut session = dead_output.session_with_builder(&dead_capability);
+                for mut dead in dead {
+                    session.give_container(&mut dead);
                 }
             }
         }
@@ -172,8 +171,9 @@ fn build(
     (settings, letters): (&Join, &Letters),
     updates: Vec<(Joined, isize)>,
     counts: &SharedCounts,
-) -> (Batch, Batch) {
+) -> (Vec<Batch>, Vec<Batch>) {
     let mut rows = BatchBuilder::new(Arc::clone(&settings.joined));
+    let (mut batches, mut before) = (Vec::new(), 1);
     let mut dead = Gather::default();
     let mut counts = counts.borrow_mut();
     for (((key, event), reference), diff) in updates {
@@ -201,8 +201,16 @@ fn build(
             None => Slot::Null,
         }));
         let key = u128::from(key.0) << 64 | u128::from(key.1);
+        // A row is in one batch with that which it takes the place of.
+        if rows.is_full() && (before, diff) != (-1, 1) {
+            batches.push(rows.finish());
+        }
         rows.push_with_key(&slots, key, event_row.origin(0), diff);
+        before = diff;
+    }
+    if !rows.is_empty() {
+        batches.push(rows.finish());
     }
     let letters: Vec<_> = (0..dead.batches().len()).map(|batch| (batch, 0)).collect();
-    (rows.finish(), dead.rows(&letters))
+    (batches, dead.batches_of(&letters).collect())
 }

@@ -10,6 +10,7 @@ use arrow_array::{
     PrimitiveArray, RecordBatch, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
     UInt64Array,
 };
+use deltajoin_workers::batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 use expect_test::{Expect, expect};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::ZstdLevel;
@@ -357,18 +358,49 @@ fn a_damaged_byte_is_a_fault_or_another_table_and_never_a_panic() {
 
 #[test]
 fn a_large_table_is_made_in_blocks() {
-    for count in [0, 1, BLOCK_ROWS, 2 * BLOCK_ROWS + 1] {
+    for count in [0, 1, BATCH_ROWS_MAX, 2 * BATCH_ROWS_MAX + 1] {
         let values: Vec<_> = (0..count as i64).collect();
         let columns = [("oid", int64(&values))];
         let bytes = parquet(&columns, Compression::SNAPPY, 7000);
         let table = read_as("r.parquet", &bytes, &oid()).unwrap();
         let blocks = table.into_blocks();
-        assert!(blocks.iter().all(|block| block.len() <= BLOCK_ROWS));
+        assert!(blocks.iter().all(|block| block.len() <= BATCH_ROWS_MAX));
         let read = blocks.iter().flat_map(|block| {
             (0..block.len()).map(|row| (block.slot(0, row), block.offsets()[row]))
         });
         let expected = (0..count as i64).map(|value| (Slot::Int64(value), value + 1));
         assert!(read.eq(expected), "{count}");
+    }
+}
+
+#[test]
+fn large_rows_fill_a_block_by_their_bytes() {
+    let columns = vec![
+        Column::new("id", ColumnType::Int64),
+        Column::new("place", ColumnType::String),
+    ];
+    let schema = Schema::new(columns, vec![0]);
+    let place = "p".repeat(1 << 20);
+    let rows: String = (0..20).map(|id| format!("{id},{place}\n")).collect();
+    let line = |id| format!("{{\"id\":{id},\"place\":\"{place}\"}}\n");
+    let lines: String = (0..20).map(line).collect();
+    let values: Vec<i64> = (0..20).collect();
+    let places = text(&[Some(&*place); 20]);
+    let columns = [("id", int64(&values)), ("place", places)];
+    let packed = parquet(&columns, Compression::UNCOMPRESSED, 20);
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("r.csv", format!("id,place\n{rows}").into_bytes()),
+        ("r.jsonl", lines.into_bytes()),
+        ("r.parquet", packed),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let table = Table::read(&path, &schema, 2 << 20).unwrap();
+        assert_eq!(table.rows(), 20);
+        let blocks = table.blocks();
+        let bounded = |block: &Batch| block.bytes() < BATCH_BYTES_MAX + (2 << 20);
+        assert!(blocks.iter().all(bounded), "{} blocks", blocks.len());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Asks what a topic is like now: its id, and how many partitions it has.
+//! Asks what a topic is like now: its id, how many partitions it has, and who may write to it.
 //!
 //! It is apart from `ffi` because it is the one call here that is asked seldom; rust-rdkafka has
 //! none for it, and its metadata has no ids.
@@ -58,6 +58,11 @@ impl Handle {
                 ptr::null_mut(),
                 0,
             ))?;
+            let refused = sys::rd_kafka_AdminOptions_set_include_authorized_operations(
+                options.pointer.as_ptr(),
+                1,
+            );
+            assert!(refused.is_null(), "topics have operations");
             sys::rd_kafka_DescribeTopics(
                 client,
                 topics.pointer.as_ptr(),
@@ -107,6 +112,12 @@ unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Result<Description, RDKafka
         }
         let mut partitions = 0;
         sys::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+        let mut count = 0;
+        let allowed = sys::rd_kafka_TopicDescription_authorized_operations(topic, &mut count);
+        let may_write = (count > 0).then(|| {
+            let allowed = std::slice::from_raw_parts(allowed, count);
+            allowed.contains(&sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE)
+        });
         let id = sys::rd_kafka_TopicDescription_topic_id(topic);
         let words = [
             sys::rd_kafka_Uuid_most_significant_bits(id),
@@ -117,6 +128,7 @@ unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Result<Description, RDKafka
             partitions,
             // As Kafka's own tools write it.
             id: (words != [0, 0]).then(|| URL_SAFE_NO_PAD.encode(bytes)),
+            may_write,
         })
     }
 }
