@@ -15,7 +15,7 @@ use crate::at_least_once::assert_once_by_headers;
 use crate::setup::{LIMIT, Setup, quoted};
 use crate::stops::{pid_of, signal};
 use crate::support::{now_ms, publish_until_stopped};
-use crate::topics::{Tail, dead_letters, differences};
+use crate::topics::{Tail, dead_lettered, dead_letters, differences};
 
 /// Faults in an ordinary run of the tests.
 const FAULTS: u64 = 30;
@@ -191,15 +191,15 @@ fn random_faults_lose_no_row_and_double_none() {
     clusters.stop();
     let setup = &clusters.setups[0];
     setup.start(&["--until-end"]).wait(LIMIT).assert_code(0);
-    let repeats: &[&str] = if delivery == EXACTLY_ONCE {
+    let (letters, repeats): (u64, &[&str]) = if delivery == EXACTLY_ONCE {
         let found = differences(&broker, "chaos-joined", &expected);
         assert!(found.is_clean(), "DELTAJOIN_SEED={seed} {found:#?}");
-        &[]
+        (dead_letters(&broker, "chaos-dead").len() as u64, &[])
     } else {
         assert_once_by_headers(&broker, "chaos-joined", &expected);
-        &["--allow-repeats"]
+        let letters = dead_lettered(&broker, "chaos-dead");
+        (letters, &["--allow-repeats"])
     };
-    let letters = dead_letters(&broker, "chaos-dead").len() as u64;
     assert_eq!(letters, expected.counts().dead_letters);
     let outcome = setup.command("audit", repeats).wait(LIMIT);
     outcome.assert_code(0);

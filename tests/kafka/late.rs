@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::at_least_once::assert_once_by_headers;
 use crate::setup::{LIMIT, STARTED, Setup, quoted};
 use crate::support::{now_ms, publish_until_stopped};
-use crate::topics::{Tail, dead_letters, differences};
+use crate::topics::{Tail, dead_lettered, dead_letters, differences};
 
 /// The generations of one job. Each has a folder of its own, where it finds its orders.
 struct Generations<'a> {
@@ -228,8 +228,7 @@ fn whoever_is_late_at_a_fault_point_repeats_only_what_headers_tell() {
     let job = ("late-repeats", "at-least-once");
     let (setup, expected) = be_late(broker, job, &STARTING, &running);
     assert_once_by_headers(broker, &setup.joined(), &expected);
-    // Of each record one, as their keys tell.
-    let letters = dead_letters(broker, &setup.dead()).len() as u64;
+    let letters = dead_lettered(broker, &setup.dead());
     assert_eq!(letters, expected.counts().dead_letters);
     let audit = setup.command("audit", &["--allow-repeats"]);
     audit.wait(LIMIT).assert_code(0);

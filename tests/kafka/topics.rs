@@ -46,11 +46,28 @@ impl DeadLetter {
 /// All dead letters of a topic by their origin; fails the test if one is there twice.
 pub(crate) fn dead_letters(broker: &Broker, topic: &str) -> BTreeMap<(i32, i64), DeadLetter> {
     let mut letters = BTreeMap::new();
-    broker.read(topic, |record| {
-        let value = record.value.expect("a dead letter has a value");
-        let letter: DeadLetter = serde_json::from_slice(&value).expect("a dead letter");
+    for letter in all_dead_letters(broker, topic) {
         let before = letters.insert((letter.partition, letter.offset), letter);
         assert_eq!(before, None, "a dead letter is there twice");
+    }
+    letters
+}
+
+/// How many records have a dead letter in a topic; each may have several, but they are equal.
+pub(crate) fn dead_lettered(broker: &Broker, topic: &str) -> u64 {
+    let mut letters = BTreeMap::new();
+    for letter in all_dead_letters(broker, topic) {
+        let known = letters.entry((letter.partition, letter.offset));
+        assert_eq!(*known.or_insert_with(|| letter.clone()), letter);
+    }
+    letters.len() as u64
+}
+
+fn all_dead_letters(broker: &Broker, topic: &str) -> Vec<DeadLetter> {
+    let mut letters = Vec::new();
+    broker.read(topic, |record| {
+        let value = record.value.expect("a dead letter has a value");
+        letters.push(serde_json::from_slice(&value).expect("a dead letter"));
     });
     letters
 }
