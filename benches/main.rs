@@ -98,12 +98,17 @@ fn configuration(
     [input, output]: [&str; 2],
     processes: usize,
 ) -> std::path::PathBuf {
-    let addresses: Vec<String> = deltajoin_testkit::free_ports(processes)
-        .into_iter()
-        .map(|port| format!("\"127.0.0.1:{port}\""))
-        .collect();
-    let (brokers, addresses) = (broker.bootstrap(), addresses.join(", "));
     let folder = folder.display();
+    let cluster = match processes {
+        1 => String::new(),
+        _ => {
+            let ports = deltajoin_testkit::free_ports(processes).into_iter();
+            let addresses = ports.map(|port| format!("\"127.0.0.1:{port}\""));
+            let addresses = addresses.collect::<Vec<_>>().join(", ");
+            format!("addresses = [{addresses}]\nsecret_file = \"{folder}/secret\"")
+        }
+    };
+    let brokers = broker.bootstrap();
     let text = format!(
         r#"job = "bench-{output}"
 [events]
@@ -134,8 +139,7 @@ brokers = "{brokers}"
 topic = "dead"
 [cluster]
 processes = {processes}
-addresses = [{addresses}]
-secret_file = "{folder}/secret"
+{cluster}
 [checkpoint]
 location = "file://{folder}/state"
 [state]

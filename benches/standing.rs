@@ -9,11 +9,17 @@ use deltajoin::telemetry::Status;
 use deltajoin_testkit::{Broker, Job, wait_until};
 
 use crate::catch_up::publish;
-use crate::{DELTAJOIN, configuration};
+use crate::{AT_LEAST_ONCE, DELTAJOIN, configuration};
 
-/// A live job, once it has read `records`.
-fn live(broker: &Broker, folder: &Path, input: &str, processes: usize, records: u64) -> Job {
-    let output = format!("{input}-joined");
+/// A live job that is told these settings, once it has read `records`.
+fn live(
+    broker: &Broker,
+    folder: &Path,
+    (input, settings): (&str, &[&str]),
+    processes: usize,
+    records: u64,
+) -> Job {
+    let output = format!("{input}-joined{}", settings.len());
     broker.create_topic(&output, 4, &[]);
     let config = configuration(broker, folder, [input, &output], processes);
     let status = folder.join("status.json");
@@ -21,6 +27,7 @@ fn live(broker: &Broker, folder: &Path, input: &str, processes: usize, records: 
     let mut command = Command::new(DELTAJOIN);
     command
         .arg(if processes == 1 { "run" } else { "cluster" })
+        .args(settings)
         .arg("--config")
         .arg(config);
     let job = Job::spawn_command(&mut command);
@@ -45,24 +52,25 @@ pub(crate) fn memory(broker: &Broker, folder: &Path) {
         broker.create_topic(name, 4, &[]);
     }
     publish(broker, "keys", &options);
-    let empty = live(broker, folder, "empty", 1, 0).usage().resident_bytes;
-    let job = live(broker, folder, "keys", 1, keys);
-    // What was in flight is given back within a moment, keys of no checkpoint yet with the next.
-    std::thread::sleep(Duration::from_secs(15));
-    let full = job.usage().resident_bytes;
-    let status = std::fs::read(folder.join("status.json")).expect("the job is live");
-    let status: Status = serde_json::from_slice(&status).expect("it is JSON");
     println!("\nmemory, {keys} distinct keys of 64 bits, one process");
-    println!(
-        "empty job {} MB, with the keys {} MB",
-        empty / 1_000_000,
-        full / 1_000_000
-    );
-    println!(
-        "resident bytes a key above the empty job: {:.1}; in the key sets alone: {:.1}",
-        (full - empty) as f64 / keys as f64,
-        status.counts.key_bytes as f64 / status.counts.keys as f64
-    );
+    for (delivery, settings) in [("at-least-once", &AT_LEAST_ONCE[..]), ("exactly-once", &[])] {
+        let empty = live(broker, folder, ("empty", settings), 1, 0).usage();
+        let job = live(broker, folder, ("keys", settings), 1, keys);
+        // What was in flight is given back within a moment, keys of no checkpoint yet with the
+        // next.
+        std::thread::sleep(Duration::from_secs(15));
+        let (empty, full) = (empty.resident_bytes, job.usage().resident_bytes);
+        let status = std::fs::read(folder.join("status.json")).expect("the job is live");
+        let status: Status = serde_json::from_slice(&status).expect("it is JSON");
+        println!(
+            "{delivery}: empty job {} MB, with the keys {} MB; resident bytes a key above the empty \
+             job {:.1}, in the key sets alone {:.1}",
+            empty / 1_000_000,
+            full / 1_000_000,
+            (full - empty) as f64 / keys as f64,
+            status.counts.key_bytes as f64 / status.counts.keys as f64
+        );
+    }
 }
 
 pub(crate) fn idle(broker: &Broker, folder: &Path) {
@@ -72,7 +80,7 @@ pub(crate) fn idle(broker: &Broker, folder: &Path) {
     )
     .expect("writable");
     broker.create_topic("idle", 4, &[]);
-    let job = live(broker, folder, "idle", 2, 0);
+    let job = live(broker, folder, ("idle", &[]), 2, 0);
     std::thread::sleep(Duration::from_secs(2));
     let seconds = 20;
     let before = job.usage().cpu;
