@@ -32,7 +32,7 @@ mod history;
 mod lasting;
 mod record;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::ops::Range;
 

@@ -159,7 +159,7 @@ pub(super) fn rows(ids: Range<i64>, name_bytes: usize) -> Batch {
 }
 
 /// A marker that names its holder.
-pub(super) fn marker(holder: &str) -> Marker {
+pub(crate) fn marker(holder: &str) -> Marker {
     Marker {
         id: MarkerId::random(),
         started_ms: 1_767_225_600_000,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use deltajoin_workers::ports::Stop;
 use deltajoin_workers::state::Limit;
 
-use crate::bindings::{Log as _, Marker, MarkerId};
+use crate::bindings::Log as _;
+use crate::bindings::testing::marker;
 use crate::checkpoint::{self, Store};
 use crate::config::{self, Bindings, Config, Sources};
 use crate::connectors::file::BindingFile;
@@ -42,17 +43,6 @@ fn config(folder: &std::path::Path) -> Config {
         set: Vec::new(),
     });
     loaded.unwrap_or_else(|error| panic!("{error}")).config
-}
-
-fn marker(holder: &str) -> Vec<u8> {
-    let marker = Marker {
-        id: MarkerId::random(),
-        started_ms: 0,
-        holder: holder.to_owned(),
-        settings: Default::default(),
-        producers: Vec::new(),
-    };
-    marker.encode()
 }
 
 /// Where two clusters share checkpoints but no log, a restart would only do the same again, and the
@@ -98,14 +88,15 @@ fn a_newer_manifest_means_superseded_only_if_the_log_holds_a_newer_marker() {
         panic.downcast_ref::<String>().unwrap().clone()
     };
     let mut log = BindingFile::open(&path).unwrap();
-    let markers = [marker("before"), marker("own")];
+    let markers = ["before", "own"].map(|holder| marker(holder).encode());
     log.append(&markers, &stop).unwrap();
     let said = ended();
     assert!(
         said.starts_with("1 error: \"manifest-7.json\" is of generation 9"),
         "{said}"
     );
-    log.append(&[marker("the newer one")], &stop).unwrap();
+    log.append(&[marker("the newer one").encode()], &stop)
+        .unwrap();
     let said = ended();
     assert!(said.starts_with("5 error: superseded"), "{said}");
     assert!(said.contains("the newer one"), "{said}");
