@@ -63,8 +63,8 @@ pub(crate) fn memory(broker: &Broker, folder: &Path) {
         let status = std::fs::read(folder.join("status.json")).expect("the job is live");
         let status: Status = serde_json::from_slice(&status).expect("it is JSON");
         println!(
-            "{delivery}: empty job {} MB, with the keys {} MB; resident bytes a key above the empty \
-             job {:.1}, in the key sets alone {:.1}",
+            "{delivery}: empty job {} MB, with the keys {} MB; resident bytes a key above the \
+             empty job {:.1}, in the key sets alone {:.1}",
             empty / 1_000_000,
             full / 1_000_000,
             (full - empty) as f64 / keys as f64,
