@@ -60,6 +60,24 @@ impl SmallDisk {
         assert!(status.unwrap().success(), "mounted anew, {options}");
     }
 
+    /// Has it take nothing more: as it is full, or else as it is read-only.
+    fn spoil(&self, full: bool) {
+        if full {
+            self.fill();
+        } else {
+            self.remount("ro");
+        }
+    }
+
+    /// Has it take everything again.
+    fn mend(&self, full: bool) {
+        if full {
+            self.empty();
+        } else {
+            self.remount("rw");
+        }
+    }
+
     /// The newest process that the job's supervisor has started.
     fn worker(&self) -> String {
         let said = self.job.stderr();
@@ -108,22 +126,14 @@ fn a_job_goes_on_without_checkpoints_while_their_disk_is_full_or_read_only() {
     wait_until("the first checkpoint", LIMIT, || disk.said(MADE) > 0);
     for full in [true, false] {
         let before = disk.said(WITHOUT);
-        if full {
-            disk.fill();
-        } else {
-            disk.remount("ro");
-        }
+        disk.spoil(full);
         row();
         wait_until("the loss of checkpoints", LIMIT, || {
             disk.said(WITHOUT) > before
         });
         row();
         let before = disk.said(MADE);
-        if full {
-            disk.empty();
-        } else {
-            disk.remount("rw");
-        }
+        disk.mend(full);
         wait_until("another checkpoint", LIMIT, || disk.said(MADE) > before);
         row();
     }
@@ -158,11 +168,7 @@ fn a_process_that_is_killed_while_the_disk_of_checkpoints_is_full_is_restarted_w
     row();
     wait_until("the first checkpoint", LIMIT, || disk.said(MADE) > 0);
     for full in [true, false] {
-        if full {
-            disk.fill();
-        } else {
-            disk.remount("ro");
-        }
+        disk.spoil(full);
         let (started, before) = (disk.said("started a process"), disk.said(WITHOUT));
         crate::stops::signal(&disk.worker(), "KILL");
         wait_until("a restart", LIMIT, || {
@@ -173,11 +179,7 @@ fn a_process_that_is_killed_while_the_disk_of_checkpoints_is_full_is_restarted_w
             disk.said(WITHOUT) > before
         });
         let before = disk.said(MADE);
-        if full {
-            disk.empty();
-        } else {
-            disk.remount("rw");
-        }
+        disk.mend(full);
         wait_until("another checkpoint", LIMIT, || disk.said(MADE) > before);
         row();
     }
