@@ -36,8 +36,8 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
         "median of {PARTS} parts of {} s",
         COUNTED.as_secs() / PARTS as u64
     );
-    println!("| between | p50 | p99 | p99.9 |");
-    println!("|---|--:|--:|--:|");
+    println!("| between | p50 | p99 | p99.9 | its CPU, % of a core |");
+    println!("|---|--:|--:|--:|--:|");
     for (name, processes, arguments) in [
         ("nothing", 0, &[][..]),
         ("limit", 0, &[]),
@@ -71,14 +71,21 @@ pub(crate) fn run(broker: &Broker, folder: &Path) {
             )),
         };
         let watched = if process.is_some() { &output } else { &input };
+        let cpu = || {
+            process
+                .as_ref()
+                .map_or(Duration::ZERO, |it| it.usage_of_group().cpu)
+        };
+        let (before, started) = (cpu(), Instant::now());
         let quantiles = measure(broker, &input, watched);
+        let share = (cpu() - before).as_secs_f64() * 100.0 / started.elapsed().as_secs_f64();
         let name = if processes > 0 {
             format!("{name}, {processes} processes")
         } else {
             name.into()
         };
         println!(
-            "| {name} | {:.1} | {:.1} | {:.1} |",
+            "| {name} | {:.1} | {:.1} | {:.1} | {share:.0} |",
             quantiles[0], quantiles[1], quantiles[2]
         );
         drop(process);

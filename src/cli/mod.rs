@@ -51,6 +51,9 @@ enum Command {
         /// A supervisor holds standard input: end when it closes.
         #[arg(long, hide = true)]
         supervised: bool,
+        /// Show no progress on a terminal: whoever starts this shows it.
+        #[arg(long, hide = true)]
+        quiet: bool,
     },
     /// Check a configuration, and that what it names can be reached and has the right types.
     Check {
@@ -128,7 +131,8 @@ pub fn run() -> ExitCode {
             job,
             process,
             supervised,
-        } => run::worker(&job, process, supervised),
+            quiet,
+        } => run::worker(&job, process, supervised, quiet),
         Command::Check {
             settings,
             print,

@@ -20,26 +20,32 @@ pub(super) fn run(job: &JobArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::usage(format!("the job has {processes} processes"))
             .hint("Use `deltajoin cluster`, or add --set cluster.processes=1."));
     }
-    start(job, loaded, 0, wishes_by_signals()?)
+    start(job, loaded, 0, false, wishes_by_signals()?)
 }
 
 /// One process of a job of several.
-pub(super) fn worker(job: &JobArgs, index: usize, supervised: bool) -> Result<ExitCode, Failure> {
+pub(super) fn worker(
+    job: &JobArgs,
+    index: usize,
+    supervised: bool,
+    quiet: bool,
+) -> Result<ExitCode, Failure> {
     let loaded = load_job(job)?;
     let (stop, reload) = wishes_by_signals()?;
     if supervised {
         obey_supervisor(&stop, &reload)?;
     }
-    start(job, loaded, index, (stop, reload))
+    start(job, loaded, index, quiet, (stop, reload))
 }
 
 fn start(
     job: &JobArgs,
     loaded: Loaded,
     index: usize,
+    quiet: bool,
     (stop, reload): (Arc<Stop>, Arc<AtomicBool>),
 ) -> Result<ExitCode, Failure> {
-    let watched = std::io::stderr().is_terminal() && index == 0;
+    let watched = std::io::stderr().is_terminal() && index == 0 && !quiet;
     let until_end = job.until_end;
     if index == 0 {
         for idle in loaded.idle() {

@@ -69,6 +69,25 @@ fn the_demo_joins_and_goes_on_after_a_kill_and_corrects_results_when_a_place_is_
 }
 
 #[test]
+fn a_terminal_shows_each_line_of_the_demo_once() {
+    /// Runs a command in a terminal of its own, and ends as it does.
+    const IN_A_TERMINAL: &str = "import os, pty, sys; \
+                                 sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let mut command = Command::new("python3");
+    command.args(["-c", IN_A_TERMINAL, env!("CARGO_BIN_EXE_deltajoin")]);
+    command.args(RATE).args(["--seconds", "8"]);
+    let output = command.output().expect("the tests need Python");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{shown}");
+    let mut lines: Vec<&str> = shown.lines().filter(|line| flows(line)).collect();
+    assert!(!lines.is_empty(), "{shown}");
+    let all = lines.len();
+    lines.sort_unstable();
+    lines.dedup();
+    assert_eq!(lines.len(), all, "{shown}");
+}
+
+#[test]
 fn the_demo_ends_by_itself_after_the_seconds_that_it_is_given() {
     let folder = Folder::new();
     let outcome = folder.start(&[&RATE[..], &["--seconds", "2"]].concat());

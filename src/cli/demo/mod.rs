@@ -206,7 +206,8 @@ fn run_cluster(config: &Path, stop: &Stop) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::failed(format!("could not find this program: {error}")))?;
     let command = |index: usize| {
         let mut command = Command::new(&program);
-        command.args(["worker", "--supervised", "--process", &index.to_string()]);
+        let process = index.to_string();
+        command.args(["worker", "--supervised", "--quiet", "--process", &process]);
         command.arg("--config").arg(config);
         command
     };
