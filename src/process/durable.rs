@@ -15,13 +15,11 @@ use deltajoin_workers::dataflow::Engine;
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{ReferenceBlock, Sink};
 use deltajoin_workers::queue::Sender;
-use deltajoin_workers::state::RowLimit;
 
 use crate::config::DEAD_LETTERS;
 use crate::connectors::file::JsonLines;
 use crate::process::changes::Way;
 use crate::process::checkpoints::Keeper;
-use crate::process::cold::Cold;
 use crate::process::ledger::Noting;
 use crate::process::promises::outlives;
 use crate::process::recorded::Recorded;
@@ -50,7 +48,6 @@ pub(super) struct Durable {
     pub(super) state: Mutex<Vec<Option<Remembered>>>,
     /// The epoch at the end of which that was.
     pub(super) restored: u64,
-    pub(super) cold: Cold,
     pub(super) keeper: Keeper,
     /// The epoch of the checkpoint that is gone on from, if it has keys.
     pub(super) begins_behind: Option<u64>,
@@ -76,11 +73,6 @@ impl Durable {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = state[local].take().expect("a worker takes its state once");
         (state, Some(self.keeper.of_worker(local)))
-    }
-
-    /// When rows of the window leave the memory of one worker of this process.
-    pub(super) fn row_limit(&self, local: usize) -> RowLimit {
-        self.cold.rows(local)
     }
 
     /// The way to worker 0, with what is bound of the reference table.

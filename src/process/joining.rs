@@ -42,7 +42,7 @@ use crate::process::ledger::{Ledger, NewestBound, Noting};
 use crate::process::log::{self, Prepared};
 use crate::process::memory::Memory;
 use crate::process::outputs::Outputs;
-use crate::process::plan::{self, joined_schema};
+use crate::process::plan;
 use crate::process::promises::{self, Settings};
 use crate::process::recovery::{Loaded, Loading, Ranges, RowSettings};
 use crate::process::state;
@@ -302,7 +302,6 @@ impl<'a> Joining<'a> {
             clock: Mutex::new(clock),
             state: Mutex::new(state),
             restored,
-            cold: self.cold,
             keeper,
             begins_behind,
         })
@@ -403,11 +402,15 @@ const OF_HELD: [&str; 8] = [
 /// What the rows of the window must be, so that they can be revised.
 fn rows_held(config: &Config, settings: &BTreeMap<String, String>) -> RowSettings {
     let events = BatchSchema::register(config.events.schema.clone());
-    let joined = BatchSchema::register(joined_schema(config));
+    let join = plan::join(config);
     let of_held = |(name, _): &(&String, &String)| OF_HELD.contains(&&***name);
     let settings = settings.iter().filter(of_held);
     RowSettings {
-        schema: if config.join.revise { events } else { joined },
+        schema: match join.holds_results() {
+            true => Arc::clone(&join.joined),
+            false => events,
+        },
+        join,
         settings: settings
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),

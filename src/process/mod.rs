@@ -71,12 +71,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::bindings::{BindingLog, Replay};
-use deltajoin_workers::checkpoint::{Checkpoints, Kept, Told};
+use deltajoin_workers::checkpoint::{Checkpoints, Told};
 use deltajoin_workers::clock::ExpiryClock;
 use deltajoin_workers::dataflow::{Engine, Ports, SinkPort};
 use deltajoin_workers::ports::{Block, Counts, ReferenceBlock, Stop};
 use deltajoin_workers::queue::{InFlight, Receiver, Sender, queue};
-use deltajoin_workers::state::{BucketRing, RowLimit};
+use deltajoin_workers::state::{BucketRing, RecentRows};
 use deltajoin_workers::worker;
 use timely::WorkerConfig;
 use xxhash_rust::xxh3::Xxh3;
@@ -136,9 +136,8 @@ struct WorkerParts {
     bindings: Option<Box<dyn BindingLog>>,
     clock: ExpiryClock,
     keys: BucketRing,
-    recent: (u64, Vec<Kept>),
+    recent: (u64, RecentRows),
     told: Told,
-    row_limit: Option<RowLimit>,
     checkpoints: Option<Box<dyn Checkpoints>>,
     sinks: WorkerSinks,
 }
@@ -147,7 +146,7 @@ struct WorkerParts {
 struct Remembered {
     keys: BucketRing,
     /// Rows that may be revised.
-    rows: Vec<Kept>,
+    recent: RecentRows,
     /// Conflicts that were dead-lettered in the running minute.
     told: Told,
 }
@@ -329,7 +328,6 @@ fn ports(parts: WorkerParts, local: usize) -> Ports {
         keys: parts.keys,
         recent: parts.recent,
         told: parts.told,
-        row_limit: parts.row_limit,
         checkpoints: parts.checkpoints,
         sinks: parts.sinks.results.into_iter().map(port).collect(),
         dead_letters: port(parts.sinks.dead_letters),
@@ -376,7 +374,7 @@ fn parts(
         let keys = BucketRing::new(config.events.schema.key_is_narrow());
         let new = Remembered {
             keys,
-            rows: Vec::new(),
+            recent: plan::join(config).recent_rows(None),
             told: Told::new(),
         };
         let (state, checkpoints) = durable.map_or((new, None), |durable| durable.state(local));
@@ -390,9 +388,8 @@ fn parts(
             bindings,
             clock,
             keys: state.keys,
-            recent: (restored, state.rows),
+            recent: (restored, state.recent),
             told: state.told,
-            row_limit: durable.map(|durable| durable.row_limit(local)),
             checkpoints,
             sinks,
         }));

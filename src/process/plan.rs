@@ -23,49 +23,51 @@ pub(super) fn plan(config: &Config, engine: Engine) -> Plan {
     let events = BatchSchema::register(config.events.schema.clone());
     dead_letter_schema();
     codec::reference_schema(&config.reference.schema);
-    let reference = reference_schema(config);
-    let joined = BatchSchema::register(joined_schema(config));
+    let join = join(config);
     let encoder = Encoder::new(&events.schema);
-    let time = config.events.time.as_ref().map(event_time);
-    let keep = match config.distinct.keep {
-        config::Keep::First => Keep::First,
-        config::Keep::Earliest => Keep::Earliest,
-        config::Keep::Latest => Keep::Latest,
-    };
     Plan {
         engine,
         shards: config.limits.shards,
         distinct: Distinct {
-            time,
+            time: join.time,
             by_arrival: config.distinct.by_arrival,
             horizon_ms: milliseconds(config.distinct.horizon),
             future_ms: milliseconds(config.distinct.future),
-            duplicates: config.distinct.detect_conflicts || keep != Keep::First,
+            duplicates: join.compares(),
             detect_conflicts: config.distinct.detect_conflicts,
         },
-        join: Join {
-            event_columns: config.join.event_columns.clone(),
-            strategy: match config.join.partitioned {
-                true => Strategy::Partitioned,
-                false => Strategy::Broadcast,
-            },
-            unmatched: match config.join.unmatched {
-                config::Unmatched::Keep => Unmatched::Keep,
-                config::Unmatched::Drop => Unmatched::Drop,
-                config::Unmatched::DeadLetter => Unmatched::DeadLetter,
-            },
-            revise: config.join.revise,
-            keep,
-            detect_conflicts: config.distinct.detect_conflicts,
-            window_ms: milliseconds(config.join.revise_window),
-            time,
-            reference,
-            joined,
-        },
+        join,
         letters: Letters {
             source_name: source_name(config),
             event_text: Arc::new(move |batch, row, out| encoder.rows(batch).value(row, out)),
         },
+    }
+}
+
+/// How events meet the reference.
+pub(super) fn join(config: &Config) -> Join {
+    Join {
+        event_columns: config.join.event_columns.clone(),
+        strategy: match config.join.partitioned {
+            true => Strategy::Partitioned,
+            false => Strategy::Broadcast,
+        },
+        unmatched: match config.join.unmatched {
+            config::Unmatched::Keep => Unmatched::Keep,
+            config::Unmatched::Drop => Unmatched::Drop,
+            config::Unmatched::DeadLetter => Unmatched::DeadLetter,
+        },
+        revise: config.join.revise,
+        keep: match config.distinct.keep {
+            config::Keep::First => Keep::First,
+            config::Keep::Earliest => Keep::Earliest,
+            config::Keep::Latest => Keep::Latest,
+        },
+        detect_conflicts: config.distinct.detect_conflicts,
+        window_ms: milliseconds(config.join.revise_window),
+        time: config.events.time.as_ref().map(event_time),
+        reference: reference_schema(config),
+        joined: BatchSchema::register(joined_schema(config)),
     }
 }
 

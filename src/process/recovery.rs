@@ -18,8 +18,9 @@ use deltajoin_workers::batch::BatchSchema;
 use deltajoin_workers::bindings::{Binding, Ends};
 use deltajoin_workers::checkpoint::Told;
 use deltajoin_workers::key::{KEY_GROUPS, Ownership};
+use deltajoin_workers::operators::Join;
 use deltajoin_workers::ports::Stop;
-use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet, bytes_of_key};
+use deltajoin_workers::state::{BucketRing, ColdRuns, KeySet, RecentRows, bytes_of_key};
 
 use crate::bindings::{History, Place};
 use crate::checkpoint::{
@@ -80,6 +81,8 @@ pub(super) struct Loaded {
 pub(super) struct RowSettings {
     /// The schema that they have: that of events, or of results.
     pub(super) schema: Arc<BatchSchema>,
+    /// How they are found and forgotten.
+    pub(super) join: Join,
     /// The settings, as markers have them.
     pub(super) settings: BTreeMap<String, String>,
 }
@@ -220,10 +223,12 @@ impl Loading {
         let (ranges, recorded) = (start.ranges, Recorded(start.settings));
         let own = &self.groups[self.own.clone()];
         let Some(manifest) = checkpoint else {
-            let empty = own.iter().map(|_| {
-                let keys = BucketRing::new(self.narrow()).limited(self.cold.limit);
-                let (rows, told) = (Vec::new(), Told::new());
-                Some(Remembered { keys, rows, told })
+            let empty = (0..own.len()).map(|local| {
+                Some(Remembered {
+                    keys: BucketRing::new(self.narrow()).limited(self.cold.limit),
+                    recent: self.no_rows(local),
+                    told: Told::new(),
+                })
             });
             return Ok(Loaded {
                 checkpoint: None,
@@ -243,11 +248,11 @@ impl Loading {
             None => Vec::new(),
         };
         let state = std::thread::scope(|scope| {
-            let of_worker = |groups: &Groups| {
-                let (groups, manifest, rows) = (*groups, &manifest, &rows);
-                scope.spawn(move || self.of_worker(manifest, rows, groups))
+            let of_worker = |local: usize| {
+                let (manifest, rows) = (&manifest, &rows);
+                scope.spawn(move || self.of_worker(manifest, rows, local))
             };
-            let readers: Vec<_> = own.iter().map(of_worker).collect();
+            let readers: Vec<_> = (0..own.len()).map(of_worker).collect();
             let sets = readers.into_iter().map(|reader| match reader.join() {
                 Ok(set) => set.map(Some),
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -285,25 +290,30 @@ impl Loading {
         self.rows.schema.schema.key_is_narrow()
     }
 
-    /// What the worker of these key groups remembers.
+    /// The rows of the window of a worker of this process, before any is loaded.
+    fn no_rows(&self, local: usize) -> RecentRows {
+        self.rows.join.recent_rows(Some(self.cold.rows(local)))
+    }
+
+    /// What a worker of this process remembers.
     fn of_worker(
         &self,
         manifest: &Manifest,
         held: &[RowsEntry],
-        groups: Groups,
+        local: usize,
     ) -> Result<Remembered, Error> {
-        let store = &*self.store;
+        let (store, groups) = (&*self.store, self.groups[self.own.start + local]);
         let keys = keys((store, &self.cold), manifest, groups, self.narrow())?;
-        let mut rows = Vec::new();
-        for entry in held
-            .iter()
-            .filter(|entry| entry.groups().overlap(groups).is_some())
-        {
-            rows.extend(read_rows(store, entry, groups, &self.rows.schema)?);
+        let own = |entry: &&RowsEntry| entry.groups().overlap(groups).is_some();
+        // One object after the other: what is too much of them is on disk before the next is read.
+        let mut recent = self.no_rows(local);
+        for entry in held.iter().filter(own) {
+            let rows = read_rows(store, entry, groups, &self.rows.schema)?;
+            rows.into_iter().for_each(|kept| recent.restore(kept));
         }
         let told = manifest.told.range(groups.first..=groups.last);
         let told = told.map(|(group, letters)| (*group, *letters)).collect();
-        Ok(Remembered { keys, rows, told })
+        Ok(Remembered { keys, recent, told })
     }
 }
 

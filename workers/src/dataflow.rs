@@ -38,7 +38,7 @@ use timely::dataflow::{InputHandle, ProbeHandle, Scope};
 use crate::Rows;
 use crate::batch::{ByOwner, ToWorker};
 use crate::bindings::{Binding, BindingLog, Ends, Replay};
-use crate::checkpoint::{Checkpoints, Kept, Told};
+use crate::checkpoint::{Checkpoints, Told};
 use crate::clock::{Clocks, ExpiryClock, SharedClock};
 use crate::key::Ownership;
 use crate::operators::{
@@ -48,7 +48,7 @@ use crate::operators::{
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
-use crate::state::{BucketRing, RowLimit};
+use crate::state::{BucketRing, RecentRows};
 use crate::textbook::textbook;
 
 /// Which operators compute the result.
@@ -114,12 +114,10 @@ pub struct Ports {
     pub keys: BucketRing,
     /// The rows of the window that this worker owns, as they were at the end of this epoch, that of
     /// the checkpoint; 0 without one. The settings that say how rows are held are still the same.
-    pub recent: (u64, Vec<Kept>),
+    pub recent: (u64, RecentRows),
     /// How many conflicts of the key groups that this worker owns had become dead letters by then,
     /// in the minute of that epoch.
     pub told: Told,
-    /// When rows of the window leave memory; without it they stay.
-    pub row_limit: Option<RowLimit>,
     /// Where the state is kept; without it, all that was bound is replayed.
     pub checkpoints: Option<Box<dyn Checkpoints>>,
     /// Where results go.
@@ -249,7 +247,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let state = State {
         ownership: ownership.clone(),
         keys: Rc::clone(&keys),
-        recent: (ports.recent, ports.told, ports.row_limit),
+        recent: (ports.recent, ports.told),
         admitted: ports.checkpoints.is_some().then(|| Rc::clone(&admitted)),
         clocks: clocks.clone(),
     };
@@ -286,7 +284,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
 struct State {
     ownership: Ownership,
     keys: SharedKeys,
-    recent: ((u64, Vec<Kept>), Told, Option<RowLimit>),
+    recent: ((u64, RecentRows), Told),
     admitted: Option<SharedAdmitted>,
     clocks: Clocks,
 }

@@ -18,7 +18,7 @@ use deltajoin_workers::key::{Ownership, key_group};
 use deltajoin_workers::operators::Strategy;
 use deltajoin_workers::ports::{Block, Stop};
 use deltajoin_workers::queue::{InFlight, Sender, queue};
-use deltajoin_workers::state::{BucketRing, KeySet, Limit};
+use deltajoin_workers::state::{BucketRing, KeySet, Limit, RecentRows};
 use deltajoin_workers::worker::{self, Settings};
 
 use crate::disk::row_limit;
@@ -129,7 +129,7 @@ struct Start {
     offsets: BTreeMap<i32, i64>,
     clock_ms: Option<i64>,
     keys: BucketRing,
-    rows: (u64, Vec<checkpoint::Kept>),
+    recent: (u64, RecentRows),
     told: Told,
 }
 
@@ -188,8 +188,10 @@ fn recover(kept: &Kept, setup: Setup, (worker, workers): (usize, usize)) -> Star
             ..kept.clone()
         }
     });
-    let mut rows: Vec<_> = rows.collect();
-    rows.retain(|kept| !kept.rows.is_empty());
+    let join = setup.plan(SHARDS).join;
+    let mut recent = join.recent_rows(setup.on_disk.then(row_limit));
+    rows.filter(|kept| !kept.rows.is_empty())
+        .for_each(|kept| recent.restore(kept));
     let told = kept.told.iter();
     let told = told.filter(|(group, _)| ownership.worker(usize::from(**group)) == worker);
     Start {
@@ -201,7 +203,7 @@ fn recover(kept: &Kept, setup: Setup, (worker, workers): (usize, usize)) -> Star
         } else {
             keys
         },
-        rows: (*epoch, rows),
+        recent: (*epoch, recent),
         told: told.map(|(group, letters)| (*group, *letters)).collect(),
     }
 }
@@ -249,9 +251,8 @@ pub(crate) fn run(world: &Arc<World>, kept: &Arc<Mutex<Kept>>, workers: usize, s
             bindings: first.then(|| Box::new(log) as _),
             clock: ExpiryClock::new(start.clock_ms, partitions),
             keys: start.keys,
-            recent: start.rows,
+            recent: start.recent,
             told: start.told,
-            row_limit: setup.on_disk.then(row_limit),
             checkpoints: Some(Keeping::port(&kept, index)),
             sinks: vec![SinkPort {
                 name: "rows".to_owned(),

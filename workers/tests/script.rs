@@ -256,6 +256,7 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
         let (reference_sender, reference) = queue::<ReferenceBlock>(InFlight::new(1 << 30));
         let at = (worker.index(), worker.peers());
         let first = at.0 == 0;
+        let plan = setup.plan(64);
         let ports = Ports {
             first_of_process: first,
             events: Rc::new(events),
@@ -265,14 +266,12 @@ pub(crate) fn run(setup: Setup, script: &[Epoch]) -> Outcome {
             bindings: None,
             clock: ExpiryClock::new(None, partitions(&script)),
             keys: BucketRing::new(!setup.wide),
-            recent: (0, Vec::new()),
+            recent: (0, plan.join.recent_rows(setup.on_disk.then(row_limit))),
             told: BTreeMap::new(),
-            row_limit: setup.on_disk.then(row_limit),
             checkpoints: None,
             sinks: vec![sink("rows", rows)],
             dead_letters: sink("dead", dead_letters),
         };
-        let plan = setup.plan(64);
         let counts = SharedCounts::default();
         let mut job = worker.dataflow(|scope| dataflow::build(scope, plan, ports, &counts));
         let mut offsets: BTreeMap<i32, i64> = BTreeMap::new();

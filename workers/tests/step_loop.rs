@@ -81,6 +81,7 @@ fn run(
             single_writer: true,
             sink: (worker.index() == 0).then(|| Box::new(Collect::new(rows)) as _),
         };
+        let plan = Setup::default().plan(64);
         let ports = Ports {
             first_of_process: worker.index() == 0,
             events: Rc::new(events),
@@ -90,15 +91,14 @@ fn run(
             bindings: None,
             clock: ExpiryClock::default(),
             keys: BucketRing::new(true),
-            recent: (0, Vec::new()),
+            recent: (0, plan.join.recent_rows(None)),
             told: BTreeMap::new(),
-            row_limit: None,
             checkpoints: None,
             sinks: vec![sink("rows", &rows)],
             dead_letters: sink("dead", &dead_letters),
         };
         let settings = Settings {
-            plan: Setup::default().plan(64),
+            plan,
             tick: Duration::from_millis(1),
             clock: Arc::<Since>::clone(&clock) as _,
             observer: Arc::<Seen>::clone(&seen) as _,

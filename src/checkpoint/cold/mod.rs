@@ -57,7 +57,7 @@ pub type OnFault = Box<dyn Fn(&Error) + Send + Sync>;
 pub struct ColdFolder {
     store: Store,
     path: PathBuf,
-    /// The names of the filters that are in use.
+    /// The names of what is in use: of filters, each with its run, and of rows.
     used: Mutex<BTreeMap<String, String>>,
     /// The names of what nobody needs any more: filters first.
     garbage: Mutex<Vec<String>>,

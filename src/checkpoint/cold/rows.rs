@@ -33,6 +33,7 @@ pub struct RowFiles {
 #[derive(Debug)]
 struct RowFile {
     folder: Arc<ColdFolder>,
+    name: String,
     path: PathBuf,
     blocks: Vec<Block>,
 }
@@ -55,10 +56,12 @@ impl RowFiles {
 
     fn create(&self, blocks: &[Vec<u8>]) -> io::Result<RowFile> {
         let name = format!("window-{}-{}", self.worker, self.written);
-        let path = self.folder.path.join(name);
+        let path = self.folder.path.join(&name);
+        self.folder.used().insert(name.clone(), name.clone());
         let mut written = RowFile {
             folder: Arc::clone(&self.folder),
             blocks: Vec::with_capacity(blocks.len()),
+            name,
             path,
         };
         let mut file = File::create(&written.path)?;
@@ -109,8 +112,8 @@ impl RowFile {
 impl ColdRows for RowFile {
     fn read(&self, block: usize) -> Vec<u8> {
         self.block(block).unwrap_or_else(|reason| {
-            let name = self.path.to_string_lossy();
-            (self.folder.on_fault)(&damaged(&name, &reason));
+            let path = self.path.to_string_lossy();
+            (self.folder.on_fault)(&damaged(&path, &reason));
             unreachable!("a fault ends the process")
         })
     }
@@ -120,5 +123,6 @@ impl Drop for RowFile {
     fn drop(&mut self) {
         // What stays is deleted by the next start.
         drop(std::fs::remove_file(&self.path));
+        self.folder.used().remove(&self.name);
     }
 }

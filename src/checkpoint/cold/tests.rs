@@ -239,9 +239,9 @@ fn keys_are_asked_as_batches_have_them() {
 #[test]
 fn rows_are_read_as_they_were_written_until_they_are_dropped_and_never_damaged() {
     let folder = folder();
-    let cold = cold(&folder);
+    let this = cold(&folder);
     let blocks: Vec<Vec<u8>> = (0..5).map(|n| vec![n; 100 * usize::from(n)]).collect();
-    let mut of_worker = [0, 1].map(|worker| RowFiles::new(Arc::clone(&cold), worker));
+    let mut of_worker = [0, 1].map(|worker| RowFiles::new(Arc::clone(&this), worker));
     let written = of_worker
         .each_mut()
         .map(|rows| rows.write(&blocks).unwrap());
@@ -253,8 +253,9 @@ fn rows_are_read_as_they_were_written_until_they_are_dropped_and_never_damaged()
     }
     assert_eq!(more.read(1), blocks[1]);
     drop(more);
+    this.clean().unwrap();
     let (path, names) = files(&folder);
-    assert_eq!(names, ["window-0-0", "window-1-0"]);
+    assert_eq!(names, ["window-0-0", "window-1-0"], "they are in use");
 
     let file = path.join("window-0-0");
     let mut bytes = fs::read(&file).unwrap();
@@ -271,7 +272,7 @@ fn rows_are_read_as_they_were_written_until_they_are_dropped_and_never_damaged()
 
     // What a killed process has left is deleted by the next start, as nobody has its rows.
     std::mem::forget(written);
-    cold.clean().unwrap();
+    cold(&folder).clean().unwrap();
     assert!(files(&folder).1.is_empty());
     fs::remove_dir(&path).unwrap();
     assert!(of_worker[0].write(&blocks).is_none(), "it stays in memory");

@@ -2,15 +2,20 @@
 
 use std::path::Path;
 
+use deltajoin_workers::batch::{BatchBuilder, Origin, Slot};
 use deltajoin_workers::bindings::Skipped;
-use deltajoin_workers::checkpoint::KeyRun;
+use deltajoin_workers::checkpoint::{Kept, KeyRun};
 use deltajoin_workers::key::mix64;
+use deltajoin_workers::operators::{Keep, Strategy, Unmatched};
 use deltajoin_workers::schema::{Column, ColumnType, Schema};
-use deltajoin_workers::state::Limit;
+use deltajoin_workers::state::{Limit, RowLimit};
 use tempfile::TempDir;
 
 use super::*;
-use crate::checkpoint::{LogPosition, OnFault, Options, put_manifest, run_name, write_run};
+use crate::bindings::{Marker, MarkerId};
+use crate::checkpoint::{
+    LogPosition, OnFault, Options, put_manifest, rows_name, run_name, write_rows, write_run,
+};
 use crate::codec::reference_schema;
 use crate::error::ExitCode;
 
@@ -22,6 +27,8 @@ struct Shared {
     groups: Vec<Groups>,
     /// The runs of each checkpoint, by worker.
     runs: Vec<Vec<RunEntry>>,
+    /// The rows of all of them.
+    rows: Vec<RowsEntry>,
 }
 
 fn open(folder: &Path) -> Arc<Store> {
@@ -35,14 +42,23 @@ fn open(folder: &Path) -> Arc<Store> {
 
 impl Shared {
     fn new(checkpoints: u64) -> Self {
+        Self::with_rows(checkpoints, &[])
+    }
+
+    /// Each checkpoint has these rows too.
+    fn with_rows(checkpoints: u64, rows: &[Kept]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let groups = groups(&Ownership::new(4, 2), 2);
+        let store = open(folder.path());
+        let written = rows.chunks(1).flat_map(|rows| {
+            write_rows(&store, || rows_name(1), rows, |_, _, _| i64::MAX).unwrap()
+        });
         let mut shared = Self {
+            rows: written.collect(),
             runs: Vec::new(),
             folder,
             groups,
         };
-        let store = open(shared.folder.path());
         for number in 0..checkpoints {
             let mut runs = Vec::new();
             for worker in 0..2 {
@@ -63,12 +79,12 @@ impl Shared {
                 epoch: 10 + number,
                 written_ms: 0,
                 log: LogPosition {
-                    marker: serde_json::json!({"version": 1}),
+                    marker: serde_json::from_slice(&marker().encode()).unwrap(),
                     next: 20 + number,
                 },
                 offsets: BTreeMap::new(),
                 clock_ms: None,
-                rows: Vec::new(),
+                rows: shared.rows.clone(),
                 runs: runs.clone(),
                 reference: None,
                 told: BTreeMap::from([(0, 2), (511, 3), (512, 1)]),
@@ -93,6 +109,7 @@ impl Shared {
             reference_schema(&Schema::new(columns, vec![0])),
             RowSettings {
                 schema: events(),
+                join: by_key(),
                 settings: BTreeMap::new(),
             },
             (self.groups.clone(), index..index + 1),
@@ -112,6 +129,32 @@ impl Shared {
 fn events() -> Arc<BatchSchema> {
     let columns = vec![Column::new("id", ColumnType::Int64)];
     BatchSchema::register(Schema::new(columns, vec![0]))
+}
+
+/// A join that holds rows by their key.
+fn by_key() -> Join {
+    Join {
+        event_columns: vec![0],
+        strategy: Strategy::Broadcast,
+        unmatched: Unmatched::Keep,
+        revise: false,
+        keep: Keep::Latest,
+        detect_conflicts: false,
+        window_ms: 1000,
+        time: None,
+        reference: events(),
+        joined: events(),
+    }
+}
+
+fn marker() -> Marker {
+    Marker {
+        id: MarkerId::random(),
+        started_ms: 0,
+        holder: "a test".to_owned(),
+        settings: BTreeMap::new(),
+        producers: Vec::new(),
+    }
 }
 
 fn try_attempt(process: &mut Loading) -> Result<bool, Failure> {
@@ -229,6 +272,45 @@ fn beyond_the_limit_keys_are_on_disk_and_what_is_kept_there_is_not_fetched_again
     std::fs::remove_dir_all(&kept).unwrap();
     assert!(attempt(&mut process));
     assert_eq!(loaded(&process), (0, 100));
+}
+
+#[test]
+fn rows_beyond_the_limit_leave_memory_while_they_are_loaded() {
+    let rows = |ids: Range<i64>| {
+        let mut builder = BatchBuilder::new(events());
+        for offset in ids {
+            let origin = Origin {
+                partition: 0,
+                offset,
+            };
+            builder.push(&[Slot::Int64(offset)], origin, 1);
+        }
+        Kept {
+            epoch: 5,
+            rows: builder.finish(),
+            replaces: false,
+        }
+    };
+    // Half of the rows of each object are this worker's, and a segment is full with these.
+    let count = 3 * i64::from(RowLimit::SEGMENT_ROWS);
+    let kept = [rows(0..count), rows(count..2 * count)];
+    let shared = Shared::with_rows(2, &kept);
+    let limit = Limit {
+        bytes: 1000,
+        keys_min: u64::MAX,
+    };
+    let local = shared.folder.path().join("local/process-0/test");
+    let on_disk = || std::fs::read_dir(&local).unwrap().count();
+    let mut process = shared.limited(0, Some(0), limit);
+    for number in [1, 0] {
+        assert!(attempt(&mut process));
+        assert_eq!(loaded(&process), (number, 100));
+        assert_eq!(on_disk(), 2, "each object fills a segment");
+        process.cold.folder.clean().unwrap();
+        assert_eq!(on_disk(), 2, "they are needed");
+    }
+    drop(process);
+    assert_eq!(on_disk(), 0);
 }
 
 #[test]

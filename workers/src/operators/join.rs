@@ -52,6 +52,7 @@ use crate::batch::{Batch, BatchSchema, ToAsker, ToEach};
 use crate::clock::EventTime;
 use crate::operators::Whole;
 use crate::operators::joiner::{Joiner, Work};
+use crate::state::{RecentRows, RowLimit, Wanted};
 
 /// What becomes of an event without a reference row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +126,16 @@ impl Join {
     /// the table does not tell any more what they were joined with.
     pub fn holds_results(&self) -> bool {
         !self.revise
+    }
+
+    /// The rows that may be revised: none yet. With a limit, what is too much of them goes to disk.
+    pub fn recent_rows(&self, limit: Option<RowLimit>) -> RecentRows {
+        let wanted = Wanted {
+            by_key: self.compares(),
+            by_join_key: self.revise.then(|| self.event_columns.clone()),
+            time: self.time,
+        };
+        RecentRows::new(wanted, limit)
     }
 
     /// Whether each worker has only a part of the table.

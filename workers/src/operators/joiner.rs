@@ -20,7 +20,7 @@ use crate::operators::questions::{JoinKeys, Questions};
 use crate::operators::rivals::{Before, Rival, Rivals};
 use crate::operators::{Letters, Output, SharedCounts};
 use crate::ports::reason;
-use crate::state::{Place, RecentRows, ReferenceTable, RowLimit, Wanted};
+use crate::state::{Place, RecentRows, ReferenceTable};
 
 /// What has come of an epoch.
 #[derive(Debug, Default)]
@@ -66,26 +66,16 @@ impl Joiner {
     pub(crate) fn new(
         join: Join,
         letters: Letters,
-        ((restored, kept), told, limit): ((u64, Vec<Kept>), Told, Option<RowLimit>),
+        ((restored, recent), told): ((u64, RecentRows), Told),
         admitted: Option<SharedAdmitted>,
         (clocks, counts, first): (Clocks, SharedCounts, bool),
     ) -> Self {
-        let wanted = Wanted {
-            by_key: join.compares(),
-            by_join_key: join.revise.then(|| join.event_columns.clone()),
-            time: join.time,
-        };
         if let (Some(admitted), false) = (&admitted, told.is_empty()) {
             admitted.borrow_mut().tell(restored, told.clone());
         }
-        let recent = join.holds_recent().then(|| {
-            let mut recent = RecentRows::new(wanted, limit);
-            restore(&mut recent, kept);
-            recent
-        });
         Self {
             table: ReferenceTable::new(&join.reference),
-            recent,
+            recent: join.holds_recent().then_some(recent),
             restored,
             rivals: Rivals::new(restored, told),
             questions: Questions::default(),
@@ -347,20 +337,6 @@ impl Joiner {
             let letters = unmatched_letters(&self.join, &self.letters, events, found);
             done.dead_letters.extend(letters);
         }
-    }
-}
-
-/// Takes over the rows of the window as the checkpoint has them.
-fn restore(recent: &mut RecentRows, kept: Vec<Kept>) {
-    for kept in kept {
-        if kept.replaces {
-            for row in 0..kept.rows.len() {
-                if let Some(before) = recent.find(kept.rows.keys().get(row)) {
-                    recent.remove(before);
-                }
-            }
-        }
-        recent.push(kept.rows, kept.epoch);
     }
 }
 

@@ -116,14 +116,14 @@ impl RowLimit {
 }
 
 /// Keeps rows on a local disk for as long as the process runs.
-pub trait RowFolder: Debug + Send {
+pub trait RowFolder: Debug + Send + Sync {
     /// Writes blocks of rows, from the page cache of which they are read again; none if the disk
     /// does not take them, which is told there.
     fn write(&mut self, blocks: &[Vec<u8>]) -> Option<Box<dyn ColdRows>>;
 }
 
 /// Blocks of rows on disk; dropped when nobody needs them.
-pub trait ColdRows: Debug {
+pub trait ColdRows: Debug + Send + Sync {
     /// A block as it was written. The process ends if it cannot be read.
     fn read(&self, block: usize) -> Vec<u8>;
 }

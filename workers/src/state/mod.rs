@@ -10,6 +10,7 @@ mod segment;
 pub use bucket_ring::{BucketRing, Buckets, bytes_of_key};
 pub use cold::{Asked, ColdRows, ColdRun, ColdRuns, Found, Freeze, Limit, RowFolder, RowLimit};
 pub use key_set::KeySet;
-pub(crate) use recent_rows::{Place, RecentRows, Wanted};
+pub use recent_rows::RecentRows;
+pub(crate) use recent_rows::{Place, Wanted};
 pub(crate) use reference::MixedKeys;
 pub use reference::ReferenceTable;

@@ -20,6 +20,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Batch, Gather, RowIndex};
+use crate::checkpoint::Kept;
 use crate::clock::EventTime;
 use crate::state::cold::RowLimit;
 use crate::state::reference::MixedKeys;
@@ -49,7 +50,7 @@ pub(crate) struct Wanted {
 
 /// The rows that may still be revised.
 #[derive(Debug)]
-pub(crate) struct RecentRows {
+pub struct RecentRows {
     wanted: Wanted,
     limit: Option<RowLimit>,
     /// Full ones, the oldest first, then the one that rows are added to.
@@ -76,6 +77,18 @@ impl RecentRows {
             cold: 0,
             bytes: 0,
         }
+    }
+
+    /// Takes over rows as a checkpoint has them, behind those that it had before them.
+    pub fn restore(&mut self, kept: Kept) {
+        if kept.replaces {
+            for row in 0..kept.rows.len() {
+                if let Some(before) = self.find(kept.rows.keys().get(row)) {
+                    self.remove(before);
+                }
+            }
+        }
+        self.push(kept.rows, kept.epoch);
     }
 
     /// Adds the rows of a batch that are of an epoch. Has the oldest segments leave memory if they

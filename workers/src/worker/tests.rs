@@ -102,9 +102,8 @@ fn idle(worker: &mut Worker, plan: Plan, log: Option<Log>) -> This {
         bindings: log.map(|log| Box::new(log) as _),
         clock: ExpiryClock::default(),
         keys: BucketRing::new(true),
-        recent: (0, Vec::new()),
+        recent: (0, plan.join.recent_rows(None)),
         told: Told::default(),
-        row_limit: None,
         checkpoints: None,
         sinks: Vec::new(),
         dead_letters: SinkPort {
