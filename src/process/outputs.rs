@@ -3,8 +3,9 @@
 //! # Invariants
 //! * A Kafka sink is written by every worker; a file by worker 0 alone.
 //! * A file of a job that goes on keeps its rows.
-//! * A row that a topic cannot take becomes a dead letter: the sinks of a process share one
-//!   collector, and whichever of them looks next passes on what it holds.
+//! * A row that a topic cannot take becomes a dead letter of its epoch, at every replay again.
+//!   Where a topic turns out to take less than it said, the sinks of a process share one collector,
+//!   and whichever of them looks next passes on what it holds.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -140,8 +141,11 @@ impl Outputs {
         let mut results = Vec::new();
         for (name, output) in &self.results {
             let sink = output.open(name, worker, durable)?.map(|sink| {
-                let rejected = Arc::clone(&self.rejected);
-                Box::new(Passing { sink, rejected }) as Box<dyn Sink + Send>
+                Box::new(Passing {
+                    sink,
+                    left_out: output.left_out(durable.is_some()),
+                    rejected: Arc::clone(&self.rejected),
+                }) as Box<dyn Sink + Send>
             });
             results.push((name.clone(), output.single_writer(), sink));
         }
@@ -164,6 +168,22 @@ impl Output {
             }
             #[cfg(feature = "kafka")]
             Self::Kafka(..) => 0,
+        }
+    }
+
+    /// What takes out of rows those that this can never take; a job that goes on has them numbered
+    /// if they may be repeated.
+    fn left_out(&self, goes_on: bool) -> LeftOut {
+        #[cfg(not(feature = "kafka"))]
+        let _ = goes_on;
+        match self {
+            Self::File(_) => Box::new(|_, _| Batch::default()),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(destination, delivery) => {
+                let destination = Arc::clone(destination);
+                let marked = goes_on && matches!(delivery, Delivery::AtLeastOnce);
+                Box::new(move |epoch, rows| destination.leave_out((epoch, rows), marked))
+            }
         }
     }
 
@@ -278,14 +298,23 @@ fn add_letter(letters: &mut DeadLetters, source_name: &str, row: &kafka::Rejecte
     letters.push(source_name, row.origin, None, row.reason, &error, &row.raw);
 }
 
+/// Takes out of the rows of an epoch those that a sink can never take, and makes dead letters of
+/// them.
+type LeftOut = Box<dyn Fn(u64, &mut Batch) -> Batch + Send>;
+
 /// A sink of results that also passes on what was rejected. That of dead letters must not: behind
 /// it, nothing would take them.
 struct Passing {
     sink: Box<dyn Sink + Send>,
+    left_out: LeftOut,
     rejected: Rejected,
 }
 
 impl Sink for Passing {
+    fn leave_out(&self, epoch: u64, rows: &mut Batch) -> Batch {
+        (self.left_out)(epoch, rows)
+    }
+
     fn write(&mut self, epoch: u64, rows: Batch) {
         self.sink.write(epoch, rows);
     }

@@ -149,7 +149,7 @@ impl Generation {
     }
 }
 
-fn give(setup: &Setup, order: &str) -> String {
+pub(crate) fn give(setup: &Setup, order: &str) -> String {
     // As a whole: it is read while it is written.
     let draft = setup.folder().join("order");
     std::fs::write(&draft, order).unwrap();

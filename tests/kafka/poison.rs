@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
-use deltajoin_testkit::{Broker, Signal};
+use deltajoin_testkit::{Broker, Signal, wait_until};
 use expect_test::expect_file;
 
+use crate::late::give;
 use crate::setup::{LIMIT, Setup, assert_no_errors, summary};
 use crate::topics::{Publisher, Tail, dead_letters, detections, event, event_of, values};
 
@@ -214,4 +216,52 @@ fn a_row_too_large_for_its_topic_becomes_a_dead_letter_and_the_job_goes_on() {
         (&status["rows_out"], &status["dead_letters"]),
         (&1_200.into(), &1_200.into())
     );
+}
+
+/// A row's dead letter is of its epoch. It is written after the row's epoch, and a crash between
+/// them must not lose it, nor one behind it write it twice.
+#[test]
+fn a_row_too_large_is_a_dead_letter_once_if_the_job_dies_before_that_is_written() {
+    let broker = Broker::shared();
+    broker.create_topic("bulky-crash", 1, &[]);
+    let setup = Setup::without_topics(broker, "bulky-crash").dead_letters_to("dead.jsonl");
+    broker.create_topic(&setup.joined(), 1, &[("max.message.bytes", "2000")]);
+    let publisher = Publisher::new(broker, "bulky-crash");
+    let rows = Tail::new(broker, &setup.joined());
+    let letters = || {
+        let text = std::fs::read_to_string(setup.folder().join("dead.jsonl")).unwrap_or_default();
+        let whole = text.lines().filter(|line| line.ends_with('}'));
+        let letter = |line| serde_json::from_str::<serde_json::Value>(line).expect("it is JSON");
+        let key = |letter: serde_json::Value| {
+            assert_eq!(letter["reason"], "too-large");
+            let key = letter["raw"].as_str().expect("a key is text");
+            serde_json::from_str(key).expect("a key is JSON")
+        };
+        detections(&whole.map(letter).map(key).collect::<Vec<_>>())
+    };
+    let mut died_between = 0;
+    for round in 0..8 {
+        let mut job = setup.start_live();
+        publisher.send(0, None, Some(&event(round * 10, 1)));
+        publisher.flush();
+        assert_eq!(detections(&[rows.next_value(LIMIT)]), [round * 10]);
+        give(&setup, "kill transaction.committed");
+        let large = event_of(round * 10 + 1, 1, &"x".repeat(3_000));
+        publisher.send(0, None, Some(&large));
+        publisher.send(0, None, Some(&event(round * 10 + 2, 1)));
+        publisher.flush();
+        wait_until("it dies", LIMIT, || !job.is_running());
+        let committed = rows.poll(Duration::from_secs(2)).is_some();
+        if !committed {
+            // It was killed before it had read them.
+            let _again = setup.start_live();
+            assert_eq!(detections(&[rows.next_value(LIMIT)]), [round * 10 + 2]);
+            continue;
+        }
+        died_between += i32::from(!letters().contains(&(round * 10 + 1)));
+    }
+    assert!(died_between > 0, "it never died between the two");
+    setup.run_until_end(&[]).assert_code(0);
+    let expected: Vec<i64> = (0..8).map(|round| round * 10 + 1).collect();
+    assert_eq!(letters(), expected);
 }

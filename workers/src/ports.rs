@@ -66,8 +66,15 @@ impl ReferenceBlock {
 /// Calls come from the worker's thread and must not block: a sink that cannot write at once keeps
 /// what it was given, which is bounded because readers stop when too much is in flight.
 pub trait Sink {
-    /// Takes rows of an epoch. Epochs come in order, and rows in the order in which they must be
-    /// written.
+    /// Takes out of the next rows what this sink can never take, as a row larger than any message
+    /// of its topic, and returns a dead letter for each. That depends on nothing but the rows: a
+    /// replay finds the same, whether they are written already or not.
+    fn leave_out(&self, _epoch: u64, _rows: &mut Batch) -> Batch {
+        Batch::default()
+    }
+
+    /// Takes rows of an epoch, of which there are some. Epochs come in order, and rows in the order
+    /// in which they must be written.
     fn write(&mut self, epoch: u64, rows: Batch);
 
     /// Says that all rows of `epoch` and of the epochs before it have been given.
@@ -80,8 +87,8 @@ pub trait Sink {
     /// Sets what must be called whenever `written` has grown.
     fn wake_by(&mut self, waker: Waker);
 
-    /// Takes the dead letters for rows that the sink could not take, as a row larger than its
-    /// topic allows. Those of an epoch must be here before `written` is beyond it.
+    /// Takes the dead letters for rows that turned out to be more than the sink can take. Those of
+    /// an epoch must be here before `written` is beyond it.
     fn rejected(&mut self) -> Batch {
         Batch::default()
     }

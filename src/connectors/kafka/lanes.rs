@@ -117,14 +117,9 @@ impl Lanes {
         (token, mark): (usize, Option<Mark>),
         bytes_max: usize,
     ) -> usize {
-        self.scratch.clear();
-        encoder.key(row, &mut self.scratch);
-        let key = self.scratch.len();
+        let key = encode(encoder, row, &mut self.scratch);
         let tombstone = encoder.is_tombstone(row);
-        if !tombstone {
-            encoder.value(row, &mut self.scratch);
-        }
-        let bytes = self.scratch.len() + overhead(mark);
+        let bytes = self.scratch.len() + overhead(mark.is_some());
         if bytes > bytes_max {
             return bytes;
         }
@@ -260,13 +255,38 @@ impl Chunk {
 impl Encoded {
     /// What it takes in a request, at most.
     fn bytes(&self) -> usize {
-        (self.end - self.key) as usize + overhead(self.mark)
+        (self.end - self.key) as usize + overhead(self.mark.is_some())
     }
 }
 
 /// What a message takes in a request beside key and value.
-fn overhead(mark: Option<Mark>) -> usize {
-    MESSAGE_OVERHEAD + mark.map_or(0, |_| MARK_OVERHEAD)
+fn overhead(marked: bool) -> usize {
+    MESSAGE_OVERHEAD + if marked { MARK_OVERHEAD } else { 0 }
+}
+
+/// Makes a row's key and value of `bytes`, and returns how long the key is.
+fn encode(encoder: &BatchEncoder<'_>, row: usize, bytes: &mut Vec<u8>) -> usize {
+    bytes.clear();
+    encoder.key(row, bytes);
+    let key = bytes.len();
+    if !encoder.is_tombstone(row) {
+        encoder.value(row, bytes);
+    }
+    key
+}
+
+/// The size of a row's message, as `push` counts it; 0 if it has none. `bytes` is room for it.
+pub(super) fn size(
+    encoder: &BatchEncoder<'_>,
+    row: usize,
+    marked: bool,
+    bytes: &mut Vec<u8>,
+) -> usize {
+    if encoder.told_by_next(row) {
+        return 0;
+    }
+    encode(encoder, row, bytes);
+    bytes.len() + overhead(marked)
 }
 
 #[cfg(test)]

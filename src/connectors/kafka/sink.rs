@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use deltajoin_workers::batch::Batch;
+use arrow_array::ArrayRef;
+use arrow_array::cast::AsArray;
+use deltajoin_workers::batch::{Batch, Gather};
 use deltajoin_workers::key::Ownership;
 use deltajoin_workers::ports::{Sink, Stop, reason};
 use deltajoin_workers::queue::Waker;
@@ -25,6 +27,7 @@ use crate::config::{KafkaTopic, Partitioner};
 use crate::connectors::kafka::client::Connection;
 use crate::connectors::kafka::error::place;
 use crate::connectors::kafka::ffi::Handle;
+use crate::connectors::kafka::lanes::size;
 use crate::connectors::kafka::writer::Writer;
 use crate::connectors::kafka::{Error, Fail, LetterOf, OnRejected, Rejected};
 
@@ -105,6 +108,33 @@ impl Destination {
         })
     }
 
+    /// Takes out of the rows those that no message of the topic can hold, as its limit is now, and
+    /// returns a dead letter for each. `marked` says whether rows have headers that number them.
+    pub fn leave_out(&self, (epoch, rows): (u64, &mut Batch), marked: bool) -> Batch {
+        if encoded_max(rows) <= self.message_bytes_max {
+            return Batch::default();
+        }
+        let encoder = self.options.format.of(rows, epoch);
+        let (mut kept, mut letters, mut room) = (Vec::new(), Gather::default(), Vec::new());
+        for row in 0..rows.len() {
+            let bytes = size(&encoder, row, marked, &mut room);
+            if bytes <= self.message_bytes_max {
+                kept.push((0, row));
+            } else {
+                let rejected = self.options.too_large((rows, row), bytes);
+                letters.push((self.options.letter_of)(&rejected));
+            }
+        }
+        let count = letters.batches().len();
+        if count == 0 {
+            return Batch::default();
+        }
+        let mut gather = Gather::default();
+        gather.push(std::mem::take(rows));
+        *rows = gather.rows(&kept);
+        letters.rows(&(0..count).map(|letter| (letter, 0)).collect::<Vec<_>>())
+    }
+
     /// Asks Kafka for the topic's partitions and its limit; waits for a broker that is away.
     ///
     /// # Errors
@@ -161,6 +191,21 @@ pub fn writable(
         });
     }
     Ok(partitions)
+}
+
+/// No row's message is larger. A character takes six bytes in JSON at most, a number far less than
+/// 64 with what is around it; and a row may stand there as key, as it was, and as it is.
+fn encoded_max(rows: &Batch) -> usize {
+    let longest = |column: &ArrayRef| {
+        let texts = column.as_string_opt::<i32>();
+        let offsets = texts.map_or(&[][..], |texts| texts.value_offsets());
+        let lengths = offsets.windows(2).map(|ends| ends[1] - ends[0]);
+        lengths.max().unwrap_or(0) as usize
+    };
+    let names = rows.schema().schema.columns.iter();
+    let columns = names.zip(rows.columns());
+    let columns = columns.map(|(column, values)| 6 * (column.name.len() + longest(values)) + 64);
+    1024 + 3 * columns.sum::<usize>()
 }
 
 /// What a worker asks of the writer.
@@ -298,3 +343,6 @@ impl Drop for KafkaSink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,15 @@ where
                 assert!(open.is_empty(), "rows are routed to workers that write");
                 return;
             };
+            let mut tell = |capability: &Capability<u64>, mut letters: Batch| {
+                if letters.is_empty() {
+                    return;
+                }
+                counts.borrow_mut().dead_letters += letters.len() as u64;
+                let mut output = output.activate();
+                let mut session = output.session_with_builder(capability);
+                session.give_container(&mut letters);
+            };
             while let Some(entry) = open.first_entry()
                 && !frontiers
                     .iter()
@@ -88,8 +97,11 @@ where
             {
                 let (capability, batches) = entry.remove();
                 let epoch = *capability.time();
-                for batch in batches {
-                    sink.write(epoch, batch);
+                for mut batch in batches {
+                    tell(&capability, sink.leave_out(epoch, &mut batch));
+                    if !batch.is_empty() {
+                        sink.write(epoch, batch);
+                    }
                 }
                 sink.close(epoch);
                 writing.push_back(capability);
@@ -98,14 +110,7 @@ where
             let written = sink.written();
             counts.borrow_mut().dead_letters += sink.written_dead_letters();
             if let Some(capability) = writing.front() {
-                let mut rows = sink.rejected();
-                if !rows.is_empty() {
-                    counts.borrow_mut().dead_letters += rows.len() as u64;
-                    let mut output = output.activate();
-                    output
-                        .session_with_builder(capability)
-                        .give_container(&mut rows);
-                }
+                tell(capability, sink.rejected());
             }
             while writing
                 .front()
