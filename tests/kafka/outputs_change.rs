@@ -10,6 +10,8 @@ use deltajoin_testkit::{Broker, TopicRecord};
 
 #[cfg(feature = "fault-points")]
 use crate::at_least_once::number;
+#[cfg(feature = "fault-points")]
+use crate::late::give;
 use crate::settings_change::{Changing, TABLE};
 use crate::setup::{LIMIT, Setup};
 use crate::topics::{Publisher, Tail, event};
@@ -66,12 +68,14 @@ fn rows_that_are_repeated_go_where_they_were_though_partitions_were_added() {
             .set("[sinks]", "delivery", "\"at-least-once\"")
             .set("dead_letters", "delivery", "\"at-least-once\"")
     };
-    publish(broker, name, 0..EVENTS);
+    publish(broker, name, 0..10);
     let first = setup(1);
-    // Rows are there, and nothing tells so.
-    let order = first.folder().join("fault-point");
-    std::fs::write(order, "kill progress.append").unwrap();
-    let job = first.start(&[]);
+    let job = first.start_live();
+    let tail = Tail::new(broker, &first.joined());
+    (0..10).for_each(|_| drop(tail.next(LIMIT)));
+    // More rows are there, and nothing tells so. What is told when there are none is behind us.
+    give(&first, "kill progress.append");
+    publish(broker, name, 10..EVENTS);
     let reached = first.folder().join("fault-point.reached");
     wait_until("progress", LIMIT, || reached.exists());
     assert_eq!(job.wait(LIMIT).code(), None, "it was killed");

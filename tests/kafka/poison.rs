@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+#[cfg(feature = "fault-points")]
 use std::time::Duration;
 
-use deltajoin_testkit::{Broker, Signal, wait_until};
+#[cfg(feature = "fault-points")]
+use deltajoin_testkit::wait_until;
+use deltajoin_testkit::{Broker, Signal};
 use expect_test::expect_file;
 
+#[cfg(feature = "fault-points")]
 use crate::late::give;
 use crate::setup::{LIMIT, Setup, assert_no_errors, summary};
 use crate::topics::{Publisher, Tail, dead_letters, detections, event, event_of, values};
@@ -220,6 +224,7 @@ fn a_row_too_large_for_its_topic_becomes_a_dead_letter_and_the_job_goes_on() {
 
 /// A row's dead letter is of its epoch. It is written after the row's epoch, and a crash between
 /// them must not lose it, nor one behind it write it twice.
+#[cfg(feature = "fault-points")]
 #[test]
 fn a_row_too_large_is_a_dead_letter_once_if_the_job_dies_before_that_is_written() {
     let broker = Broker::shared();
