@@ -7,8 +7,11 @@
 //! # Invariants
 //! * A process never gets the same port twice.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::{Domain, Socket, Type};
 
 /// Below 32,768, where Linux begins to number connections.
 const FIRST: u32 = 17_000;
@@ -34,16 +37,26 @@ pub fn free_ports(count: usize) -> Vec<u16> {
         );
         let port = FIRST + start.wrapping_add(step) % PORTS;
         let port = u16::try_from(port).expect("below 32,768");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if bind_only(port).is_ok() {
             ports.push(port);
         }
     }
     ports
 }
 
+/// Binds the port, and does not listen on it: a process that another thread starts meanwhile holds
+/// all that was open here until it runs its program, and only a listening socket would keep whom
+/// the port is for from it.
+fn bind_only(port: u16) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::net::TcpListener;
 
     use super::*;
 
@@ -54,7 +67,9 @@ mod tests {
         let different: HashSet<u16> = first.iter().chain(&second).copied().collect();
         assert_eq!(different.len(), 40);
         for port in different {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+            assert!(bind_only(port).is_err(), "{port} is listened on");
+            drop(listener);
         }
     }
 }
