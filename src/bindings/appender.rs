@@ -60,6 +60,11 @@ impl Appended {
         }
         state.next
     }
+
+    /// The epoch of the last binding that is durable; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.0.lock().newest
+    }
 }
 
 #[derive(Default)]
@@ -71,6 +76,8 @@ struct State {
     /// Whether anyone asks for those.
     told: bool,
     durable: u64,
+    /// The epoch of the last of those.
+    newest: u64,
     ending: bool,
     waker: Option<Waker>,
 }
@@ -105,6 +112,7 @@ impl Shared {
     fn note_durable(&self, count: u64, epoch: u64, next: u64) {
         let mut state = self.lock();
         state.durable += count;
+        state.newest = epoch;
         if state.told {
             state.appends.push_back((epoch, next));
         }

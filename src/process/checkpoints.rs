@@ -231,10 +231,16 @@ impl Checkpoints for OfWorker {
         }
         self.asked = Some(settled);
         self.due_at = now + self.interval;
+        if let Some(ledger) = &self.ledger {
+            ledger.ask();
+        }
         true
     }
 
     fn freeze(&mut self, part: Part) {
+        if let Some(ledger) = &self.ledger {
+            ledger.asked(part.epoch);
+        }
         self.shared.give(Work::Part(self.local, part));
     }
 

@@ -281,17 +281,14 @@ impl<'a> Joining<'a> {
             .as_ref()
             .map_or(0, |manifest| manifest.epoch);
         let keeper = self.keep(loaded, &ledger, log.as_ref())?;
-        let newest_bound = NewestBound::new(newest_bound.into());
-        if log.is_some() {
-            let bound = (&newest_bound, monitor);
+        if let Some((log, _)) = &log {
+            let appended = log.appended();
+            let newest: NewestBound = Arc::new(move || appended.newest().max(newest_bound));
+            let bound = (newest, monitor);
             let topics = &mut self.topics;
             topics.record(self.process, &self.settings, self.generation, bound)?;
         }
-        let log = log.map(|(log, _)| Noting {
-            log,
-            newest: newest_bound,
-            ledger,
-        });
+        let log = log.map(|(log, _)| Noting { log, ledger });
         let bindings = found.replayed();
         Ok(Durable {
             replay: Mutex::new(Replay { bindings, newest }),

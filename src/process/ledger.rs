@@ -4,15 +4,15 @@
 //! the log back.
 //!
 //! # Invariants
-//! * Epochs are folded in order; what is folded is held once, what is not as it was bound.
+//! * Epochs are folded in order; what is folded is held once, and what is not is not much, however
+//!   long no checkpoint can be made.
 //! * A binding is noted before its epoch can be written, so nothing that has rows goes unnoted.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deltajoin_workers::batch::Batch;
-use deltajoin_workers::bindings::{Binding, BindingLog};
+use deltajoin_workers::bindings::{Binding, BindingLog, advance};
 use deltajoin_workers::queue::Waker;
 
 use crate::bindings::Appender;
@@ -28,8 +28,12 @@ struct State {
     reference: Table,
     /// Whether the table has changed since it was told.
     changed: bool,
-    /// Bindings that are not folded in.
+    /// Bindings that are not folded in; those that no checkpoint can come between are one.
     later: VecDeque<Binding>,
+    /// The epoch of the checkpoint that was asked for last.
+    asked: u64,
+    /// Whether one is asked for whose epoch is not known yet.
+    asking: bool,
 }
 
 /// What was bound up to an epoch.
@@ -47,7 +51,30 @@ impl Ledger {
 
     /// Notes the next binding.
     pub(super) fn push(&self, binding: Binding) {
-        self.lock().later.push_back(binding);
+        let state = &mut *self.lock();
+        let (asked, is_free) = (state.asked, !state.asking && binding.reference.is_empty());
+        let merges =
+            |last: &&mut Binding| is_free && last.epoch > asked && last.reference.is_empty();
+        match state.later.back_mut().filter(merges) {
+            Some(last) => {
+                last.epoch = binding.epoch;
+                for (partition, end) in binding.ends {
+                    advance(&mut last.ends, partition, end);
+                }
+            }
+            None => state.later.push_back(binding),
+        }
+    }
+
+    /// Tells that a checkpoint is asked for, of an epoch that is still to come.
+    pub(super) fn ask(&self) {
+        self.lock().asking = true;
+    }
+
+    /// Tells the epoch of the checkpoint that was asked for.
+    pub(super) fn asked(&self, epoch: u64) {
+        let state = &mut *self.lock();
+        (state.asked, state.asking) = (state.asked.max(epoch), false);
     }
 
     /// Whether something is bound that is not folded in.
@@ -79,19 +106,17 @@ impl Ledger {
     }
 }
 
-/// The last epoch that is bound.
-pub(super) type NewestBound = Arc<AtomicU64>;
+/// The last epoch that is bound for good.
+pub(super) type NewestBound = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A log that notes what it is given.
 pub(super) struct Noting {
     pub(super) log: Appender,
-    pub(super) newest: NewestBound,
     pub(super) ledger: Ledger,
 }
 
 impl BindingLog for Noting {
     fn append(&mut self, binding: Binding) {
-        self.newest.fetch_max(binding.epoch, Ordering::AcqRel);
         self.ledger.push(binding.clone());
         self.log.append(binding);
     }
@@ -163,6 +188,35 @@ mod tests {
         let bound = ledger.fold(20);
         assert_eq!(bound.ends, BTreeMap::from([(0, 6), (1, 9), (2, 1)]));
         assert_eq!(names(&bound.reference.unwrap()), [name(1, "c")]);
+        assert!(!ledger.has_more());
+    }
+
+    #[test]
+    fn what_no_checkpoint_can_come_between_is_held_as_one() {
+        let ledger = Ledger::default();
+        let push = |epoch, ends: &[(i32, i64)]| {
+            ledger.push(Binding {
+                epoch,
+                ends: ends.to_vec(),
+                ..Binding::default()
+            });
+        };
+        let held = || ledger.lock().later.len();
+        push(1, &[(0, 5)]);
+        push(2, &[(1, 7)]);
+        push(3, &[(0, 6)]);
+        assert_eq!(held(), 1);
+        ledger.ask();
+        push(4, &[(0, 8)]);
+        push(5, &[(1, 9)]);
+        assert_eq!(held(), 3);
+        ledger.asked(4);
+        push(6, &[(0, 9)]);
+        push(7, &[(0, 10), (2, 1)]);
+        assert_eq!(held(), 3);
+        assert_eq!(ledger.fold(4).ends, BTreeMap::from([(0, 8), (1, 7)]));
+        let all = BTreeMap::from([(0, 10), (1, 9), (2, 1)]);
+        assert_eq!(ledger.fold(7).ends, all);
         assert!(!ledger.has_more());
     }
 }

@@ -194,7 +194,7 @@ impl Making {
         let Bound { ends, reference } = publishing.ledger.fold(epoch);
         let (memory, now) = (self.options.memory, (epoch, clock_ms));
         publishing.runs.retain(|run| memory.has_run(run, now));
-        publishing.rows.retain(|rows| memory.has_rows(rows, now));
+        memory.forget_rows(&mut publishing.rows, now);
         let next = publishing.appended.next(epoch);
 
         let publishing = self.options.publishing.as_ref();

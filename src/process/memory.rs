@@ -10,7 +10,7 @@ use deltajoin_workers::batch::Batch;
 use deltajoin_workers::clock::EventTime;
 use deltajoin_workers::state::Buckets;
 
-use crate::checkpoint::{RowsEntry, RunEntry};
+use crate::checkpoint::{Groups, RowsEntry, RunEntry};
 use crate::config::Config;
 use crate::process::plan;
 
@@ -52,12 +52,31 @@ impl Memory {
         run.bucket >= self.buckets.oldest(now_ms)
     }
 
-    /// Whether some rows may be revised after an epoch with this clock.
-    pub(super) fn has_rows(&self, rows: &RowsEntry, (epoch, clock_ms): (u64, Option<i64>)) -> bool {
+    /// Forgets rows, which are in their order, of which none may be revised after an epoch with
+    /// this clock. What stands behind rows that stay does so too: it may tell what has replaced
+    /// some of them.
+    pub(super) fn forget_rows(
+        &self,
+        rows: &mut Vec<RowsEntry>,
+        (epoch, clock_ms): (u64, Option<i64>),
+    ) {
         let now_ms = match self.time {
             Some(_) => clock_ms,
             None => Some(epoch.cast_signed()),
         };
-        now_ms.is_none_or(|now_ms| rows.latest_ms > now_ms.saturating_sub(self.window_ms))
+        let Some(now_ms) = now_ms else { return };
+        let oldest_ms = now_ms.saturating_sub(self.window_ms);
+        let mut stay: Vec<Groups> = Vec::new();
+        rows.retain(|rows| {
+            let behind = || {
+                stay.iter()
+                    .any(|groups| groups.overlap(rows.groups()).is_some())
+            };
+            let stays = rows.latest_ms > oldest_ms || behind();
+            if stays && !stay.contains(&rows.groups()) {
+                stay.push(rows.groups());
+            }
+            stays
+        });
     }
 }

@@ -37,7 +37,7 @@ impl Topics {
         _: &Process,
         _: &Settings<'_>,
         _: u64,
-        _: (&NewestBound, &Arc<Monitor>),
+        _: (NewestBound, &Arc<Monitor>),
     ) -> Result<(), Failure> {
         Ok(())
     }

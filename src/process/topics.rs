@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use deltajoin_workers::ports::{Clock, Sink, Stop};
 
@@ -89,7 +88,7 @@ impl Topics {
         process: &Process,
         settings: &Settings<'_>,
         generation: u64,
-        (newest, monitor): (&NewestBound, &Arc<Monitor>),
+        (newest, monitor): (NewestBound, &Arc<Monitor>),
     ) -> Result<(), Failure> {
         let shards = settings.config.limits.shards;
         let recorded = |sink: &&str| {
@@ -98,13 +97,13 @@ impl Topics {
         };
         let clusters = settings.at_least_once.iter();
         let recorders = clusters.map(|(cluster, sinks)| {
-            let (newest, monitor) = (Arc::clone(newest), Arc::clone(monitor));
+            let (newest, monitor) = (Arc::clone(&newest), Arc::clone(monitor));
             Recorder::start(RecorderOptions {
                 progress: settings.progress[cluster].clone(),
                 sinks: sinks.iter().map(recorded).collect(),
                 shards,
                 generation,
-                newest: Arc::new(move || newest.load(Ordering::Acquire)),
+                newest,
                 settled: Arc::new(move || monitor.settled_before()),
                 fail: kafka_fatal(process.fatal),
             })

@@ -124,6 +124,18 @@ fn an_event_that_was_replaced_does_not_come_back_when_the_first_one_is_kept() {
 }
 
 #[test]
+fn an_event_that_was_replaced_by_an_earlier_one_does_not_come_back_when_that_has_left_the_window() {
+    let mut held = Held::new();
+    let earliest = ["distinct.keep=earliest", "join.revise_window=10m"];
+    held.run("Here", &event(0, "car", 10), &earliest);
+    let now = held.run("Here", &event(0, "bus", 1), &earliest);
+    assert_eq!(now, rows(&["bus Here"]));
+    held.run("Here", &event(1, "car", 12), &earliest);
+    let now = held.run("There", "", &earliest);
+    assert_eq!(now, rows(&["bus Here", "car There"]));
+}
+
+#[test]
 fn where_the_time_is_read_waits_for_a_clean_stop_also_by_arrival() {
     let config = CONFIG.replace(
         "[join]",
@@ -161,8 +173,8 @@ fn where_the_time_is_read_waits_for_a_clean_stop_also_by_arrival() {
         for text in [
             "events.time.column",
             "not written all rows",
-            "\"timestamp_detected (Milliseconds)\"",
-            "\"timestamp_detected (Seconds)\"",
+            "\"timestamp_detected (milliseconds)\"",
+            "\"timestamp_detected (seconds)\"",
         ] {
             assert!(said.contains(text), "{command}: no {text:?} in:\n{said}");
         }

@@ -1,5 +1,7 @@
 //! Single ways to lose or double rows, each closed by one rule of the protocol.
 
+use std::time::{Duration, Instant};
+
 use deltajoin::generate::reference_csv;
 use deltajoin_testkit::{Broker, Job, wait_until};
 use serde_json::{Value, json};
@@ -8,6 +10,10 @@ use crate::setup::{LIMIT, STARTED, Setup, quoted};
 use crate::stops::signal;
 use crate::stream::million;
 use crate::topics::{Publisher, Tail, detections, differences, event, values};
+
+/// When a checkpoint is made: time enough for a row to be written before.
+const CHECKPOINT: &str = "10s";
+const CHECKPOINT_DUE: Duration = Duration::from_secs(11);
 
 /// A cluster of two processes without a supervisor.
 fn two_workers(setup: &Setup) -> [Job; 2] {
@@ -76,6 +82,38 @@ fn a_frozen_process_that_has_no_successor_commits_nothing_late() {
     one.kill();
     let rows = values(broker, &two.joined());
     assert_eq!(detections(&rows), (1..=frozen + 1).collect::<Vec<_>>());
+}
+
+/// The state at an epoch of its own must not hide what a newer generation has bound before that.
+#[test]
+fn a_frozen_generation_without_records_makes_no_checkpoint_late() {
+    let (broker, name) = (Broker::shared(), "frozen-idle");
+    broker.create_topic(name, 1, &[]);
+    let setup = Setup::new(broker, name)
+        .set("[sinks]", "delivery", quoted("exactly-once"))
+        .set("checkpoint", "interval", quoted(CHECKPOINT));
+    let publisher = Publisher::new(broker, name);
+    let tail = Tail::new(broker, &setup.joined());
+    let goes_on = |detection: i64| {
+        publisher.send(0, None, Some(&event(detection, 1)));
+        publisher.flush();
+        assert_eq!(tail.next_value(LIMIT)["detection_oid"], detection);
+    };
+    let (frozen, started) = (setup.start_live(), Instant::now());
+    goes_on(1);
+    signal(&frozen.pid().to_string(), "STOP");
+    let mut newer = setup.command("run", &["--set", "checkpoint.interval=1h"]);
+    newer.wait_for_line(STARTED, LIMIT);
+    goes_on(2);
+    newer.kill();
+    newer.wait(LIMIT);
+    std::thread::sleep(CHECKPOINT_DUE.saturating_sub(started.elapsed()));
+    signal(&frozen.pid().to_string(), "CONT");
+    frozen.wait(LIMIT).assert_code(5);
+    let mut third = setup.start_live();
+    goes_on(3);
+    third.kill();
+    assert_eq!(detections(&values(broker, &setup.joined())), [1, 2, 3]);
 }
 
 /// A bound epoch is read to its end, whatever may be in flight by then.

@@ -38,7 +38,7 @@ impl Skipped {
 }
 
 /// Moves the end of a partition on.
-pub(crate) fn advance(ends: &mut Ends, partition: i32, end: i64) {
+pub fn advance(ends: &mut Ends, partition: i32, end: i64) {
     // Records of a partition stand together, so the last one is mostly the right one.
     match ends.iter_mut().rev().find(|(known, _)| *known == partition) {
         Some((_, known)) => *known = end.max(*known),

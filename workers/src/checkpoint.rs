@@ -131,8 +131,11 @@ pub trait Checkpoints: Send {
 /// New keys and rows that no checkpoint has, by epoch.
 #[derive(Debug, Default)]
 pub struct Admitted {
+    /// Epochs whose parts are asked for.
+    requested: VecDeque<u64>,
     runs: VecDeque<(u64, (i64, KeyRun))>,
-    rows: VecDeque<Kept>,
+    /// Rows, and the time of the latest of them.
+    rows: VecDeque<(i64, Kept)>,
     /// Conflicts that became dead letters, those of the minute of the last checkpoint as well.
     told: VecDeque<(u64, Told)>,
 }
@@ -142,8 +145,29 @@ impl Admitted {
         self.runs.push_back((epoch, (bucket, keys)));
     }
 
-    pub(crate) fn hold(&mut self, kept: Kept) {
-        self.rows.push_back(kept);
+    /// Holds rows, which are wanted as long as the window is not behind `latest_ms`.
+    pub(crate) fn hold(&mut self, latest_ms: i64, kept: Kept) {
+        self.rows.push_back((latest_ms, kept));
+    }
+
+    /// In an epoch, forgets rows that are at `oldest_ms` or before, if none of the parts that are
+    /// asked for needs them.
+    pub(crate) fn forget_until(&mut self, epoch: u64, oldest_ms: i64) {
+        if self.requested.front().is_some_and(|asked| *asked < epoch) {
+            return;
+        }
+        let is_over = |(latest_ms, _): &mut (i64, Kept)| *latest_ms <= oldest_ms;
+        while self.rows.pop_front_if(is_over).is_some() {}
+    }
+
+    /// Asks for the part of an epoch.
+    pub(crate) fn request(&mut self, epoch: u64) {
+        self.requested.push_back(epoch);
+    }
+
+    /// The next epoch whose part is asked for, if it has passed.
+    pub(crate) fn next_request(&mut self, passed: impl Fn(u64) -> bool) -> Option<u64> {
+        self.requested.pop_front_if(|epoch| passed(*epoch))
     }
 
     pub(crate) fn tell(&mut self, epoch: u64, told: Told) {
@@ -154,8 +178,8 @@ impl Admitted {
     pub(crate) fn take(&mut self, epoch: u64) -> Part {
         let after = self.runs.partition_point(|(of, _)| *of <= epoch);
         let keys = self.runs.drain(..after).map(|(_, keys)| keys).collect();
-        let after = self.rows.partition_point(|kept| kept.epoch <= epoch);
-        let rows = self.rows.drain(..after).collect();
+        let after = self.rows.partition_point(|(_, kept)| kept.epoch <= epoch);
+        let rows = self.rows.drain(..after).map(|(_, kept)| kept).collect();
         let is_over = |(of, _): &mut (u64, Told)| minute(*of) < minute(epoch);
         while self.told.pop_front_if(is_over).is_some() {}
         let mut told = Told::new();
@@ -178,5 +202,48 @@ impl Admitted {
         let runs = self.runs.iter().filter(|(_, (of, _))| *of == bucket);
         runs.for_each(|(_, (_, run))| all.extend(run));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(epoch: u64) -> Kept {
+        Kept {
+            epoch,
+            rows: Batch::default(),
+            replaces: false,
+        }
+    }
+
+    #[test]
+    fn rows_behind_the_window_are_forgotten_unless_a_part_needs_them() {
+        let mut admitted = Admitted::default();
+        for (epoch, latest_ms) in [(1, 10), (2, 30), (3, 20), (5, 50)] {
+            admitted.hold(latest_ms, kept(epoch));
+        }
+        let epochs = |admitted: &Admitted| {
+            let rows = admitted.rows.iter();
+            rows.map(|(_, kept)| kept.epoch).collect::<Vec<_>>()
+        };
+        admitted.forget_until(5, 20);
+        assert_eq!(
+            epochs(&admitted),
+            [2, 3, 5],
+            "the third stands behind the second"
+        );
+        admitted.request(6);
+        admitted.forget_until(6, 30);
+        assert_eq!(epochs(&admitted), [5]);
+        admitted.hold(60, kept(7));
+        admitted.forget_until(7, 50);
+        assert_eq!(epochs(&admitted), [5, 7], "the state at 6 has it");
+        assert_eq!(admitted.next_request(|epoch| epoch < 6), None);
+        assert_eq!(admitted.next_request(|epoch| epoch < 7), Some(6));
+        let part = admitted.take(6);
+        assert_eq!(part.rows.len(), 1);
+        admitted.forget_until(8, 60);
+        assert_eq!(epochs(&admitted), [0_u64; 0]);
     }
 }

@@ -42,9 +42,9 @@ use crate::checkpoint::{Checkpoints, Told};
 use crate::clock::{Clocks, ExpiryClock, SharedClock};
 use crate::key::Ownership;
 use crate::operators::{
-    BoundChanges, Distinct, Durable, Join, Joiner, Letters, Mint, Requested, SharedAdmitted,
-    SharedCounts, SharedKeys, Take, Timing, Unwritten, ask, bind, distinct, join, look_up,
-    reference, sink, source,
+    BoundChanges, Distinct, Durable, Join, Joiner, Letters, Mint, SharedAdmitted, SharedCounts,
+    SharedKeys, Take, Timing, Unwritten, ask, bind, distinct, join, look_up, reference, sink,
+    source,
 };
 use crate::ports::{Events, ReferenceBlock, Sink};
 use crate::queue::Receiver;
@@ -141,9 +141,7 @@ pub struct Dataflow {
     pub complete: Rc<Cell<bool>>,
     /// Where the state is kept.
     pub checkpoints: Option<Box<dyn Checkpoints>>,
-    /// Epochs of which this worker must hand over a part, when they are written.
-    pub(crate) requested: Requested,
-    /// What its state has gained, and handed over to no checkpoint.
+    /// What this worker's state has gained, and handed over to no checkpoint.
     pub(crate) admitted: SharedAdmitted,
     /// The keys that it remembers.
     pub(crate) keys: SharedKeys,
@@ -211,7 +209,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
     let (closed, written) = (ProbeHandle::new(), ProbeHandle::new());
     let unwritten = Rc::new(RefCell::new(Unwritten::default()));
     let complete = Rc::new(Cell::new(false));
-    let (requested, admitted) = (Requested::default(), SharedAdmitted::default());
+    let admitted = SharedAdmitted::default();
     let keys: SharedKeys = Rc::new(RefCell::new(ports.keys));
     let clock: SharedClock = Rc::new(RefCell::new(ports.clock));
     let clocks = Clocks::default();
@@ -227,7 +225,7 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         ports.events,
         ports.epoch_bytes_max,
         Rc::clone(&unwritten),
-        Rc::clone(&requested),
+        Rc::clone(&admitted),
         timing,
         counts(),
     );
@@ -271,7 +269,6 @@ pub fn build(scope: Scope<'_, u64>, plan: Plan, ports: Ports, counts: &SharedCou
         unwritten,
         complete,
         checkpoints: ports.checkpoints,
-        requested,
         admitted,
         keys,
         clock,

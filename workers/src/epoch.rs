@@ -49,11 +49,6 @@ impl Minter {
         self.busy_until_us = self.clock.now_us() + micros(BUSY);
     }
 
-    /// The newest epoch that was minted.
-    pub fn last(&self) -> u64 {
-        self.last
-    }
-
     /// The epoch to mint now, if one is due.
     pub fn due(&mut self) -> Option<u64> {
         let now_us = self.clock.now_us();

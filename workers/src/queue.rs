@@ -42,11 +42,6 @@ impl InFlight {
         })
     }
 
-    /// The budget.
-    pub fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
     /// The bytes in flight.
     pub fn bytes(&self) -> usize {
         *lock(&self.bytes)
@@ -195,11 +190,6 @@ impl<T> Receiver<T> {
         self.0.in_flight.release(bytes);
     }
 
-    /// The budget of this queue's process.
-    pub fn in_flight(&self) -> &Arc<InFlight> {
-        &self.0.in_flight
-    }
-
     /// Sets what is called when an item comes into the empty queue, or the queue is finished.
     pub fn wake_by(&self, waker: Waker) {
         *lock(&self.0.waker) = Some(waker);
@@ -225,7 +215,7 @@ mod tests {
         assert!(receiver.pop().is_none());
         receiver.release(60);
         assert!(waiting.join().unwrap());
-        assert_eq!(receiver.in_flight().bytes(), 500);
+        assert_eq!(receiver.0.in_flight.bytes(), 500);
         assert_eq!(receiver.pop(), Some((2, 500)));
     }
 
@@ -236,7 +226,7 @@ mod tests {
         let waiting = std::thread::spawn(move || sender.send(2, 10));
         receiver.need(true);
         assert!(waiting.join().unwrap());
-        assert_eq!(receiver.in_flight().bytes(), 20);
+        assert_eq!(receiver.0.in_flight.bytes(), 20);
     }
 
     #[test]

@@ -167,7 +167,6 @@ impl This {
     fn keep(&mut self) {
         let Dataflow {
             checkpoints: Some(checkpoints),
-            requested,
             written,
             admitted,
             keys,
@@ -176,8 +175,8 @@ impl This {
         else {
             return;
         };
-        let passed = |epoch: &mut u64| !written.less_equal(epoch);
-        while let Some(epoch) = { requested.borrow_mut().pop_front_if(passed) } {
+        let passed = |epoch| !written.less_equal(&epoch);
+        while let Some(epoch) = { admitted.borrow_mut().next_request(passed) } {
             let mut part = admitted.borrow_mut().take(epoch);
             let mut keys = keys.borrow_mut();
             let rows = self.counts.borrow().recent_bytes;

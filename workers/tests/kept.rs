@@ -350,6 +350,11 @@ impl Checkpoints for Keeping {
 
     fn publish(&mut self, epoch: u64, clock_ms: Option<i64>, parts: Vec<Vec<u8>>) {
         self.kept.lock().unwrap().step(|kept| {
+            let bound = kept.bindings.iter().any(|binding| binding.epoch == epoch);
+            assert!(
+                bound,
+                "otherwise a newer generation may have bound some before it"
+            );
             kept.checkpoint.0 = epoch;
             kept.clock_ms = clock_ms;
             kept.told.clear();

@@ -7,6 +7,8 @@
 //! # Invariants
 //! * A record is written only after all rows of its epoch are acknowledged.
 //! * What is recorded never steps back, and an idle job records nothing.
+//! * Only epochs up to one that is bound are recorded: behind it, epochs may be those of a newer
+//!   generation that this one has not heard of.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +45,7 @@ pub struct RecorderOptions {
     pub shards: usize,
     /// Is told in the records.
     pub generation: u64,
-    /// The last epoch that has anything to be written.
+    /// The last epoch that is bound for good: none behind it has anything to be written.
     pub newest: Watched,
     /// The first epoch that not all sinks have written.
     pub settled: Watched,
@@ -161,9 +163,9 @@ impl Recording {
 
     /// Records what is written by now, if it is more than what is recorded.
     fn record(&mut self) -> Result<(), Error> {
-        let epoch = (self.options.settled)().saturating_sub(1);
-        // Epochs after it have no rows.
+        // Epochs behind the newest that is bound may be a newer generation's, if there is one.
         let newest = (self.options.newest)();
+        let epoch = (self.options.settled)().saturating_sub(1).min(newest);
         let record = ProgressRecord {
             shards: 0..self.options.shards,
             epoch,
@@ -171,7 +173,7 @@ impl Recording {
         };
         let mut records = Vec::new();
         for (sink, recorded) in &mut self.options.sinks {
-            if *recorded < epoch.min(newest) {
+            if *recorded < epoch {
                 records.push(encode(sink, &record));
                 *recorded = epoch;
             }

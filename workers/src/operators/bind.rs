@@ -9,9 +9,9 @@
 //! Ends go to worker 0. Changes of the reference are made there.
 //!
 //! # Capabilities
-//! One for each epoch with records or changes, held until the log says that its binding is
-//! durable. So "durable" reaches all workers by timely's own progress tracking. An epoch without
-//! either has no binding and holds none.
+//! One for each epoch with records or changes, or of which a checkpoint is made, held until the log
+//! says that its binding is durable. So "durable" reaches all workers by timely's own progress
+//! tracking. Any other epoch has no binding and holds none.
 //!
 //! # State
 //! Bindings of open epochs; a capability for each that is being appended.
@@ -81,6 +81,9 @@ pub fn bind<'scope>(
                         }
                         Taken::Skipped(skipped) => {
                             binding(&mut open, &capability).skipped.push(skipped);
+                        }
+                        Taken::Checkpoint => {
+                            binding(&mut open, &capability);
                         }
                         Taken::Seen(seen) => clock.borrow_mut().observe(seen),
                     }

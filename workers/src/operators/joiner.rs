@@ -15,7 +15,7 @@ use crate::batch::{Batch, Gather, RowIndex};
 use crate::checkpoint::{Kept, Told};
 use crate::clock::Clocks;
 use crate::operators::distinct::SharedAdmitted;
-use crate::operators::join::{Join, Unmatched};
+use crate::operators::join::{Join, Keep, Unmatched};
 use crate::operators::questions::{JoinKeys, Questions};
 use crate::operators::rivals::{Before, Rival, Rivals};
 use crate::operators::{Letters, Output, SharedCounts};
@@ -142,6 +142,9 @@ impl Joiner {
     fn revise(&mut self, recent: &mut RecentRows, epoch: u64, work: Work, done: &mut Done) {
         let oldest_ms = self.oldest_ms(epoch);
         recent.forget_until(oldest_ms);
+        if let Some(admitted) = &self.admitted {
+            admitted.borrow_mut().forget_until(epoch, oldest_ms);
+        }
         let (events, duplicates) = (gathered(work.events), gathered(work.duplicates));
         let simple = duplicates.batches().is_empty() && work.changes.is_empty();
 
@@ -219,6 +222,18 @@ impl Joiner {
         })
     }
 
+    /// Until when rows are wanted: that one has replaced a later one is wanted longer than itself.
+    fn latest_ms(&self, kept: &Kept) -> i64 {
+        match self.join.time {
+            Some(_) if kept.replaces && self.join.keep == Keep::Earliest => i64::MAX,
+            Some(time) => {
+                let times = (0..kept.rows.len()).map(|row| time.of(&kept.rows, row));
+                times.max().unwrap_or(i64::MIN)
+            }
+            None => kept.epoch.cast_signed(),
+        }
+    }
+
     /// Takes back what rivals take the place of, and forgets it.
     fn take_back(
         &self,
@@ -285,11 +300,12 @@ impl Joiner {
         };
         if let Some(admitted) = &self.admitted {
             let rows = held.clone();
-            admitted.borrow_mut().hold(Kept {
+            let kept = Kept {
                 epoch,
                 rows,
                 replaces,
-            });
+            };
+            admitted.borrow_mut().hold(self.latest_ms(&kept), kept);
         }
         recent.push(held, epoch);
         given(rows)

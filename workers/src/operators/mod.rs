@@ -26,7 +26,7 @@ pub(crate) use look_up::look_up;
 pub(crate) use output::Output;
 pub use reference::{BoundChanges, reference};
 pub use sink::sink;
-pub use source::{Mint, Requested, Sourced, Stamped, Take, Timing, Unwritten, source};
+pub use source::{Mint, Sourced, Stamped, Take, Timing, Unwritten, source};
 
 use std::cell::RefCell;
 use std::rc::Rc;

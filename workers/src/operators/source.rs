@@ -48,7 +48,7 @@ use timely::progress::operate::FrontierInterest;
 use crate::batch::{Batch, Gather};
 use crate::bindings::{Ends, Skipped, advance};
 use crate::clock::{Clocks, EventTime, Seen, latest_ms, seen_in};
-use crate::operators::{SharedCounts, Whole};
+use crate::operators::{SharedAdmitted, SharedCounts, Whole};
 use crate::ports::{Block, Events};
 
 /// How long a source that waits for the records of a bound epoch sleeps.
@@ -74,6 +74,8 @@ pub enum Taken {
     Before((i32, i64)),
     /// Nothing, as that was not there any more.
     Skipped(Skipped),
+    /// All of it: a checkpoint is made of the state at its end.
+    Checkpoint,
     /// How far it has come in time; told of bound epochs as well.
     Seen(Seen),
 }
@@ -88,9 +90,6 @@ pub struct Timing {
     /// What others ask for the clock of an epoch.
     pub clocks: Clocks,
 }
-
-/// Epochs of which this worker must hand over a part.
-pub type Requested = Rc<RefCell<VecDeque<u64>>>;
 
 /// What a worker stamps with an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -155,7 +154,7 @@ pub fn source<'scope>(
     queue: Rc<Events>,
     epoch_bytes_max: usize,
     unwritten: Rc<RefCell<Unwritten>>,
-    requested: Requested,
+    admitted: SharedAdmitted,
     timing: Timing,
     counts: SharedCounts,
 ) -> Sourced<'scope> {
@@ -179,10 +178,10 @@ pub fn source<'scope>(
                 let epoch = *capability.least().expect("a mint has an epoch");
                 for mint in mints.drain(..) {
                     if mint.checkpoint {
-                        requested.borrow_mut().push_back(epoch);
+                        admitted.borrow_mut().request(epoch);
                     }
                     timing.clocks.tell(epoch, mint.clock_ms);
-                    open.extend(Open::new(&capability, mint.take));
+                    open.extend(Open::new(&capability, mint));
                 }
             });
             let mut events_output = events_output.activate();
@@ -216,12 +215,9 @@ pub fn source<'scope>(
                     break;
                 }
                 waiting.queue.need(false);
-                if epoch.take == Take::Waiting {
-                    let skipped = epoch.skipped.drain(..).map(Taken::Skipped);
-                    let reached = epoch.reached.drain(..).map(Taken::Before);
-                    let mut session = ends_output.session_with_builder(ends);
-                    session.give_iterator(skipped.chain(reached));
-                }
+                let told = epoch.tell();
+                let ends = &epoch.capabilities[2];
+                ends_output.session_with_builder(ends).give_iterator(told);
                 if epoch.stamped.records > 0 {
                     unwritten.epochs.push_back(epoch.stamped);
                 }
@@ -271,6 +267,7 @@ struct Open {
     /// For events, dead letters and ends.
     capabilities: [Capability<u64>; 3],
     take: Take,
+    checkpoint: bool,
     /// How far its records go.
     reached: Ends,
     /// What a live one goes on without.
@@ -279,7 +276,7 @@ struct Open {
 }
 
 impl Open {
-    fn new(capability: &InputCapability<u64>, take: Take) -> Option<Self> {
+    fn new(capability: &InputCapability<u64>, mint: Mint) -> Option<Self> {
         let retain = |output| capability.retain_least(output);
         let capabilities = [retain(0)?, retain(1)?, retain(2)?];
         let stamped = Stamped {
@@ -290,11 +287,29 @@ impl Open {
         };
         Some(Self {
             capabilities,
-            take,
+            take: mint.take,
+            checkpoint: mint.checkpoint,
             reached: Ends::new(),
             skipped: Vec::new(),
             stamped,
         })
+    }
+}
+
+impl Open {
+    /// What is to be bound of it, once it is closed.
+    fn tell(&mut self) -> impl Iterator<Item = Taken> + use<> {
+        let (skipped, reached) = match self.take {
+            Take::Waiting => (
+                std::mem::take(&mut self.skipped),
+                std::mem::take(&mut self.reached),
+            ),
+            Take::Nothing | Take::Bound(_) => Default::default(),
+        };
+        let skipped = skipped.into_iter().map(Taken::Skipped);
+        let reached = reached.into_iter().map(Taken::Before);
+        let checkpoint = self.checkpoint.then_some(Taken::Checkpoint);
+        skipped.chain(reached).chain(checkpoint)
     }
 }
 
