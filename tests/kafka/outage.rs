@@ -275,7 +275,11 @@ fn a_silent_sink_makes_the_job_wait_and_not_grow() {
         std::thread::sleep(Duration::from_millis(500));
     }
     for (processes, setup, (before, most), _) in &jobs {
-        let read = setup.status()["records"].as_u64().expect("a number");
+        let status = setup.status();
+        let number = |name: &str| status[name].as_u64().expect("a number");
+        let behind_ms = number("epoch") - number("written_epoch");
+        assert!(behind_ms > 10_000, "the status does not tell: {status}");
+        let read = number("records");
         let fit = processes * BUDGET / (published.bytes / published.records);
         let (grown, job) = (most.saturating_sub(*before), setup.joined());
         tell(&format!(
@@ -375,4 +379,31 @@ impl Stubborn {
         self.job.signal(Signal::Terminate);
         self.job.wait(LIMIT).assert_code(130);
     }
+}
+
+/// The controller hears of it more seldom than it must: clients are told of no brokers meanwhile.
+#[test]
+fn a_broker_that_is_fenced_again_and_again_is_found_each_time() {
+    let broker = Broker::configured(&[
+        ("broker.session.timeout.ms", "1500"),
+        ("broker.heartbeat.interval.ms", "2500"),
+    ]);
+    let options = Options {
+        count: 30_000,
+        rate: 1_000,
+        ..Options::default()
+    };
+    broker.create_topic("fenced", options.partitions, &[]);
+    let setup = Setup::new(&broker, "fenced")
+        .set("[sinks]", "delivery", quoted("exactly-once"))
+        .reference(&reference_csv(&options));
+    let mut job = setup.start_live();
+    let expected = Expected::of(&options).unwrap();
+    assert_eq!(publish(&broker, "fenced", &options).records, options.count);
+    let found = Tail::new(&broker, &setup.joined()).audit(&expected, LIMIT);
+    assert!(found.is_clean(), "{found:#?}");
+    job.signal(Signal::Terminate);
+    let outcome = job.wait(LIMIT);
+    outcome.assert_code(0);
+    assert_no_errors(&outcome.stderr);
 }

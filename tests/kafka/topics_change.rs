@@ -334,3 +334,45 @@ fn a_reader_that_is_overtaken_by_retention_goes_on_and_counts_if_it_may() {
     assert_eq!(summary(&outcome)["missing"], 0);
     assert_eq!(detections(&values(broker, &setup.joined())), rows);
 }
+
+/// Rows for it would wait for ever, and nobody would hear of it.
+#[test]
+fn a_topic_that_is_deleted_while_the_job_writes_to_it_ends_the_job() {
+    let broker = Broker::shared();
+    let gone = |setup: &Setup, topic: &str| {
+        let tail = Tail::new(broker, &setup.joined());
+        let events = setup.joined().replace("-joined", "");
+        let job = setup.start_live();
+        publish(broker, &events, 0, 0..1);
+        assert_eq!(tail.next_value(LIMIT)["detection_oid"], 0);
+        broker.delete_topic(topic);
+        publish(broker, &events, 0, 1..2);
+        job
+    };
+    let setups = ["exactly-once", "at-least-once"].map(|delivery| {
+        let name = format!("deleted-{delivery}");
+        broker.create_topic(&name, 1, &[]);
+        create_outputs(broker, &name);
+        setup(broker, &name).set("[sinks]", "delivery", quoted(delivery))
+    });
+    let log = setup(broker, "deleted-log").rows_to("rows.jsonl");
+    broker.create_topic("deleted-log", 1, &[]);
+    broker.create_topic(&log.dead(), 1, &[]);
+    let mut jobs: Vec<(Job, String)> = setups
+        .iter()
+        .map(|setup| (gone(setup, &setup.joined()), setup.joined()))
+        .collect();
+    let job = log.start_live();
+    wait_until("a live job", LIMIT, || log.status()["state"] == "live");
+    broker.delete_topic("deleted-log.bindings");
+    publish(broker, "deleted-log", 0, 0..1);
+    jobs.push((job, "deleted-log.bindings".to_owned()));
+    for (job, topic) in jobs {
+        let outcome = job.wait(LIMIT);
+        assert_ne!(outcome.code(), Some(0));
+        let said = outcome.stderr.join("\n");
+        for text in [&*format!("topic \"{topic}\""), "does not exist any more"] {
+            assert!(said.contains(text), "no {text:?} in:\n{said}");
+        }
+    }
+}

@@ -6,14 +6,14 @@
 //! # Invariants
 //! * No answer is guessed but the largest message of a topic whose settings may not be read.
 
+mod admin;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use deltajoin_workers::ports::Stop;
-use rdkafka::admin::{
-    AdminClient, AdminOptions, ConfigEntry, NewTopic, ResourceSpecifier, TopicReplication,
-};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigEntry, ResourceSpecifier};
+use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -38,8 +38,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(500);
 /// A topic is known to all brokers soon after it was made.
 const KNOWN_WITHIN: Duration = Duration::from_millis(300);
-/// One that was made just now is waited for.
-const MADE_KNOWN_WITHIN: Duration = Duration::from_secs(30);
 /// Librdkafka's default, for topics whose settings may not be read.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
@@ -238,119 +236,6 @@ impl Connection {
             .collect()
     }
 
-    /// Creates the topic, with so many replicas or, for 0, as many as the broker has it by default;
-    /// waits for a broker that is away. It is as good if somebody else has created it meanwhile.
-    ///
-    /// # Errors
-    /// If Kafka refuses, or if `stop` is set.
-    pub(super) fn create(
-        &mut self,
-        partitions: i32,
-        replicas: u16,
-        settings: &[(&str, &str)],
-        stop: &Stop,
-    ) -> Result<(), Error> {
-        let replicas = match replicas {
-            0 => -1,
-            replicas => i32::from(replicas),
-        };
-        let admin = self.admin()?;
-        self.known_within = MADE_KNOWN_WITHIN;
-        self.ask(stop, |_, topic| {
-            let mut new =
-                NewTopic::new(&topic.topic, partitions, TopicReplication::Fixed(replicas));
-            for (key, value) in settings {
-                new = new.set(key, value);
-            }
-            let options = AdminOptions::new()
-                .request_timeout(Some(ANSWER))
-                .operation_timeout(Some(ANSWER));
-            let created = match pollster::block_on(admin.create_topics([&new], &options)) {
-                Ok(created) => created,
-                Err(error) => return Answer::Later(reason(&error)),
-            };
-            match created.into_iter().next() {
-                Some(Ok(_) | Err((_, Code::TopicAlreadyExists))) => Answer::Given(()),
-                Some(Err((_, code))) if refused(code) => Answer::Never(Error::NotCreated {
-                    place: place(topic),
-                    reason: code.to_string(),
-                    needed: needed(partitions, settings),
-                }),
-                Some(Err((_, code))) => Answer::Later(code.to_string()),
-                None => Answer::Later("the answer names no topic".to_owned()),
-            }
-        })
-    }
-
-    /// Deletes the topic; it is as good if it is not there.
-    ///
-    /// # Errors
-    /// If Kafka refuses, or if `stop` is set.
-    pub(super) fn delete(&mut self, stop: &Stop) -> Result<(), Error> {
-        let admin = self.admin()?;
-        self.ask(stop, |_, topic| {
-            let options = AdminOptions::new()
-                .request_timeout(Some(ANSWER))
-                .operation_timeout(Some(ANSWER));
-            let deleted = match pollster::block_on(admin.delete_topics(&[&topic.topic], &options)) {
-                Ok(deleted) => deleted,
-                Err(error) => return Answer::Later(reason(&error)),
-            };
-            match deleted.into_iter().next() {
-                Some(Ok(_)) => Answer::Given(()),
-                Some(Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic))) => {
-                    Answer::Given(())
-                }
-                Some(Err((_, code))) if refused(code) => Answer::Never(Error::NotAuthorized {
-                    place: place(topic),
-                    reason: code.to_string(),
-                }),
-                Some(Err((_, code))) => Answer::Later(code.to_string()),
-                None => Answer::Later("the answer names no topic".to_owned()),
-            }
-        })
-    }
-
-    /// Removes the records of partition 0 before an offset; waits for a broker that is away.
-    ///
-    /// # Errors
-    /// If Kafka refuses, or if `stop` is set.
-    pub(super) fn delete_before(&mut self, offset: i64, stop: &Stop) -> Result<(), Error> {
-        let admin = self.admin()?;
-        self.ask(stop, |_, topic| {
-            let mut list = TopicPartitionList::new();
-            if let Err(error) = list.add_partition_offset(&topic.topic, 0, Offset::Offset(offset)) {
-                return Answer::Never(Error::failed(topic, &error.to_string()));
-            }
-            let options = AdminOptions::new()
-                .request_timeout(Some(ANSWER))
-                .operation_timeout(Some(ANSWER));
-            let deleted = match pollster::block_on(admin.delete_records(&list, &options)) {
-                Ok(deleted) => deleted,
-                Err(error) => return Answer::Later(reason(&error)),
-            };
-            let error = deleted.elements().first().map(|element| element.error());
-            match error {
-                Some(Err(error)) => match error.rdkafka_error_code() {
-                    Some(code @ Code::TopicAuthorizationFailed) => {
-                        Answer::Never(Error::NotAuthorized {
-                            place: place(topic),
-                            reason: code.to_string(),
-                        })
-                    }
-                    _ => Answer::Later(reason(&error)),
-                },
-                Some(Ok(())) => Answer::Given(()),
-                None => Answer::Later("the answer names no partition".to_owned()),
-            }
-        })
-    }
-
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Error> {
-        let admin = self.config.create();
-        admin.map_err(|error| Error::from_client(error, &self.topic))
-    }
-
     /// What it asks about.
     pub(super) fn topic(&self) -> &KafkaTopic {
         &self.topic
@@ -381,7 +266,7 @@ impl Connection {
             }
             let list = match consumer.offsets_for_times(list, ANSWER) {
                 Ok(list) => list,
-                Err(error) => return Answer::Later(reason(&error)),
+                Err(error) => return later(consumer.client(), topic, &error),
             };
             let mut offsets = vec![-1; partitions];
             for element in list.elements() {
@@ -393,7 +278,7 @@ impl Connection {
                                 reason: code.to_string(),
                             })
                         }
-                        _ => Answer::Later(reason(&error)),
+                        _ => later(consumer.client(), topic, &error),
                     };
                 }
                 let index = usize::try_from(element.partition()).expect("as it was asked");
@@ -426,7 +311,7 @@ impl Connection {
             // What was seen of the connection is to be said with it.
             self.patience.serve(&self.handle, Duration::ZERO, |_| {})?;
             if began.elapsed() > QUIET {
-                self.patience.away(&why);
+                self.patience.away(self.handle.client(), &why);
             }
             pause = (pause * 2).min(PAUSE_MAX);
             // A refusal may come at once: what is left of the pause is spent on listening.
@@ -445,34 +330,15 @@ impl Connection {
     }
 }
 
-/// Whether a topic will not be created later either.
-fn refused(code: Code) -> bool {
-    matches!(
-        code,
-        Code::TopicAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::InvalidTopic
-            | Code::InvalidConfig
-            | Code::InvalidPartitions
-            | Code::InvalidReplicationFactor
-            | Code::PolicyViolation
-    )
-}
-
-/// What a topic needs, in words.
-fn needed(partitions: i32, settings: &[(&str, &str)]) -> String {
-    let noun = if partitions == 1 {
-        "partition"
-    } else {
-        "partitions"
-    };
-    let mut needed = format!("{partitions} {noun}");
-    for (index, (key, value)) in settings.iter().enumerate() {
-        let last = index + 1 == settings.len();
-        needed.push_str(if last { " and " } else { ", " });
-        needed.push_str(&format!("{key}={value}"));
-    }
-    needed
+/// The answer of a client that has none for now. It may have lost all its brokers, and nobody else
+/// looks after it.
+fn later<C: ClientContext, T>(
+    client: &Client<C>,
+    topic: &KafkaTopic,
+    error: &KafkaError,
+) -> Answer<T> {
+    bootstrap_again(client, &topic.brokers);
+    Answer::Later(reason(error))
 }
 
 /// What the topic is like now, if there is an answer to one question.

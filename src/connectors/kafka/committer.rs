@@ -17,6 +17,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::warn;
 
 use crate::codec::Format;
+use crate::connectors::kafka::error::reason;
 use crate::connectors::kafka::ffi::{Producer, Topic};
 use crate::connectors::kafka::messages::TransactionFault;
 use crate::connectors::kafka::patience::Patience;
@@ -152,6 +153,7 @@ impl Committer {
                     let native = self.producer.topic(&topic.topic);
                     let native = native.map_err(|error| Error::from_client(error, topic))?;
                     self.wait_for_topic(&topic.topic)?;
+                    self.patience.look_for(&topic.topic);
                     self.routes.add(Arc::clone(&port.destination), native)
                 }
             };
@@ -171,7 +173,7 @@ impl Committer {
             let client = self.producer.handle().client();
             match client.fetch_metadata(Some(topic), COMMIT) {
                 Ok(_) => break,
-                Err(error) => self.patience.away(&error.to_string()),
+                Err(error) => self.patience.away(client, &reason(&error)),
             }
             self.serve(Duration::ZERO)?;
             self.check_stop()?;
@@ -331,7 +333,8 @@ impl Committer {
             if !fault.retriable {
                 return Err(self.failed(fault));
             }
-            self.patience.away(&fault.reason);
+            let client = self.producer.handle().client();
+            self.patience.away(client, &fault.reason);
             self.serve(Duration::ZERO)?;
             self.check_stop()?;
         }

@@ -150,6 +150,8 @@ pub enum Error {
         reason: String,
         /// Partitions and settings that it needs.
         needed: String,
+        /// How many replicas were asked for, if those are the reason; -1 for the broker's default.
+        replicas: Option<i32>,
     },
     /// A topic is there, but cannot serve its purpose.
     #[error("{place} cannot hold {purpose}")]
@@ -274,9 +276,9 @@ impl Error {
             Self::BadReference { .. } => {
                 "Put a correct record, or a tombstone, for the same key into the topic.".to_owned()
             }
-            Self::NotCreated { needed, .. } => {
-                format!("Let the job create it, or create it with {needed}.")
-            }
+            Self::NotCreated {
+                needed, replicas, ..
+            } => creatable(*replicas, needed),
             Self::Unfit { hint, .. } => hint.clone(),
             Self::BadProgress { .. } => {
                 "Start the release of deltajoin that wrote it; if another program did, give the \
@@ -371,6 +373,20 @@ impl Error {
 /// How errors name a topic.
 pub(super) fn place(topic: &KafkaTopic) -> String {
     format!("topic {:?} on {}", topic.topic, topic.brokers)
+}
+
+/// How a topic could be created after all.
+fn creatable(replicas: Option<i32>, needed: &str) -> String {
+    match replicas {
+        Some(-1) => "The cluster has fewer brokers than its default.replication.factor says: set \
+                     limits.topic_replication."
+            .to_owned(),
+        Some(replicas) => format!(
+            "limits.topic_replication is {replicas}: the cluster has fewer brokers, or not so \
+             many are up."
+        ),
+        None => format!("Let the job be allowed to create it, or create it with {needed}."),
+    }
 }
 
 /// What an error of rust-rdkafka's is about, without its words around it.

@@ -6,12 +6,13 @@
 //! # Invariants
 //! * An absence is said within ten seconds, then every ten seconds, and once when it is over; with
 //!   what was seen of it, and what is probably wrong.
-//! * Nothing that waiting cannot cure is waited for.
+//! * Nothing that waiting cannot cure is waited for: a topic that is gone, for half a minute.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
 use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use tracing::{debug, info, warn};
 
 use crate::config::KafkaTopic;
@@ -25,6 +26,10 @@ const REPEAT: Duration = Duration::from_secs(10);
 /// How long nothing may be heard of Kafka before it is looked at: absences are to be said within
 /// ten seconds, and a question every few is no load.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How often a client that finds no broker is given its first addresses again.
+const BOOTSTRAP: Duration = Duration::from_millis(500);
+/// How long a topic may not be there: longer than brokers that start may take to know it.
+const MISSING: Duration = Duration::from_secs(20);
 /// How long looking may take: longer than a broker that is there needs.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -40,6 +45,12 @@ pub(super) struct Patience {
     heard: Instant,
     /// How a connection has failed since then.
     failure: Option<String>,
+    /// When the client was last given its first addresses again.
+    bootstrapped: Option<Instant>,
+    /// Topics that must be there too.
+    others: Vec<String>,
+    /// Since when a topic is not there.
+    missing: Option<Instant>,
 }
 
 impl Patience {
@@ -51,6 +62,9 @@ impl Patience {
             said: None,
             heard: Instant::now(),
             failure: None,
+            bootstrapped: None,
+            others: Vec::new(),
+            missing: None,
         }
     }
 
@@ -62,9 +76,22 @@ impl Patience {
         }
     }
 
-    /// Kafka did not answer, for this reason.
-    pub(super) fn away(&mut self, reason: &str) {
+    /// Has another topic looked for as well.
+    pub(super) fn look_for(&mut self, topic: &str) {
+        self.others.push(topic.to_owned());
+    }
+
+    /// Kafka did not answer this client, for this reason.
+    pub(super) fn away(&mut self, client: &Client<Problems>, reason: &str) {
         let KafkaTopic { brokers, topic, .. } = &self.topic;
+        // It may have lost all its brokers. Each time is remembered by the client, so not always.
+        if self
+            .bootstrapped
+            .is_none_or(|last| last.elapsed() >= BOOTSTRAP)
+        {
+            self.bootstrapped = Some(Instant::now());
+            bootstrap_again(client, brokers);
+        }
         let failure = self.failure.as_deref();
         // Librdkafka tells of some failures twice, each time with another duration at the end.
         let cause = reason.split(" (after ").next().unwrap_or(reason);
@@ -115,21 +142,15 @@ impl Patience {
                 Polled::Nothing => break,
                 Polled::Served => {}
                 Polled::Disconnected(failure) => self.failure = Some(failure),
-                Polled::Problem(problem) => {
-                    if problem.code == Code::AllBrokersDown {
-                        bootstrap_again(handle.client(), &self.topic.brokers);
-                    }
-                    self.problem(&problem)?;
-                }
+                Polled::Problem(problem) => self.problem(handle.client(), &problem)?,
             }
             timeout = Duration::ZERO;
         }
-        self.look(handle.client());
-        Ok(())
+        self.look(handle.client())
     }
 
     /// An error of a client as a whole.
-    fn problem(&mut self, problem: &Problem) -> Result<(), Error> {
+    fn problem(&mut self, client: &Client<Problems>, problem: &Problem) -> Result<(), Error> {
         let refused = matches!(
             problem.code,
             Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism
@@ -144,7 +165,7 @@ impl Patience {
         if problem.fatal {
             return Err(Error::failed(&self.topic, &problem.reason));
         }
-        self.topic_error(problem.code, &problem.reason)
+        self.topic_error(client, problem.code, &problem.reason)
     }
 
     /// An error of one partition, of which `next` is the offset that is read next.
@@ -171,12 +192,17 @@ impl Patience {
                 }
             }
             Code::Fatal => Error::failed(&self.topic, reason),
-            code => return self.topic_error(code, reason),
+            code => return self.topic_error(handle.client(), code, reason),
         })
     }
 
     /// An error of the topic, or of whatever comes and goes.
-    fn topic_error(&mut self, code: Code, reason: &str) -> Result<(), Error> {
+    fn topic_error(
+        &mut self,
+        client: &Client<Problems>,
+        code: Code,
+        reason: &str,
+    ) -> Result<(), Error> {
         let (place, reason) = (place(&self.topic), reason.to_owned());
         match code {
             Code::UnknownPartition | Code::UnknownTopic | Code::UnknownTopicOrPartition => {
@@ -184,30 +210,64 @@ impl Patience {
             }
             Code::TopicAuthorizationFailed => Err(Error::NotAuthorized { place, reason }),
             _ => {
-                self.away(&reason);
+                self.away(client, &reason);
                 Ok(())
             }
         }
     }
 
     /// If Kafka has been silent or away for long, looks whether it is there, and says so. A reader
-    /// would wait for records of a silent one, and an idle client not notice that it is back.
+    /// would wait for records of a silent one, an idle client not notice that it is back, and a
+    /// producer not that its topic is gone.
     #[inline]
-    fn look(&mut self, client: &Client<Problems>) {
+    fn look(&mut self, client: &Client<Problems>) -> Result<(), Error> {
         let due = match self.said {
             Some(said) => said.elapsed() >= REPEAT,
             None => self.heard.elapsed() >= SILENCE,
         };
-        if self.answered && due {
-            match client.fetch_metadata(Some(&self.topic.topic), ANSWER) {
-                Ok(_) => self.back(),
+        match self.answered && due {
+            true => self.look_now(client),
+            false => Ok(()),
+        }
+    }
+
+    fn look_now(&mut self, client: &Client<Problems>) -> Result<(), Error> {
+        let mut missing = None;
+        for topic in std::iter::once(&self.topic.topic).chain(&self.others) {
+            match client.fetch_metadata(Some(topic), ANSWER) {
+                Ok(metadata) if is_missing(&metadata) => missing = Some(topic.clone()),
+                Ok(_) => {}
                 Err(error) => {
-                    bootstrap_again(client, &self.topic.brokers);
-                    self.away(&reason(&error));
+                    self.away(client, &reason(&error));
+                    return Ok(());
                 }
             }
         }
+        let Some(topic) = missing else {
+            self.missing = None;
+            self.back();
+            return Ok(());
+        };
+        let since = *self.missing.get_or_insert_with(Instant::now);
+        if since.elapsed() < MISSING {
+            self.away(client, &format!("topic {topic:?} does not exist"));
+            return Ok(());
+        }
+        let gone = KafkaTopic {
+            topic,
+            ..self.topic.clone()
+        };
+        Err(Error::PartitionsGone {
+            place: place(&gone),
+            reason: "The topic does not exist any more.".to_owned(),
+        })
     }
+}
+
+/// Whether the topic that was asked for does not exist.
+fn is_missing(metadata: &Metadata) -> bool {
+    let error = metadata.topics().first().and_then(MetadataTopic::error);
+    error.map(Code::from) == Some(Code::UnknownTopicOrPartition)
 }
 
 /// What is probably wrong if a connection has failed so, in librdkafka's words.

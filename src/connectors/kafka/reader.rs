@@ -170,7 +170,8 @@ impl Reader {
             if let Some(range) = self.block.ranges[index(partition)] {
                 match self.expected.find(self.consumer.handle(), range)? {
                     Err(code) => {
-                        self.patience.away(&code.to_string());
+                        let client = self.consumer.handle().client();
+                        self.patience.away(client, &code.to_string());
                         break;
                     }
                     Ok(to) => {

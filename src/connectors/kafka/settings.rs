@@ -167,7 +167,12 @@ fn build(
     check(&topic.properties)?;
     let mut config = ClientConfig::new();
     // Why a connection was closed is logged at this level, and nowhere else.
-    config.set_log_level(RDKafkaLogLevel::Info);
+    let asked = topic.properties.contains_key("debug");
+    config.set_log_level(if asked {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Info
+    });
     config.set("bootstrap.servers", &topic.brokers);
     for (key, value) in CLIENT.iter().chain(ours) {
         config.set(*key, *value);

@@ -242,7 +242,7 @@ fn take_id(topic: &KafkaTopic, id: &str, stop: &Stop) -> Result<Producer, Error>
             }
             // The transaction of whoever had the id is ended first.
             if began.elapsed() > QUIET {
-                patience.away(&fault.reason);
+                patience.away(producer.handle().client(), &fault.reason);
             }
             patience.serve(producer.handle(), Duration::ZERO, |_| {})?;
             if stop.asked() {
