@@ -76,6 +76,9 @@ pub struct Status {
     /// The newest closed epoch, in milliseconds since 1970; 0 before the first. Known to process
     /// 0, as everything below except the latency.
     pub epoch: u64,
+    /// The newest epoch of which all sinks of the job have all rows; 0 before the first. Known to
+    /// every process.
+    pub written_epoch: u64,
     /// What all workers of the job have counted since its start.
     #[serde(flatten)]
     pub counts: Counts,
@@ -91,10 +94,10 @@ pub struct Status {
     /// What is wrong with the file or topic now; empty if nothing is.
     pub reference_error: String,
     /// Milliseconds from a record's publication until all sinks had written its epoch, in the
-    /// last second of this process; half of the records were at most so late.
-    pub latency_p50_ms: f64,
+    /// last second of this process; half of the records were at most so late. None without records.
+    pub latency_p50_ms: Option<f64>,
     /// The same for 99 of 100 records.
-    pub latency_p99_ms: f64,
+    pub latency_p99_ms: Option<f64>,
     /// When this was written, in milliseconds since 1970.
     pub written_ms: u64,
 }
@@ -276,7 +279,8 @@ impl Monitor {
         if self.stop.asked() {
             inner.status.state = State::Stopping;
         }
-        let quantile = |q| inner.latency.value_at_quantile(q) as f64 / 1000.0;
+        let any = !inner.latency.is_empty();
+        let quantile = |q| any.then(|| inner.latency.value_at_quantile(q) as f64 / 1000.0);
         let (latency_p50_ms, latency_p99_ms) = (quantile(0.5), quantile(0.99));
         inner.latency.reset();
         let written_ms = self.clock.now_ms();
@@ -286,6 +290,7 @@ impl Monitor {
         };
         inner.status = Status {
             epoch,
+            written_epoch: self.settled_before().saturating_sub(1),
             counts,
             latency_p50_ms,
             latency_p99_ms,
@@ -404,9 +409,10 @@ fn replace(file: &StatusFile, status: &Status) -> Result<(), StatusError> {
 pub fn progress_line(before: &Status, now: &Status) -> String {
     let seconds = (now.written_ms.saturating_sub(before.written_ms)).max(1) as f64 / 1000.0;
     let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
+    let ms = |latency: Option<f64>| latency.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
     format!(
         "events/s {:>7}  results/s {:>7}  duplicates {}  unmatched {}  dead letters {}  lag {}  \
-         epoch {}  latency p50 {:.1} ms p99 {:.1} ms",
+         epoch {}  latency p50 {} ms p99 {} ms",
         rate(now.counts.records, before.counts.records),
         rate(now.counts.rows_out, before.counts.rows_out),
         now.counts.duplicates,
@@ -414,7 +420,7 @@ pub fn progress_line(before: &Status, now: &Status) -> String {
         now.counts.dead_letters,
         now.counts.lag_records,
         now.epoch,
-        now.latency_p50_ms,
-        now.latency_p99_ms,
+        ms(now.latency_p50_ms),
+        ms(now.latency_p99_ms),
     )
 }

@@ -212,12 +212,20 @@ impl Error {
                  different names."
             }
             Self::Shortened { .. } => {
-                "Its brokers have lost what they had acknowledged: look at their disks, and at \
-                 `unclean.leader.election.enable`."
+                "Was it deleted, or the job forgotten by `deltajoin state reset`, while it ran? \
+                 Else its brokers have lost what they had acknowledged: look at their disks, and \
+                 at `unclean.leader.election.enable`."
             }
             Self::OtherLog { .. } | Self::NothingBound { .. } => {
                 "Bring the log back; or have the job begin anew, by `deltajoin state reset` or \
                  another name."
+            }
+            Self::SettingChanged {
+                name, before, now, ..
+            } if name == "events.time" && (before == "arrival" || now == "arrival") => {
+                "It is by what keys are remembered, which `distinct.retry_time` says; its default \
+                 follows from `distinct.keep`. Set `retry_time` as it was; or give the job another \
+                 name, and it begins anew."
             }
             Self::SettingChanged { of_rows: true, .. } => {
                 "Set it back, and stop the job cleanly, by SIGTERM, when it has started: after \
@@ -230,6 +238,10 @@ impl Error {
                 Fault::Version(_) => "Use the version of deltajoin that wrote it.",
                 Fault::Missing { .. } => "Nothing but the job may remove records of its log.",
                 Fault::Unreadable(_) => "Nothing but the job may write to its log.",
+                Fault::NoMarker => {
+                    "Its beginning is gone: was it deleted, or the job forgotten, while it ran? \
+                     Stop all of its processes, and forget it by `deltajoin state reset`."
+                }
                 _ => return None,
             },
             Self::Connector { hint, .. } => return hint.clone(),

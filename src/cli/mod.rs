@@ -65,6 +65,9 @@ enum Command {
         /// Look at the file alone: connect to nothing.
         #[arg(long)]
         offline: bool,
+        /// Give up on what does not answer within this time.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout: u64,
     },
     /// Recompute the result from the input and compare it with what the sinks have written.
     Audit(audit::AuditArgs),
@@ -137,7 +140,8 @@ pub fn run() -> ExitCode {
             settings,
             print,
             offline,
-        } => check::run(&settings, print, offline),
+            timeout,
+        } => check::run(&settings, print, (!offline).then_some(timeout)),
         Command::Audit(args) => audit::run(&args),
         Command::State(args) => state::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -314,7 +314,8 @@ fn remembered(config: &Config) -> [(&'static str, String); 9] {
     let (distinct, join) = (&config.distinct, &config.join);
     let time = config.events.time.as_ref().map(|time| {
         let column = &config.events.schema.columns[time.column];
-        format!("{} ({:?})", column.name, time.unit)
+        let unit = format!("{:?}", time.unit).to_lowercase();
+        format!("{} ({unit})", column.name)
     });
     let milliseconds = |duration: Duration| format!("{} ms", duration.as_millis());
     let time = time.unwrap_or_else(|| "none".to_owned());

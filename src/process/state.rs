@@ -31,7 +31,10 @@ pub fn state(config: &Config, verify: bool, stop: &Arc<Stop>) -> Result<String, 
     let settings = settings(config)?;
     let location = &config.checkpoint.location;
     let options = Options::default();
-    let store = Store::open_to_read(location, &config.job, options, Arc::clone(stop))?;
+    let store = Store::open_to_read(location, &config.job, options, Arc::clone(stop));
+    let store = store.map_err(|error| {
+        Failure::from(error).hint("It is there once the job has been started: is this its name?")
+    })?;
     // First, as what cannot be read cannot be shown.
     let verified = verify
         .then(|| verify_kept(&settings, &store, stop))

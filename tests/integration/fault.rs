@@ -243,7 +243,7 @@ fn a_file_that_a_running_job_writes_is_refused_and_left_to_it() {
     outcome.assert_code(2);
     expect![[r#"
         error: file "joined.jsonl" is being written by another job or sink
-          hint: Give each job and sink a file of its own."#]]
+          hint: Does the job run already? Else give each job and sink a file of its own."#]]
     .assert_eq(&report(&outcome));
     assert!(folder.read("joined.jsonl").starts_with(&text));
     drop(events);

@@ -1,5 +1,7 @@
 //! Stopping: by a signal, by a second one.
 
+use std::time::Duration;
+
 use deltajoin_testkit::{Signal, wait_until};
 
 use crate::case::{CONFIG, Fifo, Folder, LIMIT};
@@ -64,7 +66,10 @@ fn a_second_signal_ends_a_job_that_cannot_write_at_once() {
     });
     job.signal(Signal::Terminate);
     job.wait_for_line("stopping cleanly", LIMIT);
+    // As `timeout` sends it: to the process, and to its group.
+    job.signal(Signal::Terminate);
     wait_until("the state", LIMIT, || state("\"state\":\"stopping\""));
+    std::thread::sleep(Duration::from_secs(1));
     assert!(job.is_running());
     job.signal(Signal::Terminate);
     let outcome = job.wait(LIMIT);

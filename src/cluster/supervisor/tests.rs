@@ -346,6 +346,7 @@ fn the_first_signal_stops_and_the_second_ends_at_once() {
     await_that("it to be ready", || scene.path("ready").exists());
     signal("-TERM");
     await_that("it to stop", || scene.path("stopping").exists());
+    thread::sleep(Duration::from_secs(1));
     signal("-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }

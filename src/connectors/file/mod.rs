@@ -221,12 +221,17 @@ impl Error {
                 Some("Build it with the feature `parquet`, or write the table as CSV.")
             }
             Self::NoBuckets { .. } => Some("Build it with the feature `s3`."),
-            Self::Locked { .. } | Self::Input { .. } | Self::Foreign { .. } => {
+            Self::Locked { .. } => {
+                Some("Does the job run already? Else give each job and sink a file of its own.")
+            }
+            Self::Input { .. } | Self::Foreign { .. } => {
                 Some("Give each job and sink a file of its own.")
             }
-            Self::Unrecorded { .. } => {
-                Some("Move it away, or name another: the job writes all of its rows.")
-            }
+            Self::Unrecorded { .. } => Some(
+                "Move it away, or name another: the job then begins a new file, with rows from \
+                 behind its newest checkpoint if it has one. `deltajoin state reset` forgets that: \
+                 then all rows are written.",
+            ),
             Self::Shorter { .. } | Self::Progress { .. } => Some(
                 "Put back what was there; or move it and its .progress away: the job then begins \
                  a new file, with rows from behind its newest checkpoint.",
