@@ -61,7 +61,7 @@ impl Appended {
         state.next
     }
 
-    /// The epoch of the last binding that is durable; 0 before the first.
+    /// The epoch of the last durable binding that binds anything; 0 before the first.
     pub fn newest(&self) -> u64 {
         self.0.lock().newest
     }
@@ -76,7 +76,7 @@ struct State {
     /// Whether anyone asks for those.
     told: bool,
     durable: u64,
-    /// The epoch of the last of those.
+    /// The epoch of the last of those that binds anything.
     newest: u64,
     ending: bool,
     waker: Option<Waker>,
@@ -108,11 +108,12 @@ impl Shared {
         self.lock().waiting.pop_front()
     }
 
-    /// Notes that so many more bindings are durable, up to this epoch and this offset.
-    fn note_durable(&self, count: u64, epoch: u64, next: u64) {
+    /// Notes that so many more bindings are durable, up to this epoch and this offset; `newest` is
+    /// the last epoch with one that binds anything.
+    fn note_durable(&self, count: u64, (epoch, newest): (u64, u64), next: u64) {
         let mut state = self.lock();
         state.durable += count;
-        state.newest = epoch;
+        state.newest = state.newest.max(newest);
         if state.told {
             state.appends.push_back((epoch, next));
         }
@@ -191,16 +192,17 @@ impl<L: Log> Writing<L> {
     fn run(&mut self, shared: &Shared, stop: &Stop) -> Result<(), Error> {
         let Self { encoder, tail } = self;
         while let Some(first) = shared.wait() {
-            let (mut taken, mut epoch) = (0, first.epoch);
+            let (mut taken, mut epoch, mut newest) = (0, first.epoch, 0);
             let mut next = Some(first);
             while let Some(binding) = next {
                 epoch = binding.epoch;
+                newest = if binding.is_empty() { newest } else { epoch };
                 encoder.encode(&binding, |record| tail.push(record, stop))?;
                 taken += 1;
                 next = if tail.full() { None } else { shared.next() };
             }
             tail.append(stop)?;
-            shared.note_durable(taken, epoch, tail.next);
+            shared.note_durable(taken, (epoch, newest), tail.next);
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ impl Membership {
         } else if self.addresses.len() != self.processes {
             "there must be one address for each process"
         } else if self.secret.is_empty() {
-            "the secret is empty; several processes need one"
+            "the secret is empty, and several processes need one: see cluster.secret_file"
         } else if self.job.len() > TEXT_BYTES_MAX || self.build.len() > TEXT_BYTES_MAX {
             "the job's name and the build id must have at most 255 bytes"
         } else if self.peer_timeout.is_zero() {

@@ -116,7 +116,7 @@ static EVENTS: &[Setting] = &[
     Setting::new("topic", Topic, "The topic to read.")
         .required()
         .only_for("kafka"),
-    Setting::new("path", Text, "The file to read.")
+    Setting::new("path", Text, "The `.jsonl` file or pipe to read.")
         .required()
         .only_for("file"),
     Setting::new("format", OneOf(&["json"]), "Each record is a JSON object."),

@@ -106,7 +106,7 @@ impl Ledger {
     }
 }
 
-/// The last epoch that is bound for good.
+/// The last epoch of which anything is bound, for good.
 pub(super) type NewestBound = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A log that notes what it is given.

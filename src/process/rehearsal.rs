@@ -15,6 +15,8 @@ use deltajoin_workers::ports::Stop;
 use crate::bindings::{self, History, Reader, Records};
 use crate::checkpoint::{self, Manifest, Store, newest, probe, probe_above};
 use crate::config::{Config, DEAD_LETTERS, EventSource, Target};
+#[cfg(feature = "kafka")]
+use crate::config::{OnMissing, Start};
 use crate::connectors::file;
 #[cfg(feature = "kafka")]
 use crate::connectors::kafka::{Connection, Scan};
@@ -226,7 +228,7 @@ pub(super) fn read_log(
     }))
 }
 
-/// Looks whether the events that are bound are still there.
+/// Looks whether the events that are bound are still there, and those that are read next.
 fn look_at_events(source: &EventSource, ranges: Ranges, stop: &Stop) -> Result<(), Failure> {
     match source {
         EventSource::File { path } => {
@@ -235,10 +237,17 @@ fn look_at_events(source: &EventSource, ranges: Ranges, stop: &Stop) -> Result<(
             }
         }
         #[cfg(feature = "kafka")]
-        EventSource::Kafka { topic, .. } => {
-            let ranges = ranges.into_iter();
-            let ranges = ranges.map(|(partition, (start, end))| (partition, start..end));
-            Scan::connect_ranges(topic, ranges, stop)?;
+        EventSource::Kafka {
+            topic, on_missing, ..
+        } => {
+            let bound = ranges.iter();
+            let bound = bound.map(|(partition, (start, end))| (*partition, *start..*end));
+            Scan::connect_ranges(topic, bound, stop)?;
+            if *on_missing == OnMissing::Fail {
+                let next = ranges.into_iter();
+                let next = next.map(|(partition, (_, end))| (partition, end));
+                Scan::connect(topic, Start::Earliest, stop)?.begins_before(next)?;
+            }
         }
         #[cfg(not(feature = "kafka"))]
         EventSource::Kafka { .. } => {}

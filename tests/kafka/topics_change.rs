@@ -211,6 +211,10 @@ fn records_that_were_deleted_before_they_were_read_end_a_start_or_are_counted_on
     publish(broker, name, 0, 10..30);
     delete_before(broker, name, 0, 22);
 
+    let outcome = strict.command("check", &[]).wait(LIMIT);
+    outcome.assert_code(2);
+    let texts = ["deleted[0]@10 is no longer in the topic", "at offset 22"];
+    assert_says(&outcome.stderr, &texts);
     let outcome = strict.start(&["--until-end"]).wait(LIMIT);
     outcome.assert_code(2);
     assert_says(

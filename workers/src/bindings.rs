@@ -64,6 +64,13 @@ pub struct Binding {
     pub clock_ms: Option<i64>,
 }
 
+impl Binding {
+    /// Whether nothing is bound: it is there for a checkpoint.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty() && self.reference.is_empty() && self.skipped.is_empty()
+    }
+}
+
 /// What was bound before this start, on worker 0.
 #[derive(Clone, Debug, Default)]
 pub struct Replay {

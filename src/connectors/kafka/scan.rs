@@ -174,6 +174,25 @@ impl Scan {
         (0..).zip(self.starts.iter().copied())
     }
 
+    /// Whether what is read next of each partition is not deleted.
+    ///
+    /// # Errors
+    /// `Error::EventsGone` for the first one of which it is.
+    pub fn begins_before(&self, next: impl Iterator<Item = (i32, i64)>) -> Result<(), Error> {
+        let first = |partition: i32| self.starts.get(usize::try_from(partition).ok()?);
+        for (partition, offset) in next {
+            if let Some(first) = first(partition).filter(|first| **first > offset) {
+                return Err(Error::EventsGone {
+                    topic: self.topic.topic.clone(),
+                    partition,
+                    offset,
+                    reason: format!("The partition begins at offset {first}."),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// How many records there are at most: transactions and compaction leave holes.
     pub fn records_max(&self) -> u64 {
         let ranges = self.starts.iter().zip(&self.ends);
