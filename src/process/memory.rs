@@ -11,7 +11,7 @@ use deltajoin_workers::clock::EventTime;
 use deltajoin_workers::state::Buckets;
 
 use crate::checkpoint::{Groups, RowsEntry, RunEntry};
-use crate::config::Config;
+use crate::config::{Config, Keep};
 use crate::process::plan;
 
 /// What the job remembers, and for how long.
@@ -23,6 +23,8 @@ pub(super) struct Memory {
     by_arrival: bool,
     buckets: Buckets,
     window_ms: i64,
+    /// Whether a row may be forgotten before one that it has replaced.
+    keeps_earliest: bool,
 }
 
 impl Memory {
@@ -34,6 +36,7 @@ impl Memory {
             by_arrival: config.distinct.by_arrival,
             buckets: Buckets::new(plan::milliseconds(config.distinct.horizon)),
             window_ms: i64::try_from(window_ms).unwrap_or(i64::MAX),
+            keeps_earliest: config.distinct.keep == Keep::Earliest,
         }
     }
 
@@ -53,8 +56,8 @@ impl Memory {
     }
 
     /// Forgets rows, which are in their order, of which none may be revised after an epoch with
-    /// this clock. What stands behind rows that stay does so too: it may tell what has replaced
-    /// some of them.
+    /// this clock. If earlier rows replace others, what stands behind rows that stay does so too:
+    /// it may tell which of them have been replaced.
     pub(super) fn forget_rows(
         &self,
         rows: &mut Vec<RowsEntry>,
@@ -68,12 +71,9 @@ impl Memory {
         let oldest_ms = now_ms.saturating_sub(self.window_ms);
         let mut stay: Vec<Groups> = Vec::new();
         rows.retain(|rows| {
-            let behind = || {
-                stay.iter()
-                    .any(|groups| groups.overlap(rows.groups()).is_some())
-            };
-            let stays = rows.latest_ms > oldest_ms || behind();
-            if stays && !stay.contains(&rows.groups()) {
+            let shares = |groups: &Groups| groups.overlap(rows.groups()).is_some();
+            let stays = rows.latest_ms > oldest_ms || stay.iter().any(shares);
+            if stays && self.keeps_earliest && !stay.contains(&rows.groups()) {
                 stay.push(rows.groups());
             }
             stays

@@ -187,12 +187,15 @@ impl Tail {
     /// The next record, if one comes in time.
     pub(crate) fn poll(&self, limit: Duration) -> Option<TopicRecord> {
         let deadline = Instant::now() + limit;
-        while Instant::now() < deadline {
-            let message = match self.consumer.poll(Duration::from_millis(100)) {
-                None => continue,
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let message = match self.consumer.poll(left.min(Duration::from_secs(1))) {
                 Some(Ok(message)) => message,
                 // Errors are those of a broker that is paused: it is waited for.
-                Some(Err(_)) => {
+                None | Some(Err(_)) => {
                     bootstrap_again(self.consumer.client(), &self.brokers);
                     continue;
                 }
@@ -206,7 +209,6 @@ impl Tail {
                 value: message.payload().map(<[u8]>::to_vec),
             });
         }
-        None
     }
 
     /// The value of the next record, as JSON.

@@ -19,6 +19,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 
 use crate::process::{Process, Signal, Usage};
 use crate::read::{ConsoleReader, TopicRecord, Until, read_all};
@@ -151,10 +152,18 @@ impl Broker {
             topic = topic.set(key, value);
         }
         let options = AdminOptions::new().operation_timeout(Some(START));
-        let results = block_on(self.admin().create_topics([&topic], &options));
-        for result in results.expect("the broker answers") {
-            result.unwrap_or_else(|(name, error)| panic!("cannot create topic {name}: {error}"));
-        }
+        let admin = self.admin();
+        let create = || {
+            let results = block_on(admin.create_topics([&topic], &options));
+            let result = results.expect("the broker answers").pop();
+            match result.expect("one topic was asked for") {
+                Ok(_) => true,
+                // It does not count while it is fenced.
+                Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => false,
+                Err((name, error)) => panic!("cannot create topic {name}: {error}"),
+            }
+        };
+        wait_until(&format!("topic {name}"), START, create);
         self.wait_for_partitions(name, partitions);
     }
 
@@ -177,9 +186,10 @@ impl Broker {
 
     /// Waits until a topic has so many partitions, all of which can be used.
     pub fn wait_for_partitions(&self, name: &str, partitions: i32) {
-        let consumer: BaseConsumer = self.client().create().expect("a consumer");
         let wanted = usize::try_from(partitions).expect("a number of partitions");
         wait_until(&format!("the partitions of {name}"), START, || {
+            // One that was told of no brokers may look for none any more.
+            let consumer: BaseConsumer = self.client().create().expect("a consumer");
             let metadata = consumer.fetch_metadata(Some(name), Duration::from_secs(5));
             metadata.is_ok_and(|metadata| {
                 let partitions = metadata.topics()[0].partitions();
