@@ -223,9 +223,9 @@ impl Error {
             Self::SettingChanged {
                 name, before, now, ..
             } if name == "events.time" && (before == "arrival" || now == "arrival") => {
-                "It is by what keys are remembered, which `distinct.retry_time` says; its default \
-                 follows from `distinct.keep`. Set `retry_time` as it was; or give the job another \
-                 name, and it begins anew."
+                "Set it back, by `distinct.retry_time`: it says by what keys are remembered, and \
+                 its default follows from `distinct.keep`. Or give the job another name, and it \
+                 begins anew."
             }
             Self::SettingChanged { of_rows: true, .. } => {
                 "Set it back, and stop the job cleanly, by SIGTERM, when it has started: after \

@@ -463,13 +463,18 @@ impl Committer {
 
     /// What has really happened, if the client has failed for good: any call may notice it.
     fn named(&self, error: Error) -> Error {
-        match self.producer.handle().client().fatal_error() {
+        let client = self.producer.handle().client();
+        let error = match client.fatal_error() {
             None => error,
             Some((code, reason)) => self.failed(TransactionFault {
                 code,
                 retriable: false,
                 reason,
             }),
+        };
+        match error {
+            Error::Stopped => error,
+            error => self.patience.gone(client).unwrap_or(error),
         }
     }
 

@@ -11,8 +11,8 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
-use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::MetadataTopic;
 use tracing::{debug, info, warn};
 
 use crate::config::KafkaTopic;
@@ -232,42 +232,47 @@ impl Patience {
     }
 
     fn look_now(&mut self, client: &Client<Problems>) -> Result<(), Error> {
-        let mut missing = None;
-        for topic in std::iter::once(&self.topic.topic).chain(&self.others) {
-            match client.fetch_metadata(Some(topic), ANSWER) {
-                Ok(metadata) if is_missing(&metadata) => missing = Some(topic.clone()),
-                Ok(_) => {}
-                Err(error) => {
-                    self.away(client, &reason(&error));
-                    return Ok(());
+        match self.find_missing(client) {
+            Err(error) => self.away(client, &reason(&error)),
+            Ok(None) => {
+                self.missing = None;
+                self.back();
+            }
+            Ok(Some(topic)) => {
+                let since = *self.missing.get_or_insert_with(Instant::now);
+                if since.elapsed() >= MISSING {
+                    return Err(gone(&topic));
                 }
+                self.away(client, &format!("topic {:?} does not exist", topic.topic));
             }
         }
-        let Some(topic) = missing else {
-            self.missing = None;
-            self.back();
-            return Ok(());
-        };
-        let since = *self.missing.get_or_insert_with(Instant::now);
-        if since.elapsed() < MISSING {
-            self.away(client, &format!("topic {topic:?} does not exist"));
-            return Ok(());
+        Ok(())
+    }
+
+    /// A topic that does not exist, if there is one.
+    fn find_missing(&self, client: &Client<Problems>) -> Result<Option<KafkaTopic>, KafkaError> {
+        for topic in std::iter::once(&self.topic.topic).chain(&self.others) {
+            let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
+            let error = metadata.topics().first().and_then(MetadataTopic::error);
+            if error.map(Code::from) == Some(Code::UnknownTopicOrPartition) {
+                let (topic, own) = (topic.clone(), self.topic.clone());
+                return Ok(Some(KafkaTopic { topic, ..own }));
+            }
         }
-        let gone = KafkaTopic {
-            topic,
-            ..self.topic.clone()
-        };
-        Err(Error::PartitionsGone {
-            place: place(&gone),
-            reason: "The topic does not exist any more.".to_owned(),
-        })
+        Ok(None)
+    }
+
+    /// Whether a client has failed because a topic is gone.
+    pub(super) fn gone(&self, client: &Client<Problems>) -> Option<Error> {
+        self.find_missing(client).ok()?.as_ref().map(gone)
     }
 }
 
-/// Whether the topic that was asked for does not exist.
-fn is_missing(metadata: &Metadata) -> bool {
-    let error = metadata.topics().first().and_then(MetadataTopic::error);
-    error.map(Code::from) == Some(Code::UnknownTopicOrPartition)
+fn gone(topic: &KafkaTopic) -> Error {
+    Error::PartitionsGone {
+        place: place(topic),
+        reason: "The topic does not exist any more.".to_owned(),
+    }
 }
 
 /// What is probably wrong if a connection has failed so, in librdkafka's words.
