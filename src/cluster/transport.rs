@@ -49,6 +49,8 @@ mod steps;
 const GREETED_MAX: usize = 256;
 /// How often everything is looked at: not felt in a start, and next to no CPU time.
 const TURN: Duration = Duration::from_millis(10);
+/// How much later than a peer this process may be asked to stop.
+const STOP_TOGETHER: Duration = Duration::from_millis(300);
 /// When the log says for the first time for whom this process waits: not in an ordinary start.
 const TELL_FIRST: Duration = Duration::from_secs(1);
 /// How often it says so after that.
@@ -175,14 +177,23 @@ impl Start {
             if stop.asked() {
                 return Err(Error::Stopped);
             }
-            self.accept();
-            self.greet();
-            self.take_reached()?;
-            self.hear()?;
-            self.speak()?;
-            self.tell();
+            match self.turn() {
+                // A peer that is asked to stop ends at once, and whoever asks it asks this one.
+                Err(Error::PeerLost { .. }) if asked_soon(stop) => return Err(Error::Stopped),
+                done => done?,
+            }
             thread::sleep(TURN);
         }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), Error> {
+        self.accept();
+        self.greet();
+        self.take_reached()?;
+        self.hear()?;
+        self.speak()?;
+        self.tell();
         Ok(())
     }
 
@@ -389,6 +400,15 @@ impl Start {
             generation: self.generation,
         })
     }
+}
+
+/// Whether a stop is asked for, or is within a moment.
+fn asked_soon(stop: &Stop) -> bool {
+    let since = Instant::now();
+    while !stop.asked() && since.elapsed() < STOP_TOGETHER {
+        thread::sleep(TURN);
+    }
+    stop.asked()
 }
 
 #[cfg(test)]

@@ -256,6 +256,24 @@ fn a_start_ends_when_process_0_dies() {
 }
 
 #[test]
+fn processes_that_are_stopped_during_the_start_one_after_the_other_are_stopped_all() {
+    let mut members = members(3);
+    let (_absent, second, first) = (
+        members.pop(),
+        members.pop().unwrap(),
+        members.pop().unwrap(),
+    );
+    let (first, second) = (Joining::start(first), Joining::start(second));
+    first.log.await_text("connected peer=");
+    second.log.await_text("connected peer=");
+    first.stop.ask();
+    assert!(matches!(first.outcome(), Err(Error::Stopped)));
+    thread::sleep(STOP_TOGETHER / 6);
+    second.stop.ask();
+    assert!(matches!(second.outcome(), Err(Error::Stopped)));
+}
+
+#[test]
 fn a_peer_that_restarts_during_the_start_comes_in_again() {
     let mut members = members(4);
     let absent = members.pop().unwrap();

@@ -13,7 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::{ANSWER, Answer, Connection, later};
+use crate::connectors::kafka::client::{ANSWER, Answer, Connection, later};
 use crate::connectors::kafka::error::{Error, place, reason};
 
 /// A topic that was made just now is waited for.
