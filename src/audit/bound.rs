@@ -191,7 +191,8 @@ impl Bound {
             }
             #[cfg(feature = "kafka")]
             EventSource::Kafka { topic, .. } => {
-                let scan = Scan::connect_ranges(topic, self.epochs.ranges(), &Stop::default());
+                let whole = Scan::connect(topic, Start::Earliest, &Stop::default());
+                let scan = whole.and_then(|whole| whole.only(self.epochs.ranges()));
                 scan.map(Source::Kafka).map_err(|error| match error {
                     gone @ Error::OffsetGone { .. } => Failure::from(gone).hint(ALL_EVENTS),
                     error => error.into(),

@@ -314,8 +314,7 @@ fn remembered(config: &Config) -> [(&'static str, String); 9] {
     let (distinct, join) = (&config.distinct, &config.join);
     let time = config.events.time.as_ref().map(|time| {
         let column = &config.events.schema.columns[time.column];
-        let unit = format!("{:?}", time.unit).to_lowercase();
-        format!("{} ({unit})", column.name)
+        format!("{} ({:?})", column.name, time.unit)
     });
     let milliseconds = |duration: Duration| format!("{} ms", duration.as_millis());
     let time = time.unwrap_or_else(|| "none".to_owned());

@@ -240,13 +240,12 @@ fn look_at_events(source: &EventSource, ranges: Ranges, stop: &Stop) -> Result<(
         EventSource::Kafka {
             topic, on_missing, ..
         } => {
+            let whole = Scan::connect(topic, Start::Earliest, stop)?;
             let bound = ranges.iter();
-            let bound = bound.map(|(partition, (start, end))| (*partition, *start..*end));
-            Scan::connect_ranges(topic, bound, stop)?;
+            whole.only(bound.map(|(partition, (start, end))| (*partition, *start..*end)))?;
             if *on_missing == OnMissing::Fail {
                 let next = ranges.into_iter();
-                let next = next.map(|(partition, (_, end))| (partition, end));
-                Scan::connect(topic, Start::Earliest, stop)?.begins_before(next)?;
+                whole.begins_before(next.map(|(partition, (_, end))| (partition, end)))?;
             }
         }
         #[cfg(not(feature = "kafka"))]

@@ -173,8 +173,8 @@ fn where_the_time_is_read_waits_for_a_clean_stop_also_by_arrival() {
         for text in [
             "events.time.column",
             "not written all rows",
-            "\"timestamp_detected (milliseconds)\"",
-            "\"timestamp_detected (seconds)\"",
+            "\"timestamp_detected (Milliseconds)\"",
+            "\"timestamp_detected (Seconds)\"",
         ] {
             assert!(said.contains(text), "{command}: no {text:?} in:\n{said}");
         }

@@ -273,7 +273,7 @@ fn lasting(job: &Changing) -> Vec<(&'static str, Setup, [&'static str; 2])> {
                 "time",
                 r#"{ column = "timestamp_detected", unit = "ms" }"#,
             ),
-            ["\"arrival\"", "\"timestamp_detected (milliseconds)\""],
+            ["\"arrival\"", "\"timestamp_detected (Milliseconds)\""],
         ),
         (
             "limits.shards",

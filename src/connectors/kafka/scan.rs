@@ -123,37 +123,32 @@ impl Scan {
         }
     }
 
-    /// Only these ranges of the topic's partitions.
+    /// Only these ranges of its partitions.
     ///
     /// # Errors
-    /// As for `connect`, and if there are records missing of a range.
-    pub fn connect_ranges(
-        topic: &KafkaTopic,
-        ranges: impl Iterator<Item = (i32, Range<i64>)>,
-        stop: &Stop,
-    ) -> Result<Self, Error> {
-        let whole = Self::connect(topic, Start::Earliest, stop)?;
-        let nothing = vec![0; whole.starts.len()];
+    /// If there are records missing of a range.
+    pub fn only(&self, ranges: impl Iterator<Item = (i32, Range<i64>)>) -> Result<Self, Error> {
+        let nothing = vec![0; self.starts.len()];
         let mut scan = Self {
             starts: nothing.clone(),
             ends: nothing,
-            topic: topic.clone(),
+            topic: self.topic.clone(),
         };
         for (partition, range) in ranges {
             let index = usize::try_from(partition).unwrap_or(usize::MAX);
-            let end = whole.ends.get(index).copied().unwrap_or(0);
+            let end = self.ends.get(index).copied().unwrap_or(0);
             if end < range.end {
                 return Err(Error::BoundGone {
-                    topic: topic.topic.clone(),
+                    topic: self.topic.topic.clone(),
                     partition,
                     end,
                     bound: range.end,
                 });
             }
-            let first = whole.starts[index];
+            let first = self.starts[index];
             if first > range.start && !range.is_empty() {
                 return Err(Error::OffsetGone {
-                    topic: topic.topic.clone(),
+                    topic: self.topic.topic.clone(),
                     partition,
                     offset: range.start,
                     reason: format!("The partition begins at offset {first}."),
